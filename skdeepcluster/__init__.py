@@ -1,0 +1,11 @@
+"""DeepCluster as a scikit-learn estimator: groups and features without labels."""
+
+import torch  # noqa: F401  before faiss: on macOS both carry an OpenMP runtime
+
+from . import metrics
+from ._estimator import DeepClusterEstimator
+from ._faiss_kmeans import FaissKMeans
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["DeepClusterEstimator", "FaissKMeans", "metrics"]

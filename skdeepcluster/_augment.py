@@ -1,0 +1,118 @@
+"""Random crops and flips of a whole batch, each image with its own parameters."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+# Takes and returns a batch, float32 in the source's own units, at the same shape.
+Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Random crop, rotation, flip, contrast and brightness of a batch of images.
+
+    Each image has its own parameters; the geometry of the whole batch is one kernel.
+
+    Parameters
+    ----------
+    min_area : float
+        Smallest share of the image's area that a crop keeps; the largest is 1.
+    max_stretch : float
+        The crop's aspect ratio, relative to the image's, lies between
+        1 / `max_stretch` and `max_stretch`.
+    max_angle : float
+        Largest rotation to either side, in degrees.
+    flip : bool
+        Whether half of the images are mirrored left to right.
+    jitter : float
+        Largest relative change of contrast, and of brightness relative to the
+        standard deviation of the batch's pixels; drawn for each channel.
+    """
+
+    min_area: float = 0.6
+    max_stretch: float = 1.15
+    max_angle: float = 10.0
+    flip: bool = True
+    jitter: float = 0.3
+
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return crops of `images`, float (n, C, H, W), at the same size."""
+        n, channels = images.shape[:2]
+        draws = torch.rand(6 + 2 * channels, n, generator=generator).to(images.device)
+        crops = functional.grid_sample(
+            images,
+            functional.affine_grid(
+                self._maps(draws[:6], images), list(images.shape), align_corners=False
+            ),
+            padding_mode="border",
+            align_corners=False,
+        )
+        if not self.jitter:
+            return crops
+        levels = draws[6:].reshape(2, channels, n).transpose(1, 2)[..., None, None]
+        contrast, brightness = self.jitter * (2 * levels - 1)
+        mean, spread = images.mean(), images.std()
+        return (crops - mean) * (1 + contrast) + (mean + spread * brightness)
+
+    def _maps(self, draws: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Return affine maps (n, 2, 3) from coordinates of crops to those of images."""
+        size, ratio, x, y, side, turn = draws
+        area = (self.min_area + (1 - self.min_area) * size).sqrt()
+        # Neither side is longer than the image's.
+        longest = (-area.log()).clamp(max=math.log(self.max_stretch) / 2)
+        stretch = torch.exp((2 * ratio - 1) * longest)
+        width, height = area * stretch, area / stretch
+        mirror = torch.where(side < 0.5, -1.0, 1.0) if self.flip else 1.0
+        angle = (2 * turn - 1) * math.radians(self.max_angle)
+        cosine, sine = torch.cos(angle), torch.sin(angle)
+        # Coordinates run from -1 to 1 along either side, whatever their lengths.
+        aspect = images.shape[2] / images.shape[3]
+        rows = [
+            width * cosine * mirror,
+            -height * sine * aspect,
+            (2 * x - 1) * (1 - width),
+            width * sine * mirror / aspect,
+            height * cosine,
+            (2 * y - 1) * (1 - height),
+        ]
+        return torch.stack(rows, dim=1).reshape(-1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Gaussian noise on rows, for judging how stable their clusters are.
+
+    Parameters
+    ----------
+    share : float
+        Standard deviation of the noise, relative to that of the batch's values.
+    """
+
+    share: float = 0.1
+
+    def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return noisy `rows`, float (n, d)."""
+        noise = torch.randn(rows.shape, generator=generator).to(rows.device)
+        return rows + self.share * (rows - rows.mean(dim=0)).std() * noise
+
+
+def user_augment(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Call a user's function on a batch, and hold it to its shape."""
+    augmented = function(images)
+    if not isinstance(augmented, torch.Tensor) or augmented.shape != images.shape:
+        got = tuple(augmented.shape) if hasattr(augmented, "shape") else augmented
+        raise ValueError(
+            f"augment must return a tensor of shape {tuple(images.shape)}, as it was "
+            f"given, but returned {got!r}."
+        )
+    return augmented.to(images.dtype)

@@ -1,0 +1,94 @@
+"""Parameters and data -> a recipe: what each "auto" stands for."""
+
+import functools
+import math
+
+from ._augment import RandomCrop, user_augment
+from ._clustering import Clusterer
+from ._device import resolve_device, resolve_precision
+from ._images import Source
+from ._kmeans import resolve_kmeans_backend
+from ._loop import Recipe
+from ._pixels import is_mirror_symmetric
+from ._random import Streams
+
+PSEUDO_LABELS_PER_CLUSTER = 5
+IMAGES_PER_PSEUDO_LABEL = 20  # at least
+SYMMETRY_ROWS = 2_000  # images that are mirrored to see whether they still fit in
+STEPS_PER_ROUND = 200  # SGD steps at least: small sets get several epochs a round,
+MAX_EPOCHS = 30  # but no more than these
+
+
+def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clusterer]:
+    """Check parameters against each other and the data; resolve every "auto".
+
+    Parameters
+    ----------
+    params : dict
+        The estimator's parameters, each valid by itself.
+    source : Source
+    streams : Streams
+
+    Raises
+    ------
+    ValueError
+        If parameters do not fit each other or the data.
+    """
+    n = len(source)
+    is_image = len(source.shape) == 3
+    n_clusters = params["n_clusters"]
+    if n_clusters > n:
+        raise ValueError(
+            f"n_samples={n} should be >= n_clusters={n_clusters}. Pass more images or "
+            "lower n_clusters."
+        )
+    n_pseudo_labels = params["n_pseudo_labels"]
+    if n_pseudo_labels == "auto":
+        most = PSEUDO_LABELS_PER_CLUSTER * n_clusters
+        n_pseudo_labels = max(n_clusters, min(most, n // IMAGES_PER_PSEUDO_LABEL))
+    elif not n_clusters <= n_pseudo_labels <= n:
+        raise ValueError(
+            f"n_pseudo_labels={n_pseudo_labels} should lie between n_clusters="
+            f"{n_clusters}, which it is merged into, and n_samples={n}."
+        )
+    if params["sobel"] and not is_image:
+        raise ValueError(
+            "sobel=True needs images, but X holds rows. Set image_shape=(C, H, W)."
+        )
+    augment = params["augment"]
+    if augment == "auto":
+        augment = None
+        if is_image:
+            rows = streams.sample("symmetry", n, SYMMETRY_ROWS)
+            augment = RandomCrop(flip=is_mirror_symmetric(source, rows))
+    elif augment is not None:
+        augment = functools.partial(user_augment, augment)
+    epochs_per_iter = params["epochs_per_iter"]
+    if epochs_per_iter == "auto":
+        steps = math.ceil(n / params["batch_size"])
+        epochs_per_iter = min(MAX_EPOCHS, math.ceil(STEPS_PER_ROUND / steps))
+    device = resolve_device(params["device"])
+    precision = params["precision"]
+    if precision == "auto" and not is_image:
+        # Products of rows are small: bfloat16 would cost accuracy and save nothing.
+        precision = "float32"
+
+    def given(*names: str) -> dict:
+        return {name: params[name] for name in names}
+
+    clusterer = Clusterer(
+        n_pseudo_labels=n_pseudo_labels,
+        backend=resolve_kmeans_backend(params["kmeans_backend"], device),
+        device=device,
+        **given("n_clusters", "n_neighbors", "n_components"),
+        **given("whiten", "normalize", "empty_clusters"),
+    )
+    recipe = Recipe(
+        epochs_per_iter=epochs_per_iter,
+        augment=augment,
+        device=device,
+        dtype=resolve_precision(precision, device),
+        **given("init", "max_iter", "balance"),
+        **given("batch_size", "learning_rate", "momentum", "weight_decay"),
+    )
+    return recipe, clusterer

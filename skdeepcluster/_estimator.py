@@ -1,0 +1,598 @@
+"""DeepClusterEstimator: parameters, validation, fitted attributes; no algorithm."""
+
+import copy
+import math
+from collections import deque
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.metrics import normalized_mutual_info_score
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import (
+    check_is_fitted,
+    validate_data,
+)
+
+from ._augment import Jitter, RandomCrop
+from ._clustering import AVERAGED_ROUNDS, group_means
+from ._convnets import build_network
+from ._defaults import resolve
+from ._device import limited_threads, resolve_device
+from ._features import embed
+from ._images import (
+    Source,
+    as_array,
+    check_finite,
+    checked_shape,
+    is_table,
+    read_images,
+    read_rows,
+)
+from ._loop import alternate
+from ._random import Streams, isolated_torch_rng
+from .metrics import adjusted_agreement
+
+STATISTICS_ROWS = 10_000  # images whose mean and scale stand for all
+# What `score` does to images: changes that a good group should survive, whatever
+# `augment` was trained on.
+MILD_CROP = RandomCrop(min_area=0.8, max_angle=5, flip=False, jitter=0.1)
+
+
+class DeepClusterEstimator(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+):
+    """Cluster images, and learn features for them, without labels.
+
+    DeepCluster alternates two steps: k-means on the features that a convnet gives for
+    all images, and training of the convnet to predict the clusters found. What comes
+    out is a clustering of the images and of new ones (`predict`) and an embedding
+    for downstream estimators (`transform`).
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of groups that `predict` returns.
+
+    n_pseudo_labels : "auto" or int, default="auto"
+        Number of clusters that the network is trained on, which are finer than the
+        groups that are returned. "auto" is 5 for each of the `n_clusters`, but at
+        most one for 20 images. With `n_pseudo_labels=n_clusters` the clusters of the
+        last round are the groups, as in the paper.
+
+    init : {"pixels", "features"}, default="pixels"
+        Where the first pseudo-labels come from: the principal components of the
+        pixels, or the features of the untrained network, as in the paper.
+
+    n_neighbors : int or None, default=10
+        Edges from each image in the nearest-neighbour graph of the features, whose
+        spectral embedding k-means sees beside the features: clusters follow the shape
+        of the data. Of more than 20,000 images a random sample makes the graph. With
+        None, k-means sees the features alone, as in the paper.
+
+    max_iter : int, default=6
+        Largest number of rounds, each of which trains on the current pseudo-labels
+        and then assigns new ones.
+
+    epochs_per_iter : "auto" or int, default="auto"
+        Training passes over the images in one round. "auto" is as many as make
+        200 SGD steps, from 1 to 30.
+
+    backbone : str or torch.nn.Module, default="auto"
+        The network: "convnet", small, with batch norm, its depth chosen by the image
+        size; "mlp"; the name of a torchvision classification model such as
+        "resnet18"; or a module that maps (n, C, H, W) to (n, d), which is copied and
+        starts from the weights it has. "auto" is "convnet" for images and "mlp" for
+        rows. Nothing is downloaded.
+
+    image_shape : tuple (C, H, W), default=None
+        Shape that 2-D rows of `X` are read into, for use behind transformers that
+        return 2-D arrays. With None, 2-D rows are plain feature vectors.
+
+    sobel : bool, default=False
+        Whether the network sees fixed Sobel gradients of the grey image instead of
+        its pixels, as in the paper.
+
+    augment : "auto", callable or None, default="auto"
+        Transformation of training batches. "auto" is for images a random crop of at
+        least 60 % of the area, turned by up to 10 degrees, with contrast and
+        brightness changed by up to 30 %, and mirrored left to right where mirrored
+        images look like others of the set; for rows it is nothing. A callable takes
+        and returns a float32 tensor (n, C, H, W) in the units of `X`.
+
+    n_components : "auto", int or None, default="auto"
+        Number of principal components of the features that are clustered. "auto" is
+        as many as explain 99 % of the variance, at most 256; an int is an upper
+        bound; None is all.
+
+    whiten : bool, default=True
+        Whether these components are scaled to unit variance.
+
+    normalize : bool, default=True
+        Whether the points that are clustered are scaled to unit length.
+
+    balance : {"uniform", "loss"} or None, default="uniform"
+        What keeps the network from predicting one giant cluster: drawing images
+        uniformly over pseudo-labels, or weighting the loss by inverse cluster size.
+
+    empty_clusters : {"split", "farthest", "drop", "raise"}, default="split"
+        What becomes of an empty cluster: it takes half of a large one through a
+        perturbed copy of its centre (the paper's way); it is put on the point that
+        its own centre explains worst; it is dropped; or `fit` raises ValueError.
+
+    head_norm : "batch" or None, default="batch"
+        Normalisation between features and head: a batch norm without weights, or
+        nothing, as in the paper, with which small image sets are hardly learned.
+
+    batch_size : int, default=64
+        Images in one SGD step, at least 2.
+
+    learning_rate : float, default=0.03
+        Step size of SGD for the network, falling to 0 by a cosine over the whole fit.
+        The head's is three times as large throughout.
+
+    momentum : float, default=0.9
+        Momentum of SGD.
+
+    weight_decay : float, default=1e-5
+        L2 penalty of SGD.
+
+    device : str or torch.device, default="auto"
+        Where the network runs: "cpu", "cuda", "cuda:1", "xpu", "mps". "auto" is the
+        first that is there of CUDA, XPU, MPS and the CPU.
+
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        What convolutions compute in. "auto" is bfloat16 for images where the
+        processor has it, else float32.
+
+    kmeans_backend : {"auto", "faiss", "torch"}, default="auto"
+        What computes k-means. "auto" is faiss, on its GPUs where it has them and the
+        device is CUDA; on another accelerator it is torch.
+
+    n_jobs : int, default=None
+        Number of CPU threads. None leaves torch's and faiss's own settings, -1 is
+        all processors.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random. The same int gives the same result, bit for bit,
+        on the same machine with the same number of threads. No global generator is
+        read or advanced.
+
+    verbose : int, default=0
+        With 1, one line is printed for each round.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from the network of the previous call, for another
+        `max_iter` rounds.
+
+    tol : float, default=0.0
+        Training ends when 1 - NMI between successive pseudo-labels is at most `tol`.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,), int32
+        Group of each image, equal to `predict(X)`.
+
+    cluster_centers_ : ndarray of shape (n_clusters, n_features_out), float32
+        Mean embedding of each group.
+
+    pseudo_cluster_centers_ : ndarray of shape (n_centers, n_components), float32
+        What `predict` compares projected features with: up to 5 centres for each
+        group, or with a single k and no graph the group's own centre.
+
+    inertia_ : float
+        Objective of the last k-means of the training, over `n_pseudo_labels`.
+
+    n_iter_ : int
+        Number of rounds run.
+
+    history_ : list of dict
+        One entry a round: `loss`; `inertia`; `nmi_previous`, to the previous round's
+        pseudo-labels (Fig. 2b of the paper); `nmi_y` where `y` was given;
+        `n_empty_before` and `n_empty_after` repair; `largest_cluster` and
+        `smallest_cluster` in images; `seconds_sample`, `seconds_train`,
+        `seconds_embed` and `seconds_cluster`. `pandas.DataFrame(history_)` is a table.
+
+    module_ : torch.nn.Module
+        The trained network, from pixels to the embedding.
+
+    image_shape_ : tuple (C, H, W) or None
+        Shape of the images seen in `fit`; None for plain rows.
+
+    device_ : torch.device
+        Where the network runs.
+
+    n_features_in_ : int
+        Number of values of one image or row.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of `X`, where it had some.
+
+    See Also
+    --------
+    FaissKMeans : The k-means used here, as an estimator.
+
+    References
+    ----------
+    M. Caron, P. Bojanowski, A. Joulin and M. Douze, "Deep Clustering for Unsupervised
+    Learning of Visual Features", European Conference on Computer Vision, 2018.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skdeepcluster import DeepClusterEstimator
+    >>> images = load_digits().images[:300]
+    >>> model = DeepClusterEstimator(n_clusters=10, max_iter=2, random_state=0)
+    >>> model.fit(images).labels_.shape
+    (300,)
+    >>> model.transform(images).shape
+    (300, 128)
+    """
+
+    _parameter_constraints: dict = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_pseudo_labels": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "init": [StrOptions({"pixels", "features"})],
+        "n_neighbors": [Interval(Integral, 1, None, closed="left"), None],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "epochs_per_iter": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "backbone": [str, torch.nn.Module],
+        "image_shape": [tuple, list, None],
+        "sobel": ["boolean"],
+        "augment": [StrOptions({"auto"}), callable, None],
+        "n_components": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
+        "whiten": ["boolean"],
+        "normalize": ["boolean"],
+        "balance": [StrOptions({"uniform", "loss"}), None],
+        "empty_clusters": [StrOptions({"split", "farthest", "drop", "raise"})],
+        "head_norm": [StrOptions({"batch"}), None],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "device": [str, torch.device],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "kmeans_backend": [StrOptions({"auto", "faiss", "torch"})],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        n_pseudo_labels="auto",
+        init="pixels",
+        n_neighbors=10,
+        max_iter=6,
+        epochs_per_iter="auto",
+        backbone="auto",
+        image_shape=None,
+        sobel=False,
+        augment="auto",
+        n_components="auto",
+        whiten=True,
+        normalize=True,
+        balance="uniform",
+        empty_clusters="split",
+        head_norm="batch",
+        batch_size=64,
+        learning_rate=0.03,
+        momentum=0.9,
+        weight_decay=1e-5,
+        device="auto",
+        precision="auto",
+        kmeans_backend="auto",
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+        warm_start=False,
+        tol=0.0,
+    ):
+        self.n_clusters = n_clusters
+        self.n_pseudo_labels = n_pseudo_labels
+        self.init = init
+        self.n_neighbors = n_neighbors
+        self.max_iter = max_iter
+        self.epochs_per_iter = epochs_per_iter
+        self.backbone = backbone
+        self.image_shape = image_shape
+        self.sobel = sobel
+        self.augment = augment
+        self.n_components = n_components
+        self.whiten = whiten
+        self.normalize = normalize
+        self.balance = balance
+        self.empty_clusters = empty_clusters
+        self.head_norm = head_norm
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.device = device
+        self.precision = precision
+        self.kmeans_backend = kmeans_backend
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.tol = tol
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn features and clusters from images.
+
+        Parameters
+        ----------
+        X : array-like or tensor
+            Images (n, H, W), (n, C, H, W) or (n, H, W, C), uint8 or other numbers; or
+            rows (n, n_features), see `image_shape`. Of the second and the last
+            dimension of a 4-D array the smaller one is the channels, unless
+            `image_shape` tells. Memory maps are read by the batch.
+        y : array-like of shape (n,), default=None
+            Never learned from. Where it holds class labels, their NMI with the
+            pseudo-labels is logged in `history_`.
+
+        Returns
+        -------
+        self : DeepClusterEstimator
+            Fitted.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or `X` is not usable, before any training; ValueError also
+            if the loss diverges. The estimator is then as it was before the call.
+        """
+        self._fit(X, y)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None):
+        """Fit, and return the embedding of `X`.
+
+        Parameters
+        ----------
+        X : array-like or tensor
+            Images or rows, as in `fit`.
+        y : array-like of shape (n,), default=None
+            As in `fit`.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n, n_features_out), float32
+            The same as `fit(X).transform(X)`, without a second pass over the images.
+        """
+        return self._fit(X, y)
+
+    def transform(self, X):
+        """Embed images.
+
+        Parameters
+        ----------
+        X : array-like or tensor
+            Images or rows, as in `fit`.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n, n_features_out), float32
+            Output of the network before its head. With `head_norm="batch"` each
+            feature has about zero mean and unit variance over the training images.
+        """
+        check_is_fitted(self)
+        return self._embed(self._read(X))
+
+    def predict(self, X):
+        """Assign images to the groups found in `fit`.
+
+        Parameters
+        ----------
+        X : array-like or tensor
+            Images or rows, as in `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int32
+            Group of each image. For the images of `fit` this equals `labels_`.
+        """
+        check_is_fitted(self)
+        return self._assign(self._embed(self._read(X)))
+
+    def score(self, X, y=None):
+        """Measure, without labels, how well-defined the groups are.
+
+        Parameters
+        ----------
+        X : array-like or tensor
+            Images or rows, as in `fit`; best some that `fit` has not seen.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Mutual information, adjusted for chance, between the groups of the images
+            and the groups of slightly cropped, turned and relit ones (of rows with
+            10 % noise). 1 is perfect agreement; 0 is what chance or a single group
+            gives. Larger is better, also between different `n_clusters`.
+        """
+        check_is_fitted(self)
+        source = self._read(X)
+        view = MILD_CROP if self.image_shape_ else Jitter()
+        seen, viewed = self._embed(source), self._embed(source, view)
+        return adjusted_agreement(self._assign(seen), self._assign(viewed))
+
+    def _fit(self, X, y) -> np.ndarray:
+        """Fit, and return the embedding of the training images."""
+        before = dict(vars(self))
+        try:
+            with limited_threads(self.n_jobs):
+                return self._fit_validated(X, y)
+        except BaseException:
+            # Nothing half-fitted is left behind, whatever stopped the fit.
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _fit_validated(self, X, y) -> np.ndarray:
+        warm = self.warm_start and hasattr(self, "module_")
+        source = self._read(X, reset=not warm)
+        y = _class_labels(y, len(source))
+        streams = Streams.from_random_state(self.random_state)
+        recipe, clusterer = resolve(self.get_params(deep=False), source, streams)
+        history = list(self.history_) if warm else []
+        views = deque(maxlen=AVERAGED_ROUNDS)
+        with isolated_torch_rng(streams.seed("torch"), recipe.device):
+            if warm:
+                network = copy.deepcopy(self.module_)
+            else:
+                rows = streams.sample("statistics", len(source), STATISTICS_ROWS)
+                network = build_network(
+                    self.backbone,
+                    source.shape,
+                    *source.statistics(rows),
+                    sobel=self.sobel,
+                    head_norm=self.head_norm,
+                )
+            for state in alternate(
+                source, network, recipe, clusterer, streams, len(history)
+            ):
+                history.append(state.record)
+                views.append(state.view)
+                if y is not None:
+                    nmi_y = normalized_mutual_info_score(y, state.found.labels)
+                    state.record["nmi_y"] = float(nmi_y)
+                if self.verbose:
+                    print(_line(state.record))
+                if 1 - state.record["nmi_previous"] <= self.tol:
+                    break
+        self.module_ = network
+        self.device_ = recipe.device
+        self.precision_ = recipe.dtype
+        self.image_shape_ = source.shape if len(source.shape) == 3 else None
+        self.history_ = history
+        self.n_iter_ = len(history)
+        self.inertia_ = state.found.clusters.inertia
+        self._groups = clusterer.groups(
+            state.found, list(views), streams.seed("groups")
+        )
+        self._n_features_out = network.n_features
+        self.pseudo_cluster_centers_ = self._groups.centers
+        self.labels_ = self._assign(state.features)
+        self.cluster_centers_ = group_means(state.features, self.labels_)
+        return state.features
+
+    def _read(self, X, reset: bool = False) -> Source:
+        """Validate X, set or check what fit has seen, and return its source."""
+        shape = checked_shape(self.image_shape) if reset else self.image_shape_
+        X = X if is_table(X) else as_array(X)
+        if getattr(X, "ndim", 2) in (3, 4):
+            if not reset and shape is None:
+                raise ValueError(
+                    f"X has shape {X.shape}, but fit saw rows of {self.n_features_in_} "
+                    "values. Pass rows (n, n_features)."
+                )
+            source = read_images(X, shape, fitted=not reset)
+            if reset:
+                self.n_features_in_ = math.prod(source.shape)
+                vars(self).pop("feature_names_in_", None)
+        else:
+            if not reset and shape is not None and self.image_shape is None:
+                raise ValueError(
+                    f"X has 2 dimensions, but fit saw images of shape {shape}. Reshape "
+                    f"X to (n, {', '.join(map(str, shape))})."
+                )
+            # What is in the list of dtypes stays as it is, in particular uint8.
+            values = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype=[np.float32, np.float64, np.uint8, np.float16],
+                ensure_all_finite=False,
+            )
+            source = read_rows(values, shape)
+        if reset and len(source) < 2:
+            raise ValueError(
+                "Found array with 1 sample(s) (n_samples=1) while a minimum of 2 is "
+                "required: one image cannot be clustered."
+            )
+        check_finite(source)
+        return source
+
+    def _embed(self, source: Source, augment=None) -> np.ndarray:
+        with limited_threads(self.n_jobs):
+            self.module_.to(self.device_)
+            return embed(self.module_, source, self.device_, self.precision_, augment)
+
+    def _assign(self, features: np.ndarray) -> np.ndarray:
+        with limited_threads(self.n_jobs):
+            return self._groups.predict(features, self.kmeans_backend, self.device_)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "module_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if "module_" in state and self.device_.type != "cpu":
+            # So that it can be loaded where there is no such device.
+            state["module_"] = copy.deepcopy(self.module_).cpu()
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if "module_" in state:
+            try:
+                resolve_device(self.device_)
+            except ValueError:
+                self.device_ = torch.device("cpu")
+
+
+def _class_labels(y, n: int) -> np.ndarray | None:
+    """Return y where it holds one class for each image, else None."""
+    if y is None:
+        return None
+    y = np.asarray(y)
+    if y.shape[:1] != (n,):
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: X has {n}, "
+            f"y has shape {y.shape}."
+        )
+    return y if y.ndim == 1 and type_of_target(y) in ("binary", "multiclass") else None
+
+
+def _line(record: dict) -> str:
+    seconds = sum(v for name, v in record.items() if name.startswith("seconds_"))
+    nmi_y = f"  NMI to y {record['nmi_y']:.3f}" if "nmi_y" in record else ""
+    return (
+        f"round {record['round']:3d}  loss {record['loss']:.3f}  "
+        f"NMI to previous {record['nmi_previous']:.3f}{nmi_y}  "
+        f"empty {record['n_empty_before']}  largest {record['largest_cluster']}  "
+        f"{seconds:.1f} s"
+    )

@@ -1,0 +1,327 @@
+"""FaissKMeans: k-means as an estimator of its own."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from ._device import resolve_device
+from ._kmeans import assign, kmeans
+from ._random import Streams
+
+
+class FaissKMeans(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+):
+    """K-means on faiss, that leaves no cluster empty.
+
+    Lloyd's algorithm on all rows in float32, with exact nearest centres from faiss
+    (or torch on accelerators that faiss does not know). It is meant for many rows and
+    many clusters, where :class:`sklearn.cluster.KMeans` is slow.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters.
+
+    init : {"k-means++", "random"} or array-like of shape (n_clusters, n_features), \
+            default="k-means++"
+        Where the centres start:
+
+        - "k-means++": rows drawn one after another, with probability proportional to
+          the squared distance from those drawn before;
+        - "random": rows drawn uniformly, without replacement;
+        - an array: these centres.
+
+    n_init : int, default=1
+        Number of runs from different starts, of which the one of lowest inertia is
+        kept. With an array as `init` there is only one run.
+
+    max_iter : int, default=25
+        Largest number of iterations of a run.
+
+    tol : float, default=1e-4
+        A run ends when the squared shift of all centres together is at most `tol`
+        times the mean variance of the features.
+
+    spherical : bool, default=False
+        Whether centres are scaled to unit length and a row belongs to the centre of
+        the largest inner product. Rows are taken as they are; scale them to unit
+        length for clusters by cosine similarity.
+
+    empty_clusters : {"split", "farthest", "drop", "raise"}, default="split"
+        What is done with clusters that got no row, while iterating and at the end:
+
+        - "split": cut a large cluster in two by a random hyperplane through its
+          centre, as DeepCluster does [1]_;
+        - "farthest": move the centre to the row farthest from its own centre;
+        - "drop": remove them at the end, so that there are fewer than `n_clusters`;
+        - "raise": raise a `ValueError` at the end.
+
+    backend : {"auto", "faiss", "torch"}, default="auto"
+        What finds the nearest centres. "auto" is faiss on the CPU, and on CUDA where
+        the installed faiss has GPU support; torch on any other accelerator.
+
+    device : str or torch.device, default="auto"
+        Where nearest centres are found. "auto" is CUDA, else XPU, else MPS, else the
+        CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the starts and the cuts of "split". Pass an int for results that
+        are the same, bit by bit, on the same machine and number of threads.
+
+    verbose : int, default=0
+        Prints one line a run where larger than 0.
+
+    Attributes
+    ----------
+    cluster_centers_ : ndarray of shape (n_clusters, n_features), float32
+        The centres. There are fewer rows if clusters were dropped, or if `X` has fewer
+        distinct rows than `n_clusters`.
+
+    labels_ : ndarray of shape (n_samples,), int32
+        Cluster of each row of the training data, the same as `predict` gives it.
+
+    inertia_ : float
+        Sum of the squared distances of the rows to their centres.
+
+    n_iter_ : int
+        Number of iterations of the run that was kept.
+
+    n_empty_clusters_ : int
+        Number of clusters that were empty at the end, before `empty_clusters` was
+        applied.
+
+    n_features_in_ : int
+        Number of features seen during :meth:`fit`.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during :meth:`fit`. Defined only where `X` has feature
+        names that are all strings.
+
+    See Also
+    --------
+    DeepClusterEstimator : Clusters images by features that it learns from clusters.
+    sklearn.cluster.KMeans : K-means in float32 or float64 with sample weights.
+
+    Notes
+    -----
+    Input of any type is converted to float32, which holds seven decimal digits.
+
+    No cluster is empty after "split" and "farthest" if `X` has at least `n_clusters`
+    distinct rows. If it has fewer, a
+    :class:`~sklearn.exceptions.ConvergenceWarning` says so, and each distinct row is
+    a cluster. Unlike `faiss.Kmeans`, no rows are left out where there are more than
+    256 for each cluster.
+
+    References
+    ----------
+    .. [1] M. Caron, P. Bojanowski, A. Joulin, M. Douze, "Deep Clustering for
+       Unsupervised Learning of Visual Features", ECCV 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdeepcluster import FaissKMeans
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> kmeans = FaissKMeans(n_clusters=2, n_init=10, random_state=0).fit(X)
+    >>> bool(kmeans.labels_[0] != kmeans.labels_[3])
+    True
+    >>> kmeans.predict([[0, 0], [12, 3]]) == kmeans.labels_[[0, 3]]
+    array([ True,  True])
+    >>> kmeans.inertia_
+    16.0
+    """
+
+    _parameter_constraints: dict = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "init": [StrOptions({"k-means++", "random"}), "array-like"],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "spherical": ["boolean"],
+        "empty_clusters": [StrOptions({"split", "farthest", "drop", "raise"})],
+        "backend": [StrOptions({"auto", "faiss", "torch"})],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        init="k-means++",
+        n_init=1,
+        max_iter=25,
+        tol=1e-4,
+        spherical=False,
+        empty_clusters="split",
+        backend="auto",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.spherical = spherical
+        self.empty_clusters = empty_clusters
+        self.backend = backend
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Compute the clusters.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to cluster.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        FaissKMeans
+            The fitted estimator.
+        """
+        points = self._points(X, reset=True)
+        if len(points) < self.n_clusters:
+            raise ValueError(
+                f"n_samples={len(points)} should be >= n_clusters={self.n_clusters}."
+            )
+        init = self.init
+        if not isinstance(init, str):
+            init = check_array(init, dtype=np.float32, order="C", input_name="init")
+            shape = (self.n_clusters, points.shape[1])
+            if init.shape != shape:
+                raise ValueError(
+                    f"init has shape {init.shape}, but needs (n_clusters, n_features)="
+                    f"{shape}."
+                )
+        result = kmeans(
+            points,
+            self.n_clusters,
+            init=init,
+            n_init=self.n_init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            spherical=self.spherical,
+            empty_clusters=self.empty_clusters,
+            backend=self.backend,
+            device=resolve_device(self.device),
+            seed=Streams.from_random_state(self.random_state).seed("kmeans"),
+            verbose=self.verbose,
+        )
+        self.cluster_centers_ = result.centers
+        self.labels_ = result.labels
+        self.inertia_ = result.inertia
+        self.n_iter_ = result.n_iter
+        self.n_empty_clusters_ = result.n_empty_before
+        return self
+
+    def predict(self, X):
+        """Find the nearest centre of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int32
+            Clusters, exactly `labels_` for the training data.
+        """
+        return self._assign(X)[0]
+
+    def transform(self, X):
+        """Compute the distances of rows to all centres.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters), float32
+            Euclidean distances, also where `spherical` is set.
+        """
+        check_is_fitted(self)
+        return euclidean_distances(self._points(X), self.cluster_centers_)
+
+    def score(self, X, y=None):
+        """Compute the negative inertia of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            Minus the sum of the squared distances of rows to their centres. Larger is
+            better, among equal numbers of clusters.
+        """
+        return -float(self._assign(X)[1].sum(dtype=np.float64))
+
+    def _assign(self, X):
+        check_is_fitted(self)
+        return assign(
+            self._points(X),
+            self.cluster_centers_,
+            spherical=self.spherical,
+            backend=self.backend,
+            device=resolve_device(self.device),
+        )
+
+    def _points(self, X, reset=False):
+        """Return X as float32, with squared distances that float32 can hold."""
+        with np.errstate(over="ignore"):  # found below, with its row
+            points = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype=np.float32,
+                order="C",
+                ensure_all_finite=False,
+            )
+            squares = np.einsum("ij,ij->i", points, points)
+        bad = np.flatnonzero(~(squares < np.finfo(np.float32).max / 8))
+        if bad.size:
+            row = points[bad[0]]
+            what = "NaN" if np.isnan(row).any() else "infinity or a value too large"
+            raise ValueError(
+                f"Input X contains {what} in row {bad[0]} (of {bad.size} such rows), "
+                "and distances in float32 need finite values below about 1e18: remove "
+                "or impute such rows, or scale X."
+            )
+        return points
+
+    @property
+    def _n_features_out(self):
+        return len(self.cluster_centers_)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

@@ -1,0 +1,68 @@
+"""Source -> features of the network, in row order."""
+
+import math
+
+import numpy as np
+import torch
+
+from ._augment import Augment
+from ._convnets import Network
+from ._device import autocast
+from ._images import Source
+
+BATCH_VALUES = 2**20  # input values of one forward pass: 4 MiB of float32
+
+
+def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a batch to the device, still uint8 where it was, in the fast layout."""
+    layout = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
+    return batch.to(device, non_blocking=True, memory_format=layout)
+
+
+def embed(
+    network: Network,
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype,
+    augment: Augment | None = None,
+) -> np.ndarray:
+    """Return the features of every item, in the order of the source.
+
+    Parameters
+    ----------
+    network : Network on `device`
+        Put into evaluation mode.
+    source : Source
+    device : torch.device
+    dtype : torch.dtype
+        What convolutions and products compute in.
+    augment : callable or None
+        Applied to each batch, always with the same draws. None for the items
+        themselves, as clustering sees them (section 3.4 of the paper).
+
+    Returns
+    -------
+    features : ndarray of shape (n, d), float32
+        Besides it, one batch is held in memory.
+    """
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    step = min(512, max(16, BATCH_VALUES // math.prod(source.shape)))
+    # Kernels for one row (convolutions) or few rows (products) round differently from
+    # those for many: short batches are filled up, so that a row's features do not
+    # depend on the rows around it.
+    fewest = 64 if len(source.shape) == 1 else 2
+    features = np.empty((len(source), network.n_features), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(source), step):
+            batch = source.batch(slice(start, start + step))
+            n = len(batch)
+            if n < fewest:
+                batch = batch[torch.arange(fewest) % n]
+            batch = to_device(batch, device)
+            if augment is not None:
+                batch = augment(batch.float(), generator)
+            with autocast(device, dtype):
+                embedded = network(batch)
+            features[start : start + n] = embedded[:n].cpu().numpy()
+    return features

@@ -1,0 +1,202 @@
+"""Every accepted X -> one indexed source of images (C, H, W) or rows (d,)."""
+
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+import scipy.sparse
+import torch
+
+# A batch of this many values at a time is checked or measured: 64 MiB of float32.
+CHUNK_VALUES = 2**24
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images or rows in memory (or memory-mapped), read by the batch.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, C, H, W) or (n, d)
+        A view of the user's array in its own dtype: never a copy of the whole set.
+    """
+
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one item: (C, H, W) for an image, (d,) for a row."""
+        return self.values.shape[1:]
+
+    def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
+        """Return the items at `rows` as a new tensor, uint8 or float32."""
+        dtype = np.uint8 if self.values.dtype in (np.uint8, np.bool_) else np.float32
+        # order="K" keeps channels-last images channels-last, as torch likes them.
+        return torch.from_numpy(np.array(self.values[rows], dtype=dtype, order="K"))
+
+    def chunks(self) -> "list[slice]":
+        """Return slices that cover the source in bounded pieces."""
+        step = max(1, CHUNK_VALUES // max(1, int(np.prod(self.shape))))
+        return [slice(start, start + step) for start in range(0, len(self), step)]
+
+    def statistics(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and scale of the items at `rows`, for standardising.
+
+        An image has one mean and one scale for each channel. A row has a mean for
+        each feature but one common scale: how features compare is left as given.
+        """
+        step = max(1, CHUNK_VALUES // max(1, int(np.prod(self.shape))))
+        axes = (0,) if len(self.shape) == 1 else (0, 2, 3)
+        count, mean, power = 0, 0.0, 0.0
+        for start in range(0, len(rows), step):
+            part = self.batch(rows[start : start + step]).numpy()
+            part = part.astype(np.float64)
+            count += (n := len(part))
+            # Chan's update: exact for data whose mean is large against its spread.
+            delta = part.mean(axis=axes) - mean
+            mean = mean + delta * n / count
+            power = power + n * part.var(axis=axes) + delta**2 * n * (count - n) / count
+        variance = power / count
+        if len(self.shape) == 1:
+            variance = np.full_like(variance, variance.mean())
+        scale = np.sqrt(variance)
+        scale[scale <= 1e-7 * np.maximum(1e-30, np.abs(mean))] = 1.0  # constant
+        return mean, scale
+
+
+def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> Source:
+    """Read 3-D or 4-D `X`, or a list of equal images, into (n, C, H, W).
+
+    Parameters
+    ----------
+    X : ndarray, tensor or list
+        (n, H, W), (n, C, H, W) or (n, H, W, C); uint8, other numbers or bool.
+    image_shape : (C, H, W) or None
+        What one image must be. Where it fits neither reading, or is None, the
+        smaller of the second and the last dimension is the channels.
+    fitted : bool
+        Whether `image_shape` comes from `fit` rather than from the parameter.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming what is wrong with the array, or which row does not fit the others.
+    """
+    values = as_array(X)
+    _check_numeric(values)
+    if values.ndim == 3:
+        values = values[:, None]
+    elif not _is_channels_first(values.shape[1:], image_shape):
+        values = values.transpose(0, 3, 1, 2)
+    if len(values) == 0:
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={np.shape(X)}) while a minimum of 1 "
+            "is required: X is empty."
+        )
+    if 0 in values.shape[1:]:
+        raise ValueError(f"X holds images without pixels: its shape is {np.shape(X)}.")
+    if image_shape is not None and values.shape[1:] != tuple(image_shape):
+        wanted = (
+            f"fit saw images of shape {tuple(image_shape)}"
+            if fitted
+            else f"image_shape={tuple(image_shape)}"
+        )
+        raise ValueError(
+            f"X holds images of shape (C, H, W) = {values.shape[1:]}, but {wanted}. "
+            "Pass images with the same channels, height and width."
+        )
+    return Source(values)
+
+
+def read_rows(values: np.ndarray, image_shape: tuple[int, int, int] | None) -> Source:
+    """Read 2-D rows, as flattened images where `image_shape` is given."""
+    if image_shape is None:
+        return Source(values)
+    if values.shape[1] != np.prod(image_shape):
+        raise ValueError(
+            f"image_shape={tuple(image_shape)} takes rows of {np.prod(image_shape)} "
+            f"values, but X has {values.shape[1]} features."
+        )
+    return Source(values.reshape(len(values), *image_shape))
+
+
+def as_array(X) -> np.ndarray:
+    """Turn array-likes, tensors and lists of equal images into an array."""
+    if isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+        return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
+    if isinstance(X, np.ndarray):
+        return X
+    if isinstance(X, list | tuple) and len(X) and hasattr(X[0], "shape"):
+        images = [as_array(x) for x in X]
+        for row, image in enumerate(images):
+            if image.shape != images[0].shape:
+                raise ValueError(
+                    f"X is a list of images of different sizes: row {row} has shape "
+                    f"{image.shape}, row 0 has {images[0].shape}. Resize them to one "
+                    "size first."
+                )
+        return np.stack(images)
+    return np.asarray(X)
+
+
+def is_table(X) -> bool:
+    """Tell whether scikit-learn should read X: data frames and sparse matrices."""
+    return hasattr(X, "columns") or scipy.sparse.issparse(X)
+
+
+def checked_shape(image_shape) -> tuple[int, int, int] | None:
+    """Return the `image_shape` parameter as a tuple, or say what it should be."""
+    if image_shape is None:
+        return None
+    if len(image_shape) != 3 or not all(
+        isinstance(side, Integral) and side > 0 for side in image_shape
+    ):
+        raise ValueError(
+            f"image_shape={image_shape!r} should be three positive integers (C, H, W), "
+            "such as (1, 8, 8)."
+        )
+    return tuple(int(side) for side in image_shape)
+
+
+def check_finite(source: Source) -> None:
+    """Raise ValueError naming the first row with a NaN or infinite value."""
+    if source.values.dtype.kind != "f":
+        return
+    for piece in source.chunks():
+        with np.errstate(over="ignore"):  # too large for float32: infinite, found below
+            batch = source.batch(piece).flatten(1)
+        if bool(torch.isfinite(batch.sum())):  # the usual case, in one pass
+            continue
+        bad = torch.nonzero(~torch.isfinite(batch).all(dim=1)).flatten()
+        if len(bad) == 0:  # only the sum overflowed
+            continue
+        row = int(bad[0])
+        kind = "NaN" if batch[row].isnan().any() else "infinity (inf) for float32"
+        raise ValueError(
+            f"Input X contains {kind} in row {piece.start + row}. Remove that row or "
+            "replace the value."
+        )
+
+
+def _check_numeric(values: np.ndarray) -> None:
+    if values.dtype.kind == "c":
+        raise ValueError("Complex data not supported: X must hold real numbers.")
+    if values.dtype.kind not in "fiub":
+        raise TypeError(
+            f"X holds {values.dtype} values, not pixels. Pass an array of numbers, "
+            "such as uint8 images of shape (n, H, W), (n, C, H, W) or (n, H, W, C)."
+        )
+
+
+def _is_channels_first(item: tuple, image_shape: tuple[int, int, int] | None) -> bool:
+    if image_shape is not None:
+        channels, height, width = image_shape
+        if item == (channels, height, width):
+            return True
+        if item == (height, width, channels):
+            return False
+    return item[0] <= item[2]

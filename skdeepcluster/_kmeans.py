@@ -1,0 +1,307 @@
+"""K-means on faiss or torch, whose labels are always those of its own centres."""
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import torch
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils import gen_batches
+
+from ._empty_clusters import EmptyClusters, Nearest, cluster_means, unit
+
+CPU = torch.device("cpu")
+ROWS = 65_536  # rows a search takes at once: bounds the copy of shifted points
+PRODUCTS = 2**24  # products of a point and a centre that torch holds at once
+BLOCK = 4096  # draws of k-means++ at once: bounds their matrix of distances
+# Products of float32 lose |mean|² / spread of the precision of a squared distance.
+FAR = 100.0
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """What one k-means found; `labels` are exactly `assign(points, centers)[0]`."""
+
+    centers: np.ndarray  # (k, d) float32
+    labels: np.ndarray  # (n,) int32
+    inertia: float  # sum of squared distances
+    n_iter: int
+    n_empty_before: int  # empty clusters before and after the policy for them
+    n_empty_after: int
+
+
+def resolve_kmeans_backend(backend: str, device: torch.device) -> str:
+    """Turn "auto", "faiss" or "torch" into "faiss-gpu", "faiss" or "torch"."""
+    on_faiss_gpu = device.type == "cuda" and faiss.get_num_gpus() > 0
+    if backend == "auto":
+        backend = "faiss" if on_faiss_gpu or device.type == "cpu" else "torch"
+    return "faiss-gpu" if backend == "faiss" and on_faiss_gpu else backend
+
+
+class _FaissSearch:
+    """Nearest centres by faiss's exhaustive search, on the CPU or one GPU."""
+
+    def __init__(self, points: np.ndarray, spherical: bool, gpu: torch.device | None):
+        self.points, self.spherical, self.gpu = points, spherical, gpu
+        self.resources = faiss.StandardGpuResources() if gpu else None
+
+    def nearest(self, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels, int32 (n,), and squared distances, float32 (n,)."""
+        metric = faiss.METRIC_INNER_PRODUCT if self.spherical else faiss.METRIC_L2
+        index = faiss.IndexFlat(centers.shape[1], metric)
+        if self.gpu:
+            number = self.gpu.index or 0
+            index = faiss.index_cpu_to_gpu(self.resources, number, index)
+        origin = _origin(centers, self.spherical)
+        index.add(centers - origin)
+
+        labels = np.empty(len(self.points), dtype=np.int32)
+        distances = np.empty(len(self.points), dtype=np.float32)
+        for rows in gen_batches(len(self.points), ROWS):
+            points = self.points[rows] - origin if origin.any() else self.points[rows]
+            found, ids = index.search(points, 1)
+            labels[rows] = ids[:, 0]
+            if self.spherical:
+                found = _from_products(points, centers[ids[:, 0]], found[:, 0])
+            distances[rows] = found.ravel()
+        return labels, distances
+
+    def means(self, labels: np.ndarray, centers: np.ndarray) -> np.ndarray:
+        """Return the clusters' means, and the old centre of an empty one."""
+        return cluster_means(self.points, labels, centers)
+
+
+class _TorchSearch:
+    """Nearest centres by matrix products on any torch device."""
+
+    def __init__(self, points: np.ndarray, spherical: bool, device: torch.device):
+        # torch warns of read-only memory, which it could write to.
+        points = points if points.flags.writeable else points.copy()
+        self.points, self.spherical = torch.from_numpy(points).to(device), spherical
+
+    def _batches(self, n_clusters: int):
+        return self.points.split(max(1, PRODUCTS // n_clusters))
+
+    def nearest(self, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels, int32 (n,), and squared distances, float32 (n,)."""
+        origin = _origin(centers, self.spherical)
+        to_device = self.points.new_tensor
+        there, shift = to_device(centers - origin), to_device(origin)
+        found = [
+            nearest_tensors(
+                points - shift if origin.any() else points, there, self.spherical
+            )
+            for points in self._batches(len(centers))
+        ]
+        labels, distances = map(torch.cat, zip(*found, strict=True))
+        return labels.to(torch.int32).cpu().numpy(), distances.cpu().numpy()
+
+    def means(self, labels: np.ndarray, centers: np.ndarray) -> np.ndarray:
+        """Return the clusters' means, and the old centre of an empty one."""
+        k = len(centers)
+        on_device = torch.from_numpy(labels).to(self.points.device, torch.int64)
+        sums = torch.zeros(centers.shape, device=self.points.device)
+        batches = self._batches(k)
+        # A product, since index_add adds in an order of its own on a GPU.
+        for chosen, points in zip(
+            on_device.split(len(batches[0])), batches, strict=True
+        ):
+            sums += torch.nn.functional.one_hot(chosen, k).to(points.dtype).T @ points
+        counts = np.bincount(labels, minlength=k)[:, None]
+        means = np.where(
+            counts > 0, sums.cpu().numpy() / np.maximum(counts, 1), centers
+        )
+        return means.astype(np.float32)
+
+
+def nearest_tensors(
+    points: torch.Tensor, centers: torch.Tensor, spherical: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return labels (n,) and squared distances (n,) of points (n, d), in one batch."""
+    squares = centers.square().sum(dim=1)
+    offset = torch.zeros_like(squares) if spherical else squares / -2
+    best, labels = torch.addmm(offset, points, centers.T).max(dim=1)
+    products = best - offset[labels]
+    distances = points.square().sum(dim=1) - 2 * products + squares[labels]
+    return labels, distances.clamp(min=0)
+
+
+def _from_products(points, centers, products):
+    """Return squared distances, row by row."""
+    squares = [np.einsum("ij,ij->i", rows, rows) for rows in (points, centers)]
+    return np.maximum(squares[0] - 2 * products + squares[1], 0)
+
+
+def _origin(centers: np.ndarray, spherical: bool) -> np.ndarray:
+    """Return what to subtract from points and centres before they are multiplied.
+
+    Zeros, unless the centres lie close together and far from zero.
+    """
+    mean = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread = np.square(centers - mean).sum(axis=1).mean()
+    far = not spherical and mean @ mean > FAR * spread
+    return mean if far else np.zeros_like(mean)
+
+
+def _search(points, spherical, backend, device) -> _FaissSearch | _TorchSearch:
+    resolved = resolve_kmeans_backend(backend, device)
+    if resolved == "torch":
+        return _TorchSearch(points, spherical, device)
+    return _FaissSearch(points, spherical, device if resolved == "faiss-gpu" else None)
+
+
+def assign(
+    points: np.ndarray,
+    centers: np.ndarray,
+    *,
+    spherical: bool = False,
+    backend: str = "faiss",
+    device: torch.device = CPU,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest centre of each point.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, d), float32, C-contiguous, finite
+    centers : ndarray of shape (k, d), float32
+    spherical : bool
+        Whether the nearest centre is that of the largest inner product.
+    backend : {"auto", "faiss", "torch"}
+    device : torch.device
+
+    Returns
+    -------
+    labels : ndarray of shape (n,), int32
+    distances : ndarray of shape (n,), float32
+        Squared Euclidean distances.
+    """
+    return _search(points, spherical, backend, device).nearest(centers)
+
+
+def _plus_plus(
+    points: np.ndarray,
+    n_clusters: int,
+    spherical: bool,
+    nearest: Nearest,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw k-means++ starts: each with probability proportional to D².
+
+    The textbook updates D² of all points after every draw. Here it is updated after a
+    block of draws; inside the block, D² of before it is an upper bound, and rejection
+    sampling against it gives draws of exactly the same law by a few matrix products.
+    """
+    start = unit(points) if spherical else points
+    chosen = rng.integers(len(points), size=1)
+    bound = nearest(start[chosen])[1]
+    while len(chosen) < n_clusters:
+        total = np.cumsum(bound, dtype=np.float64)
+        size = min(len(chosen), n_clusters - len(chosen), BLOCK)
+        if total[-1] == 0:  # every point is a start already
+            chosen = np.concatenate([chosen, rng.integers(len(points), size=size)])
+            continue
+        drawn = np.searchsorted(total, rng.random(size) * total[-1], side="right")
+        drawn = np.minimum(drawn, np.flatnonzero(bound)[-1])  # rounding at the end
+        between = euclidean_distances(points[drawn], start[drawn], squared=True)
+        height = rng.random(size) * bound[drawn]
+        closest = np.full(size, np.inf)
+        accepted = []
+        for i in range(size):
+            if height[i] < closest[i]:
+                accepted.append(drawn[i])
+                closest = np.minimum(closest, between[:, i])
+        chosen = np.concatenate([chosen, accepted])
+        bound = np.minimum(bound, nearest(start[accepted])[1])
+    return start[chosen]
+
+
+def _mean_variance(points: np.ndarray) -> float:
+    """Return the mean variance of the features, in one pass."""
+    total, squares = np.zeros(points.shape[1]), 0.0
+    for rows in gen_batches(len(points), 4096):
+        block = points[rows] - points[0]  # of the mean's size: squares stay accurate
+        total += block.sum(axis=0)
+        squares += float(np.vdot(block, block))
+    mean = total / len(points)
+    return max(squares / len(points) - mean @ mean, 0.0) / points.shape[1]
+
+
+def kmeans(
+    points: np.ndarray,
+    n_clusters: int,
+    *,
+    init: str | np.ndarray = "k-means++",
+    n_init: int = 1,
+    max_iter: int = 25,
+    tol: float = 1e-4,
+    spherical: bool = False,
+    empty_clusters: str = "split",
+    backend: str = "faiss",
+    device: torch.device = CPU,
+    seed: int,
+    verbose: int = 0,
+) -> KMeansResult:
+    """Cluster points by Lloyd's iterations, on all points.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, d), float32, C-contiguous, finite
+        n must be at least `n_clusters`.
+    n_clusters : int
+    init : {"k-means++", "random"} or ndarray of shape (n_clusters, d)
+    n_init : int
+        Runs, of which that of the lowest inertia is returned; an array gives one run.
+    max_iter, tol : int, float
+        Iterations end at `max_iter`, or when the squared shift of all centres is at
+        most `tol` times the mean variance of the features.
+    spherical : bool
+        Whether centres have unit length and take the points of the largest inner
+        product. Points are taken as they are: scale them to unit length before.
+    empty_clusters : {"split", "farthest", "drop", "raise"}
+        See `EmptyClusters`.
+    backend : {"auto", "faiss", "torch"}
+    device : torch.device
+    seed : int
+        Non-negative.
+    verbose : int
+        Prints one line a run where larger than 0.
+    """
+    search = _search(points, spherical, backend, device)
+    max_shift = tol * _mean_variance(points) if tol else 0.0
+
+    best = None
+    for run in range(n_init if isinstance(init, str) else 1):
+        rng = np.random.default_rng([seed, run])
+        if not isinstance(init, str):
+            centers = unit(init) if spherical else init
+        elif init == "random":
+            centers = points[rng.choice(len(points), n_clusters, replace=False)]
+            centers = unit(centers) if spherical else centers
+        else:
+            centers = _plus_plus(points, n_clusters, spherical, search.nearest, rng)
+        policy = EmptyClusters(points, empty_clusters, spherical, rng)
+
+        shift, n_iter = np.inf, 0
+        while n_iter < max_iter and shift > max_shift:
+            n_iter += 1
+            labels, distances = search.nearest(centers)
+            means = search.means(labels, centers)
+            means = unit(means) if spherical else means
+            moved = policy.reseed(means, labels, distances)
+            shift = np.square(moved - centers, dtype=np.float64).sum()
+            centers = moved
+
+        labels, distances = search.nearest(centers)
+        n_empty = n_clusters - np.count_nonzero(np.bincount(labels))
+        repaired = policy.repair(centers, labels, distances, search.nearest)
+        centers, labels, distances = repaired
+        inertia = float(distances.sum(dtype=np.float64))
+        if verbose:
+            print(
+                f"k-means run {run + 1}: inertia {inertia:.6g} after {n_iter} "
+                f"iterations, {n_empty} clusters empty before repair"
+            )
+        if best is None or inertia < best.inertia:
+            left = len(centers) - np.count_nonzero(np.bincount(labels))
+            best = KMeansResult(centers, labels, inertia, n_iter, n_empty, left)
+    return best

@@ -1,0 +1,190 @@
+"""The alternation of DeepCluster: cluster the features, train on the clusters."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+
+from ._augment import Augment
+from ._clustering import Clusterer, PseudoLabels
+from ._convnets import Network, new_head
+from ._features import embed
+from ._images import Source
+from ._pixels import embed_pixels, fit_pixels
+from ._random import Streams
+from ._sampling import epoch_rows, loss_weights
+from ._training import batches, calibrate, train_epoch
+
+CALIBRATION_ROWS = 4096
+PIXEL_ROWS = 20_000  # images that the principal components of the pixels come from
+HEAD_PACE = 3.0  # the head's learning rate, relative to the network's
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of the training half, with nothing left to be resolved."""
+
+    init: str
+    max_iter: int
+    epochs_per_iter: int
+    augment: Augment | None
+    balance: str | None
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round leaves behind."""
+
+    record: dict  # one entry of the estimator's `history_`
+    features: np.ndarray  # float32 (n, d), of the network as it is now
+    found: PseudoLabels  # of these features
+    view: np.ndarray  # float32 (n, m), what it contributes to the final groups
+
+
+def alternate(
+    source: Source,
+    network: Network,
+    recipe: Recipe,
+    clusterer: Clusterer,
+    streams: Streams,
+    n_done: int = 0,
+) -> Iterator[Round]:
+    """Train `network` in place, yielding a state after each round.
+
+    A round trains on the pseudo-labels, then extracts the features anew and clusters
+    them, so each state is complete: the clusters are those of the features that the
+    network gives now (sections 3.2 to 3.4 of the paper). `n_done` is the number of
+    rounds that the network has behind it.
+
+    Raises
+    ------
+    ValueError
+        If the loss is no longer finite.
+    """
+    n = len(source)
+    computing = {
+        "batch_size": recipe.batch_size,
+        "device": recipe.device,
+        "dtype": recipe.dtype,
+    }
+    layout = torch.channels_last if len(source.shape) == 3 else torch.preserve_format
+    network.to(recipe.device, memory_format=layout)
+    sample = streams.sample("calibration", n, CALIBRATION_ROWS)
+    calibrate(network, source, sample, **computing)
+    seed = streams.seed("kmeans", n_done)
+    if recipe.init == "pixels" and not n_done:
+        rows = streams.sample("pixels", n, PIXEL_ROWS)
+        pixels = embed_pixels(source, fit_pixels(source, rows))
+        found = clusterer.first_labels(pixels, seed)
+    else:
+        features = embed(network, source, recipe.device, recipe.dtype)
+        found = clusterer.pseudo_labels(features, seed)
+
+    n_steps = len(batches(np.arange(n), recipe.batch_size))
+    optimizer = _sgd(network, recipe, 1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, recipe.max_iter * recipe.epochs_per_iter * n_steps
+    )
+    for index in range(n_done + 1, n_done + recipe.max_iter + 1):
+        clock = _Clock()
+        labels, n_labels = found.labels, int(found.labels.max()) + 1
+        head = new_head(network.n_features, n_labels, streams.torch("head", index))
+        head.to(recipe.device)
+        optimizers = [optimizer, _sgd(head, recipe, HEAD_PACE)]
+        sampler = streams.numpy("sampling", index)
+        generator = streams.torch("augment", index)
+        weights = loss_weights(labels, n_labels) if recipe.balance == "loss" else None
+        losses = []
+        for _ in range(recipe.epochs_per_iter):
+            drawn = epoch_rows(labels, recipe.balance, sampler)
+            clock.tick("sample")
+            losses.append(
+                train_epoch(
+                    network,
+                    head,
+                    optimizers,
+                    schedule,
+                    source,
+                    drawn,
+                    labels,
+                    weights=weights,
+                    augment=recipe.augment,
+                    generator=generator,
+                    **computing,
+                )
+            )
+            clock.tick("train")
+            if not np.isfinite(losses[-1]):
+                raise ValueError(
+                    f"The loss is {losses[-1]} in round {index}: training diverged. "
+                    f"Lower learning_rate={recipe.learning_rate}, say to a tenth."
+                )
+        calibrate(network, source, sample, **computing)
+        features = embed(network, source, recipe.device, recipe.dtype)
+        clock.tick("embed")
+        seed = streams.seed("kmeans", index)
+        found = clusterer.pseudo_labels(features, seed)
+        view = clusterer.view(found, predict_labels(head, features))
+        clock.tick("cluster")
+        record = _record(index, losses, labels, found, clock)
+        yield Round(record, features, found, view)
+
+
+def predict_labels(head: torch.nn.Linear, features: np.ndarray) -> np.ndarray:
+    """Return the head's probability of each pseudo-label, float32 (n, k)."""
+    with torch.inference_mode():
+        logits = head.cpu()(torch.from_numpy(features))
+        return logits.softmax(dim=1).numpy()
+
+
+def _sgd(module: torch.nn.Module, recipe: Recipe, pace: float) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        module.parameters(),
+        lr=pace * recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _record(
+    index: int,
+    losses: list[float],
+    previous: np.ndarray,
+    found: PseudoLabels,
+    clock: "_Clock",
+) -> dict:
+    clusters, sizes = found.clusters, np.bincount(found.labels)
+    return {
+        "round": index,
+        "loss": float(np.mean(losses)),
+        "inertia": clusters.inertia,
+        "nmi_previous": float(normalized_mutual_info_score(previous, found.labels)),
+        "n_empty_before": clusters.n_empty_before,
+        "n_empty_after": clusters.n_empty_after,
+        "largest_cluster": int(sizes.max()),
+        "smallest_cluster": int(sizes.min()),
+        **{f"seconds_{phase}": spent for phase, spent in clock.spent.items()},
+    }
+
+
+class _Clock:
+    """Seconds of wall time by phase."""
+
+    def __init__(self):
+        self.spent: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def tick(self, phase: str) -> None:
+        """Book the time since the last tick on `phase`."""
+        now = time.perf_counter()
+        self.spent[phase] = self.spent.get(phase, 0.0) + now - self.last
+        self.last = now

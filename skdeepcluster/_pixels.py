@@ -1,0 +1,66 @@
+"""What the pixels tell without any network: components, and mirror symmetry."""
+
+import math
+
+import faiss
+import numpy as np
+import torch
+
+from ._images import Source
+from ._whitening import Projection, fit_projection
+
+MAX_VALUES = 1024  # of an image whose principal components are taken
+N_COMPONENTS = 64
+BATCH_VALUES = 2**22  # read at once
+SYMMETRY_RATIO = 1.15  # largest ratio of distances at which they do
+
+
+def fit_pixels(source: Source, rows: np.ndarray) -> Projection:
+    """Fit the principal components, at most 64, of the items at `rows`."""
+    parts = [_pooled(source.batch(part)) for part in _split(source, rows)]
+    return fit_projection(
+        np.concatenate(parts), N_COMPONENTS, whiten=False, normalize=False
+    )
+
+
+def embed_pixels(source: Source, projection: Projection) -> np.ndarray:
+    """Return the principal components of every item, float32 (n, m)."""
+    everyone = np.arange(len(source))
+    parts = [_pooled(source.batch(part)) for part in _split(source, everyone)]
+    return np.concatenate([projection(part) for part in parts])
+
+
+def is_mirror_symmetric(source: Source, rows: np.ndarray) -> bool:
+    """Tell whether the images at `rows`, mirrored, look like others of the set.
+
+    They do where their distance to the nearest image is, in the median, not much
+    larger than that of the images themselves. Photographs pass; digits and letters,
+    of which flips would make other signs, do not.
+    """
+    sample = source.batch(rows).numpy()
+    projection = fit_pixels(source, rows)
+    points, mirrored = (
+        embed_pixels(Source(images), projection)
+        for images in (sample, sample[..., ::-1])
+    )
+    index = faiss.IndexFlatL2(points.shape[1])
+    index.add(points)
+    own = np.sqrt(index.search(points, 2)[0][:, 1])
+    other = np.sqrt(index.search(mirrored, 1)[0][:, 0])
+    return bool(np.median(other) <= SYMMETRY_RATIO * np.median(own))
+
+
+def _split(source: Source, rows: np.ndarray) -> list[np.ndarray]:
+    step = max(16, BATCH_VALUES // math.prod(source.shape))
+    return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+
+def _pooled(batch: torch.Tensor) -> np.ndarray:
+    """Average blocks of pixels down to at most 1,024 values; return float32 rows."""
+    batch = batch.float()
+    if batch.ndim == 4:
+        channels, height, width = batch.shape[1:]
+        shrink = max(1.0, math.sqrt(channels * height * width / MAX_VALUES))
+        size = max(1, int(height / shrink)), max(1, int(width / shrink))
+        batch = torch.nn.functional.adaptive_avg_pool2d(batch, size)
+    return batch.flatten(1).numpy()

@@ -1,0 +1,68 @@
+"""Features -> points for k-means: PCA, whitening and L2 normalisation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.preprocessing import normalize as scale_rows
+
+EXPLAINED = 0.99  # share of the variance that n_components="auto" keeps
+MAX_COMPONENTS = 256  # the paper's number (section 3.4)
+RANK_TOLERANCE = 1e-7  # of the largest variance: below lies float32 rounding
+
+
+@dataclass(frozen=True)
+class Projection:
+    """An affine map to the principal components and on to the unit sphere."""
+
+    mean: np.ndarray  # (d,) float32
+    components: np.ndarray  # (d, m) float32, divided by the scales where whitened
+    normalize: bool
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Return points, float32 (n, m), of features, float32 (n, d)."""
+        points = (features - self.mean) @ self.components
+        return scale_rows(points, copy=False) if self.normalize else points
+
+
+def fit_projection(
+    features: np.ndarray, n_components: str | int | None, whiten: bool, normalize: bool
+) -> Projection:
+    """Fit what turns features into the points that are clustered.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d), float32
+    n_components : "auto", int or None
+        "auto" keeps 99 % of the variance in at most 256 components: whitening all
+        directions of small features blows up those that are noise. An int is an
+        upper bound; None keeps all. Directions without variance are always dropped.
+    whiten : bool
+        Whether each component is scaled to unit variance.
+    normalize : bool
+        Whether points are scaled to unit length.
+
+    Notes
+    -----
+    Section 3.4 of the paper: PCA to 256 dimensions, whitening, L2 normalisation.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    centred = features - mean.astype(np.float32)
+    covariance = (centred.T @ centred).astype(np.float64) / max(1, len(features) - 1)
+    variances, vectors = np.linalg.eigh(covariance)
+    variances, vectors = variances[::-1].clip(min=0), vectors[:, ::-1]
+
+    rank = max(1, int((variances > RANK_TOLERANCE * variances[0]).sum()))
+    if n_components == "auto":
+        share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
+        kept = min(MAX_COMPONENTS, rank, int(np.searchsorted(share, EXPLAINED)) + 1)
+    else:
+        kept = rank if n_components is None else min(n_components, rank)
+    components = vectors[:, :kept]
+    if whiten and variances[0] > 0:
+        components = components / np.sqrt(variances[:kept])
+    return Projection(
+        mean.astype(np.float32),
+        np.ascontiguousarray(components, dtype=np.float32),
+        # On a line the unit sphere is two points.
+        normalize and kept > 1,
+    )

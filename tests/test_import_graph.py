@@ -1,0 +1,143 @@
+"""The package reads from top to bottom, and is light to import."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skdeepcluster
+
+PACKAGE = Path(skdeepcluster.__file__).parent
+
+# In the order the data flows: a module imports only from modules above it.
+LAYERS = [
+    "_random",
+    "_device",
+    "_images",
+    "_augment",
+    "_convnets",
+    "_whitening",
+    "_pixels",
+    "_empty_clusters",
+    "_kmeans",
+    "_faiss_kmeans",
+    "_neighbors",
+    "_clustering",
+    "_sampling",
+    "_features",
+    "_training",
+    "_loop",
+    "_defaults",
+    "metrics",
+    "_estimator",
+]
+
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py"
+)
+
+
+def internal_imports(source):
+    """Names of the package's modules that a module of it imports, at any depth.
+
+    The package itself, which would be a circle, is the empty name.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ("skdeepcluster." if node.level else "") + (node.module or "")
+            base = base.rstrip(".")
+            names = [base]
+            if base == "skdeepcluster":  # from . import _random
+                names = [f"{base}.{alias.name}" for alias in node.names]
+                names = [n if n.split(".")[1] in known() else base for n in names]
+        else:
+            continue
+        for name in names:
+            root, _, module = name.partition(".")
+            if root == "skdeepcluster":
+                yield module
+
+
+def known():
+    return {*MODULES, *LAYERS}
+
+
+def forbidden_imports(module, source):
+    allowed = LAYERS[: LAYERS.index(module)] if module in LAYERS else LAYERS
+    return sorted(set(internal_imports(source)) - set(allowed))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_from_above(module):
+    assert module in LAYERS, (
+        f"skdeepcluster/{module}.py has no place yet: add it to LAYERS in {__file__}, "
+        "below everything it imports."
+    )
+    source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    assert forbidden_imports(module, source) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from ._kmeans import FaissKMeans",
+        "from . import _kmeans",
+        "def f():\n    import skdeepcluster._kmeans",
+        "from skdeepcluster import _kmeans",
+    ],
+)
+def test_an_import_from_below_is_seen(source):
+    assert forbidden_imports("_random", source) == ["_kmeans"]
+    assert forbidden_imports("_sampling", source) == []
+
+
+def test_an_import_of_the_package_itself_is_seen():
+    assert forbidden_imports("_loop", "from . import DeepClusterEstimator") == [""]
+    assert forbidden_imports("_loop", "from .metrics import x") == ["metrics"]
+    assert forbidden_imports("_loop", "import numpy; from numpy import linalg") == []
+
+
+@pytest.mark.parametrize("module", ["", *MODULES])
+def test_module_has_a_docstring(module):
+    assert importlib.import_module(f"skdeepcluster.{module}".rstrip(".")).__doc__
+
+
+def test_public_names_resolve():
+    for name in skdeepcluster.__all__:
+        assert getattr(skdeepcluster, name, None) is not None, name
+    assert len(set(skdeepcluster.__all__)) == len(skdeepcluster.__all__)
+
+
+def run_python(code):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_import_loads_no_optional_package():
+    # pandas is not asked here: scikit-learn itself loads it wherever it is installed.
+    done = run_python(
+        "import sys, skdeepcluster\n"
+        "print({'matplotlib', 'polars', 'torchvision'} & set(sys.modules))"
+    )
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_import_needs_no_optional_package():
+    done = run_python(
+        "import sys\n"
+        "for name in ('matplotlib', 'pandas', 'polars', 'torchvision'):\n"
+        "    sys.modules[name] = None\n"  # its import raises ImportError
+        "import skdeepcluster"
+    )
+    assert done.returncode == 0, done.stderr
