@@ -31,6 +31,7 @@ LAYERS = [
     "_training",
     "_loop",
     "_defaults",
+    "datasets",
     "metrics",
     "_estimator",
 ]

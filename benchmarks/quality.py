@@ -1,0 +1,179 @@
+"""How good are the clusters and the embedding, with nothing but n_clusters set?
+
+    python benchmarks/quality.py --data-set digits --seeds 3
+    python benchmarks/quality.py --data-set fashion-mnist --limit 20000
+    python benchmarks/quality.py --data-set FOLDER     (one sub-folder for each class)
+
+Prints a table, mean and standard deviation over seeds, and writes it as JSON. Clusters
+are those of the training images; the probes are fitted on the training images'
+embedding and judged on held-out ones.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skdeepcluster import DeepClusterEstimator
+from skdeepcluster.datasets import load_fashion_mnist
+from skdeepcluster.metrics import clustering_accuracy
+
+COLUMNS = ["NMI", "ARI", "ACC", "linear", "10-NN", "seconds", "MiB"]
+SIDE = 64  # pixels that images of a folder are resized to
+
+
+def load(name, limit):
+    """Return training images and labels, then test images and labels."""
+    if name == "fashion-mnist":
+        train, test = load_fashion_mnist("train"), load_fashion_mnist("test")
+        rows = np.random.default_rng(0).permutation(len(train[0]))[:limit]
+        return train[0][rows], train[1][rows], *test
+    if name == "digits":
+        digits = load_digits()
+        images, labels = digits.images.astype(np.uint8), digits.target
+    else:
+        paths = sorted(p for p in Path(name).glob("*/*") if p.is_file())
+        resized = (Image.open(p).convert("RGB").resize((SIDE, SIDE)) for p in paths)
+        images = np.stack([np.asarray(image) for image in resized])
+        labels = np.unique([p.parent.name for p in paths], return_inverse=True)[1]
+    images, labels = images[:limit], labels[:limit]
+    train, test, train_labels, test_labels = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=0
+    )
+    return train, train_labels, test, test_labels
+
+
+def ours(train, test, n_clusters, seed):
+    model = DeepClusterEstimator(n_clusters=n_clusters, random_state=seed)
+    embedding = model.fit_transform(train)
+    return model.labels_, embedding, model.transform(test)
+
+
+def untrained(train, test, n_clusters, seed):
+    """The same network with all steps of size (nearly) zero."""
+    model = DeepClusterEstimator(
+        n_clusters=n_clusters,
+        random_state=seed,
+        max_iter=1,
+        epochs_per_iter=1,
+        learning_rate=1e-12,
+        weight_decay=0.0,
+    )
+    embedding = model.fit_transform(train)
+    labels = KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(embedding)
+    return labels, embedding, model.transform(test)
+
+
+def pixels(train, test, n_clusters, seed):
+    train, test = (
+        x.reshape(len(x), -1).astype(np.float32) / 255 for x in (train, test)
+    )
+    labels = KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(train)
+    return labels, train, test
+
+
+def umap(train, test, n_clusters, seed):
+    from umap import UMAP
+
+    _, train, test = pixels(train, test, n_clusters, seed)
+    model = UMAP(n_components=n_clusters, min_dist=0.0, random_state=seed).fit(train)
+    embedding = model.embedding_
+    labels = KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(embedding)
+    return labels, embedding, model.transform(test)
+
+
+METHODS = {"ours": ours, "untrained net": untrained, "raw pixels": pixels}
+PEERS = {"UMAP + k-means": umap}
+
+
+def run(method, data_set, limit, seed, queue):
+    """One fit in a process of its own, so that its memory peak is its own."""
+    train, train_labels, test, test_labels = load(data_set, limit)
+    n_clusters = len(np.unique(train_labels))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    labels, embedding, test_embedding = {**METHODS, **PEERS}[method](
+        train, test, n_clusters, seed
+    )
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    probes = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)),
+        KNeighborsClassifier(10),
+    ]
+    accuracies = [
+        probe.fit(embedding, train_labels).score(test_embedding, test_labels)
+        for probe in probes
+    ]
+    queue.put(
+        [
+            normalized_mutual_info_score(train_labels, labels),
+            adjusted_rand_score(train_labels, labels),
+            clustering_accuracy(train_labels, labels),
+            *accuracies,
+            seconds,
+            peak / 1024,
+        ]
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-set", default="digits")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int, help="use this many training images")
+    parser.add_argument("--peers", action="store_true", help="needs the extra 'bench'")
+    parser.add_argument("--methods", nargs="*", help="only these rows")
+    parser.add_argument("--json", default="quality.json", help="file to write")
+    arguments = parser.parse_args()
+    methods = arguments.methods or [*METHODS, *(PEERS if arguments.peers else [])]
+
+    print(
+        f"{arguments.data_set}, {arguments.limit or 'all'} training images, "
+        f"{arguments.seeds} seeds; {platform.machine()}, {torch.get_num_threads()} "
+        f"threads, torch {torch.__version__}\n"
+    )
+    print(f"{'':16s}" + "".join(f"{column:>16s}" for column in COLUMNS))
+    context = multiprocessing.get_context("spawn")
+    results = {}
+    for method in methods:
+        rows = []
+        for seed in range(arguments.seeds):
+            queue = context.Queue()
+            job = (method, arguments.data_set, arguments.limit, seed, queue)
+            process = context.Process(target=run, args=job)
+            process.start()
+            while process.is_alive() and queue.empty():
+                time.sleep(0.2)
+            if queue.empty():
+                raise SystemExit(f"{method} failed with seed {seed}: see above")
+            rows.append(queue.get())
+            process.join()
+        results[method] = rows
+        means, deviations = np.mean(rows, axis=0), np.std(rows, axis=0)
+        cells = [f"{m:.3f} ± {d:.3f}" for m, d in zip(means, deviations, strict=True)]
+        cells[5:] = [f"{m:.0f}" for m in means[5:]]
+        print(f"{method:16s}" + "".join(f"{cell:>16s}" for cell in cells), flush=True)
+    content = {"columns": COLUMNS, "arguments": vars(arguments), "rows": results}
+    Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
