@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 from sklearn.preprocessing import normalize
 
 from ._empty_clusters import distinct_rows
@@ -14,6 +15,7 @@ from ._whitening import Projection, fit_projection
 GRAPH_ROWS = 20_000  # largest graph; of more rows, a random sample stands for all
 AVERAGED_ROUNDS = 4  # last rounds whose graphs the groups are made from
 CENTERS_PER_GROUP = 5
+MAX_EIGENVECTORS = 100  # of a graph: their cost grows with the square of their number
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,13 @@ class Clusterer:
         clusters = self._kmeans(seen, self.n_pseudo_labels, seed)
         return PseudoLabels(clusters, projection, points, embedding)
 
+    @property
+    def single(self) -> bool:
+        """Whether training and result have the same clusters, as in the paper."""
+        return self.n_pseudo_labels == self.n_clusters
+
     def view(self, found: PseudoLabels, probabilities: np.ndarray) -> np.ndarray:
-        """Return what a round contributes to the groups, float32 (n, m).
+        """Return what a round contributes to the merged groups, float32 (n, m).
 
         Parameters
         ----------
@@ -99,10 +106,11 @@ class Clusterer:
             that it was trained on tells which of them belong together.
         """
         scaled = probabilities / np.sqrt(probabilities.sum(axis=0) + 1e-9)
-        _, vectors = np.linalg.eigh(scaled.T @ scaled)
-        confusion = normalize(scaled @ vectors[:, -self.n_clusters :])
+        k = scaled.shape[1]
+        leading = [max(0, k - min(self.n_clusters, MAX_EIGENVECTORS)), k - 1]
+        _, vectors = eigh(scaled.T @ scaled, subset_by_index=leading)
         beside = found.points if found.embedding is None else found.embedding
-        return np.hstack([confusion, beside])
+        return np.hstack([normalize(scaled @ vectors), beside])
 
     def groups(self, last: PseudoLabels, views: list[np.ndarray], seed: int) -> Groups:
         """Make `n_clusters` groups of what the last rounds found.
@@ -111,22 +119,46 @@ class Clusterer:
         pseudo-labels are merged: the groups are clusters of the last rounds' views,
         side by side. Each group gets several centres to be told by.
         """
-        clusters, single = last.clusters, self.n_pseudo_labels == self.n_clusters
-        if single and last.embedding is None:
+        clusters, points = last.clusters, last.points
+        if self.single and last.embedding is None:
             group_of = np.arange(len(clusters.centers), dtype=np.int32)
             return Groups(last.projection, clusters.centers, group_of)
-        if not single:
-            seen = np.hstack(views)
-            clusters = self._kmeans(seen, self.n_clusters, seed, n_init=10)
+        if not self.single:
+            clusters = self._kmeans(np.hstack(views), self.n_clusters, seed, n_init=10)
         centers = []
         for group in range(len(clusters.centers)):
-            members = np.ascontiguousarray(last.points[clusters.labels == group])
+            members = np.ascontiguousarray(points[clusters.labels == group])
             k = min(CENTERS_PER_GROUP, len(members))
             centers.append(kmeans(members, k, empty_clusters="drop", seed=seed).centers)
         group_of = np.repeat(np.arange(len(centers)), list(map(len, centers)))
-        return Groups(
-            last.projection, np.concatenate(centers), group_of.astype(np.int32)
-        )
+        groups = Groups(last.projection, np.concatenate(centers), group_of)
+        return self._without_empty(groups, clusters.labels, points)
+
+    def _without_empty(
+        self, groups: Groups, labels: np.ndarray, points: np.ndarray
+    ) -> Groups:
+        """Give a group all of whose points are nearer to other groups one of them.
+
+        Where that point is in another group as well, the group goes.
+        """
+        centers, group_of = groups.centers, groups.group_of
+        n_groups = int(group_of.max()) + 1
+
+        def filled() -> np.ndarray:
+            nearest, _ = assign(
+                points, centers, backend=self.backend, device=self.device
+            )
+            return np.unique(group_of[nearest])
+
+        lost = np.setdiff1d(np.arange(n_groups), filled())
+        if len(lost):
+            firsts = [np.flatnonzero(labels == group)[0] for group in lost]
+            centers = np.concatenate([centers, points[firsts]])
+            group_of = np.concatenate([group_of, lost])
+            kept = np.isin(group_of, filled())
+            centers, group_of = centers[kept], group_of[kept]
+        numbers = np.unique(group_of, return_inverse=True)[1].astype(np.int32)
+        return Groups(groups.projection, centers, numbers)
 
     def _kmeans(
         self, points: np.ndarray, n_clusters: int, seed: int, n_init: int = 1
@@ -155,7 +187,7 @@ class Clusterer:
             return None  # each point is a cluster
         nodes = points[rows][distinct]
         # At least two, since at unit length a single one tells nothing.
-        n_components = max(2, self.n_clusters)
+        n_components = max(2, min(self.n_clusters, MAX_EIGENVECTORS))
         embedding = spectral_embedding(nodes, self.n_neighbors, n_components)
         if len(rows) < len(points):
             return embedding[nearest_rows(nodes, points)]

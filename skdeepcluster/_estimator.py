@@ -489,7 +489,7 @@ class DeepClusterEstimator(
                     break
         self.module_ = network
         self.device_ = recipe.device
-        self.precision_ = recipe.dtype
+        self._dtype = recipe.dtype
         self.image_shape_ = source.shape if len(source.shape) == 3 else None
         self.history_ = history
         self.n_iter_ = len(history)
@@ -543,7 +543,7 @@ class DeepClusterEstimator(
     def _embed(self, source: Source, augment=None) -> np.ndarray:
         with limited_threads(self.n_jobs):
             self.module_.to(self.device_)
-            return embed(self.module_, source, self.device_, self.precision_, augment)
+            return embed(self.module_, source, self.device_, self._dtype, augment)
 
     def _assign(self, features: np.ndarray) -> np.ndarray:
         with limited_threads(self.n_jobs):

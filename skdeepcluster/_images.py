@@ -34,8 +34,10 @@ class Source:
     def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
         """Return the items at `rows` as a new tensor, uint8 or float32."""
         dtype = np.uint8 if self.values.dtype in (np.uint8, np.bool_) else np.float32
+        # A slice is a view of the user's memory, fancy indexing is a copy already.
         # order="K" keeps channels-last images channels-last, as torch likes them.
-        return torch.from_numpy(np.array(self.values[rows], dtype=dtype, order="K"))
+        own = isinstance(rows, slice)
+        return torch.from_numpy(self.values[rows].astype(dtype, order="K", copy=own))
 
     def chunks(self) -> "list[slice]":
         """Return slices that cover the source in bounded pieces."""

@@ -47,7 +47,7 @@ class Round:
     record: dict  # one entry of the estimator's `history_`
     features: np.ndarray  # float32 (n, d), of the network as it is now
     found: PseudoLabels  # of these features
-    view: np.ndarray  # float32 (n, m), what it contributes to the final groups
+    view: np.ndarray | None  # float32 (n, m), what it contributes to merged groups
 
 
 def alternate(
@@ -68,7 +68,7 @@ def alternate(
     Raises
     ------
     ValueError
-        If the loss is no longer finite.
+        If the loss or the features are no longer finite.
     """
     n = len(source)
     computing = {
@@ -123,17 +123,16 @@ def alternate(
                 )
             )
             clock.tick("train")
-            if not np.isfinite(losses[-1]):
-                raise ValueError(
-                    f"The loss is {losses[-1]} in round {index}: training diverged. "
-                    f"Lower learning_rate={recipe.learning_rate}, say to a tenth."
-                )
+            _check_converging(losses[-1], "loss", index, recipe)
         calibrate(network, source, sample, **computing)
         features = embed(network, source, recipe.device, recipe.dtype)
+        _check_converging(features.sum(dtype=float), "sum of features", index, recipe)
         clock.tick("embed")
         seed = streams.seed("kmeans", index)
         found = clusterer.pseudo_labels(features, seed)
-        view = clusterer.view(found, predict_labels(head, features))
+        view = None
+        if not clusterer.single:
+            view = clusterer.view(found, predict_labels(head, features))
         clock.tick("cluster")
         record = _record(index, losses, labels, found, clock)
         yield Round(record, features, found, view)
@@ -144,6 +143,14 @@ def predict_labels(head: torch.nn.Linear, features: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         logits = head.cpu()(torch.from_numpy(features))
         return logits.softmax(dim=1).numpy()
+
+
+def _check_converging(value: float, name: str, index: int, recipe: Recipe) -> None:
+    if not np.isfinite(value):
+        raise ValueError(
+            f"The {name} is {value} in round {index}: training diverged. Lower "
+            f"learning_rate={recipe.learning_rate}, say to a tenth."
+        )
 
 
 def _sgd(module: torch.nn.Module, recipe: Recipe, pace: float) -> torch.optim.SGD:
