@@ -30,7 +30,9 @@ class RandomCrop:
         Whether half of the images are mirrored left to right.
     jitter : float
         Largest relative change of contrast, and of brightness relative to the
-        standard deviation of the batch's pixels; drawn for each channel.
+        standard deviation of the batch's pixels.
+    tint : float
+        The same for each channel by itself, on top.
     """
 
     min_area: float = 0.6
@@ -38,13 +40,14 @@ class RandomCrop:
     max_angle: float = 10.0
     flip: bool = True
     jitter: float = 0.3
+    tint: float = 0.1
 
     def __call__(
         self, images: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         """Return crops of `images`, float (n, C, H, W), at the same size."""
         n, channels = images.shape[:2]
-        draws = torch.rand(6 + 2 * channels, n, generator=generator).to(images.device)
+        draws = torch.rand(8 + 2 * channels, n, generator=generator).to(images.device)
         crops = functional.grid_sample(
             images,
             functional.affine_grid(
@@ -53,12 +56,16 @@ class RandomCrop:
             padding_mode="border",
             align_corners=False,
         )
-        if not self.jitter:
-            return crops
-        levels = draws[6:].reshape(2, channels, n).transpose(1, 2)[..., None, None]
-        contrast, brightness = self.jitter * (2 * levels - 1)
+        whole, tints = draws[6:8], draws[8:]
+        contrast = 1 + self._levels(whole[0], tints[:channels])
+        brightness = self._levels(whole[1], tints[channels:])
         mean, spread = images.mean(), images.std()
-        return (crops - mean) * (1 + contrast) + (mean + spread * brightness)
+        return (crops - mean) * contrast + (mean + spread * brightness)
+
+    def _levels(self, whole: torch.Tensor, tints: torch.Tensor) -> torch.Tensor:
+        """Return changes (n, C, 1, 1) from uniform draws (n,) and (C, n)."""
+        levels = self.jitter * (2 * whole - 1) + self.tint * (2 * tints - 1)
+        return levels.T[..., None, None]
 
     def _maps(self, draws: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Return affine maps (n, 2, 3) from coordinates of crops to those of images."""

@@ -44,7 +44,7 @@ from .metrics import adjusted_agreement
 STATISTICS_ROWS = 10_000  # images whose mean and scale stand for all
 # What `score` does to images: changes that a good group should survive, whatever
 # `augment` was trained on.
-MILD_CROP = RandomCrop(min_area=0.8, max_angle=5, flip=False, jitter=0.1)
+MILD_CROP = RandomCrop(min_area=0.8, max_angle=5, flip=False, jitter=0.1, tint=0)
 
 
 class DeepClusterEstimator(
@@ -104,8 +104,9 @@ class DeepClusterEstimator(
     augment : "auto", callable or None, default="auto"
         Transformation of training batches. "auto" is for images a random crop of at
         least 60 % of the area, turned by up to 10 degrees, with contrast and
-        brightness changed by up to 30 %, and mirrored left to right where mirrored
-        images look like others of the set; for rows it is nothing. A callable takes
+        brightness changed by up to 30 % (and of each channel by 10 % more), and
+        mirrored left to right where mirrored images look like others of the set; for
+        rows it is nothing. A callable takes
         and returns a float32 tensor (n, C, H, W) in the units of `X`.
 
     n_components : "auto", int or None, default="auto"

@@ -15,7 +15,9 @@ def generator(seed=0):
 
 def crop_only(min_area=0.6, max_stretch=4 / 3, flip=True):
     """Crops and flips alone: no rotation, and the pixels' own values."""
-    return RandomCrop(min_area, max_stretch, max_angle=0.0, flip=flip, jitter=0.0)
+    return RandomCrop(
+        min_area, max_stretch, max_angle=0.0, flip=flip, jitter=0.0, tint=0.0
+    )
 
 
 def ramps(n=N):
@@ -61,7 +63,7 @@ def test_crops_have_the_stated_geometry(min_area, max_stretch, flip):
 
 @pytest.mark.parametrize("max_angle", [5.0, 30.0])
 def test_rotations_are_rigid_and_within_the_angle(max_angle):
-    crop = RandomCrop(0.5, 1.2, max_angle, flip=False, jitter=0.0)
+    crop = RandomCrop(0.5, 1.2, max_angle, flip=False, jitter=0.0, tint=0.0)
     x, y = crop(ramps(), generator()).unbind(dim=1)
     right = y[:, 12, 17] - y[:, 12, 16], x[:, 12, 17] - x[:, 12, 16]
     down = x[:, 12, 16] - x[:, 13, 16], y[:, 13, 16] - y[:, 12, 16]
@@ -73,20 +75,23 @@ def test_rotations_are_rigid_and_within_the_angle(max_angle):
     assert angles.max() > 0.8 * max_angle
 
 
-@pytest.mark.parametrize("jitter", [0.1, 0.3])
-def test_contrast_and_brightness_are_drawn_for_each_channel_of_an_image(jitter):
+@pytest.mark.parametrize(("jitter", "tint"), [(0.0, 0.1), (0.3, 0.0), (0.3, 0.1)])
+def test_contrast_and_brightness_of_images_and_of_channels(jitter, tint):
     images = 50 + 9 * torch.randn(N, 2, 6, 6, generator=generator())
-    crop = RandomCrop(1.0, 1.0, max_angle=0.0, flip=False, jitter=jitter)
+    crop = RandomCrop(1.0, 1.0, max_angle=0.0, flip=False, jitter=jitter, tint=tint)
     before, after = images.flatten(2), crop(images, generator()).flatten(2)
     centred = before - before.mean(dim=2, keepdim=True)
     contrast = (centred * after).sum(dim=2) / (centred**2).sum(dim=2) - 1
     level = after.mean(dim=2) - images.mean()
     brightness = level - (1 + contrast) * (before.mean(dim=2) - images.mean())
     for change in (contrast, brightness / images.std()):
-        assert change.abs().max() <= jitter * 1.001
-        assert change.min() < -0.9 * jitter
-        assert change.max() > 0.9 * jitter
-        assert change.flatten().unique().numel() == 2 * N
+        assert change.abs().max() <= (jitter + tint) * 1.001
+        assert change.min() < -0.8 * (jitter + tint)
+        assert change.max() > 0.8 * (jitter + tint)
+        between = (change[:, 0] - change[:, 1]).abs()
+        assert between.max() <= 2 * tint * 1.001 + 1e-4
+        assert between.max() >= 1.6 * tint
+        assert change[:, 0].unique().numel() == N
     fitted = (1 + contrast)[..., None] * centred + after.mean(dim=2, keepdim=True)
     torch.testing.assert_close(after, fitted, rtol=0, atol=1e-2)  # nothing else changes
 

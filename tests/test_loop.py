@@ -1,0 +1,106 @@
+"""The alternation: what is trained on is what was clustered, round after round."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.metrics import normalized_mutual_info_score
+
+from skdeepcluster import DeepClusterEstimator, _loop
+from skdeepcluster._convnets import build_network
+from skdeepcluster._defaults import resolve
+from skdeepcluster._features import embed
+from skdeepcluster._images import Source
+from skdeepcluster._loop import alternate, predict_labels
+from skdeepcluster._random import Streams, isolated_torch_rng
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def parts(digits_images):
+    """Source, network, recipe, clusterer and streams of a quick fit."""
+    source = Source(digits_images[0][:150, None])
+    params = DeepClusterEstimator(
+        5, n_pseudo_labels=15, max_iter=3, epochs_per_iter=1, precision="float32"
+    ).get_params(deep=False)
+    streams = Streams(0)
+    recipe, clusterer = resolve(params, source, streams)
+    with isolated_torch_rng(0, CPU):
+        statistics = source.statistics(np.arange(150))
+        network = build_network(
+            "auto", source.shape, *statistics, sobel=False, head_norm="batch"
+        )
+    return source, network, recipe, clusterer, streams
+
+
+def test_each_state_is_that_of_the_network_as_it_is(parts):
+    source, network, recipe, *_ = parts
+    for state in alternate(*parts):
+        features = embed(network, source, CPU, recipe.dtype)
+        assert_array_equal(state.features, features)
+        assert_allclose(state.found.points, state.found.projection(features))
+
+
+def test_a_round_trains_on_what_the_last_one_found(parts, monkeypatch):
+    trained_on, train_epoch = [], _loop.train_epoch
+
+    def recording(*args, **kwargs):
+        trained_on.append(args[6].copy())
+        return train_epoch(*args, **kwargs)
+
+    monkeypatch.setattr(_loop, "train_epoch", recording)
+    states = list(alternate(*parts))
+    for state, following in zip(states, trained_on[1:], strict=False):
+        assert_array_equal(state.found.labels, following)
+    for state, labels in zip(states, trained_on, strict=True):
+        nmi = normalized_mutual_info_score(labels, state.found.labels)
+        assert state.record["nmi_previous"] == pytest.approx(nmi)
+
+
+def test_the_learning_rate_falls_to_zero_over_the_whole_fit(parts):
+    source, network, recipe, clusterer, streams = parts
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    moved = []
+    for _ in alternate(source, network, recipe, clusterer, streams):
+        shift = sum(
+            float((p.detach() - before[name]).square().sum())
+            for name, p in network.named_parameters()
+        )
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        moved.append(shift)
+    assert moved[-1] < moved[0] / 4
+
+
+def test_rounds_go_on_from_those_done(parts):
+    *first, streams = parts
+    states = list(alternate(*first, streams, n_done=4))
+    assert [state.record["round"] for state in states] == [5, 6, 7]
+
+
+def test_a_single_k_needs_no_view(parts):
+    source, network, recipe, clusterer, streams = parts
+    single = dataclasses.replace(clusterer, n_pseudo_labels=5)
+    state = next(alternate(source, network, recipe, single, streams))
+    assert state.view is None
+
+
+def test_features_that_overflow_are_named(parts):
+    source, network, recipe, clusterer, streams = parts
+    with torch.no_grad():
+        next(network.trunk.parameters()).fill_(float("nan"))
+    recipe = dataclasses.replace(recipe, init="pixels")
+    with pytest.raises(ValueError, match=r"round 1.*learning_rate=0.03"):
+        list(alternate(source, network, recipe, clusterer, streams))
+
+
+def test_predicted_labels_are_probabilities():
+    head = torch.nn.Linear(4, 3)
+    features = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
+    found = predict_labels(head, features)
+    assert found.shape == (10, 3)
+    assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    logits = features @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+    assert_array_equal(found.argmax(axis=1), logits.argmax(axis=1))

@@ -1,0 +1,53 @@
+"""Pixels are reduced without a float copy of the set, and tell mirror symmetry."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.decomposition import PCA
+
+from skdeepcluster import _pixels
+from skdeepcluster._images import Source
+from skdeepcluster._pixels import embed_pixels, fit_pixels, is_mirror_symmetric
+
+
+def test_components_are_those_of_pca(digits_images):
+    images = digits_images[0][:300, None]
+    source = Source(images)
+    found = embed_pixels(source, fit_pixels(source, np.arange(300)))
+    expected = PCA(found.shape[1]).fit_transform(images.reshape(300, -1))
+    assert_allclose(np.abs(found), np.abs(expected), atol=0.1)
+
+
+@pytest.mark.parametrize("batch_values", [1, 700, 2**22])
+def test_pieces_do_not_matter(digits_images, monkeypatch, batch_values):
+    source = Source(digits_images[0][:50, None])
+    whole = embed_pixels(source, fit_pixels(source, np.arange(50)))
+    monkeypatch.setattr(_pixels, "BATCH_VALUES", batch_values)
+    pieces = embed_pixels(source, fit_pixels(source, np.arange(50)))
+    assert_allclose(np.abs(pieces), np.abs(whole), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (3, 64, 40), (1, 1, 300), (13, 5, 5), (2000, 3, 2), (7,), (1,)]
+)
+def test_items_of_any_size_give_at_most_64_components(shape):
+    items = np.random.default_rng(0).standard_normal((100, *shape))
+    source = Source(items.astype(np.float32))
+    found = embed_pixels(source, fit_pixels(source, np.arange(80)))
+    assert found.dtype == np.float32
+    assert found.shape[0] == 100
+    assert 1 <= found.shape[1] <= 64
+    assert np.isfinite(found).all()
+
+
+def test_digits_are_not_mirror_symmetric(digits_images):
+    source = Source(digits_images[0][:, None])
+    assert not is_mirror_symmetric(source, np.arange(1000))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_with_a_side_by_chance_are_mirror_symmetric(digits_images, channels):
+    images = digits_images[0][:1000].copy()
+    images[::2] = images[::2, :, ::-1]
+    stacked = np.repeat(images[:, None], channels, axis=1)
+    assert is_mirror_symmetric(Source(stacked), np.arange(1000))
