@@ -5,8 +5,9 @@
     python benchmarks/quality.py --data-set FOLDER     (one sub-folder for each class)
 
 Prints a table, mean and standard deviation over seeds, and writes it as JSON. Clusters
-are those of the training images; the probes are fitted on the training images'
-embedding and judged on held-out ones.
+are those of the images that are fitted. The probes are judged on other images, for
+Fashion-MNIST its test set; elsewhere every image is fitted, without labels, and the
+probes are judged on a fifth of the images, whose labels they have not seen.
 """
 
 import argparse
@@ -38,7 +39,7 @@ SIDE = 64  # pixels that images of a folder are resized to
 
 
 def load(name, limit):
-    """Return training images and labels, then test images and labels."""
+    """Return images and labels, then test images (None: a part of them) and labels."""
     if name == "fashion-mnist":
         train, test = load_fashion_mnist("train"), load_fashion_mnist("test")
         rows = np.random.default_rng(0).permutation(len(train[0]))[:limit]
@@ -51,11 +52,8 @@ def load(name, limit):
         resized = (Image.open(p).convert("RGB").resize((SIDE, SIDE)) for p in paths)
         images = np.stack([np.asarray(image) for image in resized])
         labels = np.unique([p.parent.name for p in paths], return_inverse=True)[1]
-    images, labels = images[:limit], labels[:limit]
-    train, test, train_labels, test_labels = train_test_split(
-        images, labels, test_size=0.2, stratify=labels, random_state=0
-    )
-    return train, train_labels, test, test_labels
+    rows = np.random.default_rng(0).permutation(len(images))[:limit]
+    return images[rows], labels[rows], None, None
 
 
 def ours(train, test, n_clusters, seed):
@@ -103,28 +101,33 @@ PEERS = {"UMAP + k-means": umap}
 
 def run(method, data_set, limit, seed, queue):
     """One fit in a process of its own, so that its memory peak is its own."""
-    train, train_labels, test, test_labels = load(data_set, limit)
-    n_clusters = len(np.unique(train_labels))
+    images, classes, test, test_classes = load(data_set, limit)
+    n_clusters = len(np.unique(classes))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     labels, embedding, test_embedding = {**METHODS, **PEERS}[method](
-        train, test, n_clusters, seed
+        images, images[:1] if test is None else test, n_clusters, seed
     )
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    seen_classes = classes
+    if test is None:
+        embedding, test_embedding, seen_classes, test_classes = train_test_split(
+            embedding, classes, test_size=0.2, stratify=classes, random_state=seed
+        )
     probes = [
         make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)),
         KNeighborsClassifier(10),
     ]
     accuracies = [
-        probe.fit(embedding, train_labels).score(test_embedding, test_labels)
+        probe.fit(embedding, seen_classes).score(test_embedding, test_classes)
         for probe in probes
     ]
     queue.put(
         [
-            normalized_mutual_info_score(train_labels, labels),
-            adjusted_rand_score(train_labels, labels),
-            clustering_accuracy(train_labels, labels),
+            normalized_mutual_info_score(classes, labels),
+            adjusted_rand_score(classes, labels),
+            clustering_accuracy(classes, labels),
             *accuracies,
             seconds,
             peak / 1024,
@@ -146,7 +149,7 @@ def main():
     methods = arguments.methods or [*METHODS, *(PEERS if arguments.peers else [])]
 
     print(
-        f"{arguments.data_set}, {arguments.limit or 'all'} training images, "
+        f"{arguments.data_set}, {arguments.limit or 'all'} images, "
         f"{arguments.seeds} seeds; {platform.machine()}, {torch.get_num_threads()} "
         f"threads, torch {torch.__version__}\n"
     )
