@@ -53,11 +53,15 @@ def isolated_torch_rng(seed: int, device: torch.device) -> Iterator[None]:
 
     For what can only draw from them: `torch.nn.init` and dropout layers.
     """
-    accelerated = device.type != "cpu"
-    index = [device.index or 0] if accelerated else []
-    device_type = device.type if accelerated else "cuda"
-    with torch.random.fork_rng(devices=index, device_type=device_type):
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would seed accelerators as well.
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
+    there = torch.get_device_module(device)
+    everyone = range(there.device_count())
+    with torch.random.fork_rng(devices=everyone, device_type=device.type):
         torch.default_generator.manual_seed(seed)
-        if accelerated:
-            torch.get_device_module(device).manual_seed(seed)
+        getattr(there, "manual_seed_all", there.manual_seed)(seed)
         yield
