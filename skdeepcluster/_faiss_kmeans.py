@@ -321,6 +321,9 @@ class FaissKMeans(
     def _n_features_out(self):
         return len(self.cluster_centers_)
 
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "cluster_centers_")
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]

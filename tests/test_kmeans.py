@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import adjusted_rand_score
+from sklearn.utils.validation import check_is_fitted
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skdeepcluster import FaissKMeans
@@ -483,3 +485,11 @@ def test_pickle(points, backend):
     model = FaissKMeans(5, random_state=0, backend=backend).fit(points)
     again = pickle.loads(pickle.dumps(model))
     assert_array_equal(again.predict(points), model.labels_)
+
+
+def test_a_failed_fit_leaves_it_unfitted(points):
+    model = FaissKMeans(n_clusters=99)
+    with pytest.raises(ValueError, match="n_samples=50"):
+        model.fit(points[:50])
+    with pytest.raises(NotFittedError):
+        check_is_fitted(model)
