@@ -15,6 +15,7 @@ from ._whitening import Projection, fit_projection
 GRAPH_ROWS = 20_000  # largest graph; of more rows, a random sample stands for all
 AVERAGED_ROUNDS = 4  # last rounds whose graphs the groups are made from
 CENTERS_PER_GROUP = 5
+PIXEL_SHARE = 0.1  # length of the pixels beside the first graph's unit rows
 MAX_EIGENVECTORS = 100  # of a graph: their cost grows with the square of their number
 
 
@@ -70,7 +71,11 @@ class Clusterer:
         Its clusters are purer than those of an untrained network's features.
         """
         embedding = self._embed_graph(pixels, seed)
-        seen = pixels if embedding is None else embedding
+        seen = pixels
+        if embedding is not None:
+            # Parts of the graph that nothing connects are single points of its
+            # embedding; what little the pixels add divides them further.
+            seen = np.hstack([PIXEL_SHARE * normalize(pixels), embedding])
         clusters = self._kmeans(seen, self.n_pseudo_labels, seed)
         return PseudoLabels(clusters, None, pixels, embedding)
 

@@ -49,6 +49,15 @@ def test_first_labels_follow_the_graph_where_kmeans_cuts_through(moons):
     assert adjusted_rand_score(moon, cut) < 0.5
 
 
+def test_parts_far_apart_are_divided_without_a_warning():
+    corners = 100 * np.eye(4)
+    points, part = make_blobs(400, centers=corners, random_state=0)
+    labels = CLUSTERER.first_labels(points.astype(np.float32), seed=0).labels
+    assert_array_equal(np.unique(labels), np.arange(12))
+    for label in range(12):
+        assert len(set(part[labels == label])) == 1
+
+
 def test_a_sample_stands_for_many_rows(moons, monkeypatch):
     points, moon = moons
     monkeypatch.setattr(_clustering, "GRAPH_ROWS", 200)
