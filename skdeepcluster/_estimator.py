@@ -106,8 +106,8 @@ class DeepClusterEstimator(
         least 60 % of the area, turned by up to 10 degrees, with contrast and
         brightness changed by up to 30 % (and of each channel by 10 % more), and
         mirrored left to right where mirrored images look like others of the set; for
-        rows it is nothing. A callable takes
-        and returns a float32 tensor (n, C, H, W) in the units of `X`.
+        rows it is nothing. A callable takes and returns a float32 tensor
+        (n, C, H, W) in the units of `X`.
 
     n_components : "auto", int or None, default="auto"
         Number of principal components of the features that are clustered. "auto" is

@@ -87,13 +87,23 @@ def test_a_single_k_needs_no_view(parts):
     assert state.view is None
 
 
-def test_features_that_overflow_are_named(parts):
-    source, network, recipe, clusterer, streams = parts
-    with torch.no_grad():
-        next(network.trunk.parameters()).fill_(float("nan"))
-    recipe = dataclasses.replace(recipe, init="pixels")
-    with pytest.raises(ValueError, match=r"round 1.*learning_rate=0.03"):
-        list(alternate(source, network, recipe, clusterer, streams))
+class Overflowing(torch.nn.Module):
+    """Gives NaN, in training or in evaluation only."""
+
+    def __init__(self, in_training):
+        super().__init__()
+        self.in_training = in_training
+
+    def forward(self, x):
+        return x * float("nan") if self.training == self.in_training else x
+
+
+@pytest.mark.parametrize(("in_training", "name"), [(True, "loss"), (False, "features")])
+def test_what_is_not_finite_is_named(parts, in_training, name):
+    _, network, *_ = parts
+    network.trunk.append(Overflowing(in_training))
+    with pytest.raises(ValueError, match=rf"{name} is nan in round 1.*learning_rate="):
+        list(alternate(*parts))
 
 
 def test_predicted_labels_are_probabilities():
