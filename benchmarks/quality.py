@@ -11,8 +11,11 @@ probes are judged on a fifth of the images, whose labels they have not seen.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import multiprocessing
+import os
 import platform
 import resource
 import time
@@ -56,8 +59,8 @@ def load(name, limit):
     return images[rows], labels[rows], None, None
 
 
-def ours(train, test, n_clusters, seed):
-    model = DeepClusterEstimator(n_clusters=n_clusters, random_state=seed)
+def ours(train, test, n_clusters, seed, **params):
+    model = DeepClusterEstimator(n_clusters=n_clusters, random_state=seed, **params)
     embedding = model.fit_transform(train)
     return model.labels_, embedding, model.transform(test)
 
@@ -95,17 +98,39 @@ def umap(train, test, n_clusters, seed):
     return labels, embedding, model.transform(test)
 
 
+def clustpy(name, train, test, n_clusters, seed):
+    """A method of ClustPy's with its defaults, on flattened images in 0 to 1."""
+    from clustpy import deep
+    from umap import UMAP
+
+    params = {"n_clusters": n_clusters, "random_state": seed}
+    if name == "N2D":  # with UMAP as its paper has it, in place of t-SNE
+        params["manifold_class"] = UMAP
+        params["manifold_params"] = {"n_components": n_clusters, "n_neighbors": 20}
+        params["manifold_params"]["min_dist"] = 0.0
+    largest = train.max()
+    train, test = (
+        x.reshape(len(x), -1).astype(np.float32) / largest for x in (train, test)
+    )
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        model = getattr(deep, name)(**params).fit(train)  # with its progress bars
+    return model.labels_, model.transform(train), model.transform(test)
+
+
 METHODS = {"ours": ours, "untrained net": untrained, "raw pixels": pixels}
-PEERS = {"UMAP + k-means": umap}
+PEERS = {
+    "UMAP + k-means": umap,
+    **{name: functools.partial(clustpy, name) for name in ("N2D", "DEC", "IDEC")},
+}
 
 
 def run(method, data_set, limit, seed, queue):
-    """One fit in a process of its own, so that its memory peak is its own."""
+    """One call of a method in a process of its own, whose memory peak is its own."""
     images, classes, test, test_classes = load(data_set, limit)
     n_clusters = len(np.unique(classes))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    labels, embedding, test_embedding = {**METHODS, **PEERS}[method](
+    labels, embedding, test_embedding = method(
         images, images[:1] if test is None else test, n_clusters, seed
     )
     seconds = time.perf_counter() - start
@@ -135,47 +160,64 @@ def run(method, data_set, limit, seed, queue):
     )
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-set", default="digits")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limit", type=int, help="use this many training images")
-    parser.add_argument("--peers", action="store_true", help="needs the extra 'bench'")
-    parser.add_argument("--methods", nargs="*", help="only these rows")
-    parser.add_argument("--json", default="quality.json", help="file to write")
-    arguments = parser.parse_args()
-    methods = arguments.methods or [*METHODS, *(PEERS if arguments.peers else [])]
-
+def measure(methods, data_set, limit, seeds):
+    """Print a table, a row for each method by name, and return all figures."""
     print(
-        f"{arguments.data_set}, {arguments.limit or 'all'} images, "
-        f"{arguments.seeds} seeds; {platform.machine()}, {torch.get_num_threads()} "
-        f"threads, torch {torch.__version__}\n"
+        f"{data_set}, {limit or 'all'} images, {seeds} seeds; {platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    print(f"{'':16s}" + "".join(f"{column:>16s}" for column in COLUMNS))
+    width = max(map(len, methods)) + 1
+    print(f"{'':{width}s}" + "".join(f"{column:>16s}" for column in COLUMNS))
     context = multiprocessing.get_context("spawn")
     results = {}
-    for method in methods:
+    for name, method in methods.items():
         rows = []
-        for seed in range(arguments.seeds):
+        for seed in range(seeds):
             queue = context.Queue()
-            job = (method, arguments.data_set, arguments.limit, seed, queue)
+            job = (method, data_set, limit, seed, queue)
             process = context.Process(target=run, args=job)
             process.start()
             while process.is_alive() and queue.empty():
                 time.sleep(0.2)
             if queue.empty():
-                raise SystemExit(f"{method} failed with seed {seed}: see above")
+                raise SystemExit(f"{name} failed with seed {seed}: see above")
             rows.append(queue.get())
             process.join()
-        results[method] = rows
+        results[name] = rows
         means, deviations = np.mean(rows, axis=0), np.std(rows, axis=0)
         cells = [f"{m:.3f} ± {d:.3f}" for m, d in zip(means, deviations, strict=True)]
         cells[5:] = [f"{m:.0f}" for m in means[5:]]
-        print(f"{method:16s}" + "".join(f"{cell:>16s}" for cell in cells), flush=True)
-    content = {"columns": COLUMNS, "arguments": vars(arguments), "rows": results}
+        line = "".join(f"{cell:>16s}" for cell in cells)
+        print(f"{name:{width}s}{line}", flush=True)
+    return results
+
+
+def arguments_parser(description, json_file):
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-set", default="digits")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int, help="use this many training images")
+    parser.add_argument("--methods", nargs="*", help="only these rows")
+    parser.add_argument("--json", default=json_file, help="file to write")
+    return parser
+
+
+def report(methods, arguments):
+    """Measure what the arguments ask for, and write it as JSON."""
+    methods = {name: methods[name] for name in arguments.methods or methods}
+    rows = measure(methods, arguments.data_set, arguments.limit, arguments.seeds)
+    content = {"columns": COLUMNS, "arguments": vars(arguments), "rows": rows}
     Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def main():
+    parser = arguments_parser(__doc__, "quality.json")
+    parser.add_argument("--peers", action="store_true", help="needs the extra 'bench'")
+    arguments = parser.parse_args()
+    wanted = arguments.peers or arguments.methods
+    report({**METHODS, **(PEERS if wanted else {})}, arguments)
 
 
 if __name__ == "__main__":

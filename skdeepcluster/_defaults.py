@@ -60,7 +60,8 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         augment = None
         if is_image:
             rows = streams.sample("symmetry", n, SYMMETRY_ROWS)
-            augment = RandomCrop(flip=is_mirror_symmetric(source, rows))
+            flip = is_mirror_symmetric(source, rows, n_clusters)
+            augment = RandomCrop(flip=flip)
     elif augment is not None:
         augment = functools.partial(user_augment, augment)
     epochs_per_iter = params["epochs_per_iter"]

@@ -1,5 +1,6 @@
 """The alternation of DeepCluster: cluster the features, train on the clusters."""
 
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ from ._augment import Augment
 from ._clustering import Clusterer, PseudoLabels
 from ._convnets import Network, new_head
 from ._features import embed
+from ._groups import diffusion_map
 from ._images import Source
 from ._pixels import embed_pixels, fit_pixels
 from ._random import Streams
 from ._sampling import epoch_rows, loss_weights
+from ._stability import stability
 from ._training import batches, calibrate, train_epoch
 
 CALIBRATION_ROWS = 4096
+STABILITY_ROWS = 1000  # images whose changed copies a round is judged by
 PIXEL_ROWS = 20_000  # images that the principal components of the pixels come from
-HEAD_PACE = 3.0  # the head's learning rate, relative to the network's
+HEAD_PACE = 1.5  # the head's learning rate, relative to the network's
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,14 @@ def alternate(
     network.to(recipe.device, memory_format=layout)
     sample = streams.sample("calibration", n, CALIBRATION_ROWS)
     calibrate(network, source, sample, **computing)
+    judge = functools.partial(
+        stability,
+        source=Source(source.values[streams.sample("stability", n, STABILITY_ROWS)]),
+        n_clusters=clusterer.n_clusters,
+        device=recipe.device,
+        dtype=recipe.dtype,
+    )
+    start = judge(network)
     seed = streams.seed("kmeans", n_done)
     if recipe.init == "pixels" and not n_done:
         rows = streams.sample("pixels", n, PIXEL_ROWS)
@@ -132,9 +144,10 @@ def alternate(
         found = clusterer.pseudo_labels(features, seed)
         view = None
         if not clusterer.single:
-            view = clusterer.view(found, predict_labels(head, features))
+            view = diffusion_map(predict_labels(head, features), clusterer.n_clusters)
         clock.tick("cluster")
-        record = _record(index, losses, labels, found, clock)
+        gain = judge(network) - start
+        record = _record(index, n_labels, losses, gain, labels, found, clock)
         yield Round(record, features, found, view)
 
 
@@ -164,7 +177,9 @@ def _sgd(module: torch.nn.Module, recipe: Recipe, pace: float) -> torch.optim.SG
 
 def _record(
     index: int,
+    n_labels: int,
     losses: list[float],
+    gain: float,
     previous: np.ndarray,
     found: PseudoLabels,
     clock: "_Clock",
@@ -172,7 +187,9 @@ def _record(
     clusters, sizes = found.clusters, np.bincount(found.labels)
     return {
         "round": index,
+        "n_pseudo_labels": n_labels,
         "loss": float(np.mean(losses)),
+        "gain": gain,
         "inertia": clusters.inertia,
         "nmi_previous": float(normalized_mutual_info_score(previous, found.labels)),
         "n_empty_before": clusters.n_empty_before,

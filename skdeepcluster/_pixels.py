@@ -7,12 +7,14 @@ import numpy as np
 import torch
 
 from ._images import Source
+from ._kmeans import kmeans
 from ._whitening import Projection, fit_projection
 
 MAX_VALUES = 1024  # of an image whose principal components are taken
 N_COMPONENTS = 64
 BATCH_VALUES = 2**22  # read at once
 SYMMETRY_RATIO = 1.15  # largest ratio of distances at which they do
+SYMMETRY_SHARE = 0.1  # smallest of neighbours in the own cluster, to unmirrored ones
 
 
 def fit_pixels(source: Source, rows: np.ndarray) -> Projection:
@@ -30,12 +32,13 @@ def embed_pixels(source: Source, projection: Projection) -> np.ndarray:
     return np.concatenate([projection(part) for part in parts])
 
 
-def is_mirror_symmetric(source: Source, rows: np.ndarray) -> bool:
-    """Tell whether the images at `rows`, mirrored, look like others of the set.
+def is_mirror_symmetric(source: Source, rows: np.ndarray, n_clusters: int) -> bool:
+    """Tell whether the images at `rows`, mirrored, look like others of the same kind.
 
     They do where their distance to the nearest image is, in the median, not much
-    larger than that of the images themselves. Photographs pass; digits and letters,
-    of which flips would make other signs, do not.
+    larger than that of the images themselves, unless that nearest image is hardly ever
+    in the same cluster of pixels. Photographs pass; digits and letters, of which flips
+    would make other signs, do not, nor do images whose kind is a side.
     """
     sample = source.batch(rows).numpy()
     projection = fit_pixels(source, rows)
@@ -45,9 +48,17 @@ def is_mirror_symmetric(source: Source, rows: np.ndarray) -> bool:
     )
     index = faiss.IndexFlatL2(points.shape[1])
     index.add(points)
-    own = np.sqrt(index.search(points, 2)[0][:, 1])
-    other = np.sqrt(index.search(mirrored, 1)[0][:, 0])
-    return bool(np.median(other) <= SYMMETRY_RATIO * np.median(own))
+    distances, nearest = index.search(points, 2)
+    other_distances, other_nearest = index.search(mirrored, 1)
+    k = min(n_clusters, len(points))
+    clusters = kmeans(points, k, n_init=3, empty_clusters="drop", seed=0).labels
+    own = np.mean(clusters[nearest[:, 1]] == clusters)
+    other = np.mean(clusters[other_nearest[:, 0]] == clusters)
+    # Distances are squared.
+    fits_in = np.median(other_distances) <= SYMMETRY_RATIO**2 * np.median(
+        distances[:, 1]
+    )
+    return bool(fits_in and other >= SYMMETRY_SHARE * own)
 
 
 def _split(source: Source, rows: np.ndarray) -> list[np.ndarray]:

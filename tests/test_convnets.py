@@ -8,7 +8,13 @@ import scipy.ndimage
 import torch
 from torch import nn
 
-from skdeepcluster._convnets import Sobel, Standardize, build_network, new_head
+from skdeepcluster._convnets import (
+    MeanMaxPool,
+    Sobel,
+    Standardize,
+    build_network,
+    new_head,
+)
 
 SHAPES = [
     (1, 1, 1),
@@ -125,6 +131,14 @@ def test_rows_in_a_network_for_images(name):
 def test_images_too_small_for_a_model():
     with pytest.raises(ValueError, match=r"'alexnet' does not take .*\(n, 3, 8, 8\)"):
         build("alexnet", (3, 8, 8))
+
+
+def test_pooling_keeps_mean_and_maximum_of_each_channel():
+    maps = torch.randn(4, 3, 5, 6)
+    pooled = MeanMaxPool()(maps.bfloat16())
+    assert pooled.dtype == torch.float32
+    torch.testing.assert_close(pooled[:, :3], maps.mean((2, 3)), atol=0.01, rtol=0)
+    torch.testing.assert_close(pooled[:, 3:], maps.amax((2, 3)), atol=0.02, rtol=0)
 
 
 # Modules of the user's own.
@@ -257,7 +271,7 @@ def test_head_norm_standardises_a_batch_in_float32():
         features = build("convnet", (3, 8, 8)).train()(x)
         plain = build("convnet", (3, 8, 8), head_norm=None).train()(x)
     assert features.dtype == plain.dtype == torch.float32
-    torch.testing.assert_close(features.mean(0), torch.zeros(128), rtol=0, atol=1e-5)
+    torch.testing.assert_close(features.mean(0), torch.zeros(256), rtol=0, atol=1e-5)
     assert features.std(dim=0).median().item() == pytest.approx(1, abs=0.05)
     assert plain.std(dim=0).median() < 0.5
 

@@ -1,4 +1,4 @@
-"""Clustering accuracy and agreement against their definitions."""
+"""Clustering accuracy and information against their definitions."""
 
 import itertools
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import entropy
 from sklearn.metrics import adjusted_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
-from skdeepcluster.metrics import adjusted_agreement, clustering_accuracy
+from skdeepcluster.metrics import clustering_accuracy, reproduced_information
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1)
 
@@ -44,20 +46,47 @@ def test_accuracy_of_known_cases(y_true, y_pred, expected):
 
 
 @given(LABELS)
-def test_agreement_is_symmetric_and_zero_for_a_single_cluster(labels):
+def test_information_is_symmetric_bounded_and_zero_for_a_single_cluster(labels):
     one, other = np.array(labels).T
-    agreement = adjusted_agreement(one, other)
-    assert type(agreement) is float
-    assert agreement == pytest.approx(adjusted_agreement(other, one))
+    information = reproduced_information(one, other)
+    assert type(information) is float
+    assert 0 <= information < 1
+    assert information == pytest.approx(reproduced_information(other, one), abs=1e-9)
     if np.ptp(one) == 0 or np.ptp(other) == 0:
-        assert agreement == 0
-    else:
-        assert agreement == pytest.approx(adjusted_mutual_info_score(one, other))
+        assert information == 0
 
 
-def test_agreement_is_one_up_to_names_and_about_zero_by_chance():
+@given(LABELS)
+def test_information_is_the_numerator_of_scikit_learns_adjusted_score(labels):
+    one, other = np.array(labels).T
+    mean = np.mean([entropy(np.bincount(x)) for x in (one, other)])
+    table = contingency_matrix(one, other)
+    chance = expected_mutual_information(table, len(one))
+    adjusted = adjusted_mutual_info_score(one, other) * (mean - chance)
+    if mean - chance > 1e-9:
+        expected = max(0, adjusted) / (mean + 1)
+        assert reproduced_information(one, other) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("k", [2, 10, 100])
+def test_information_of_equal_clusters_is_that_of_their_entropy(k):
+    labels = np.arange(2000 * k) % k
+    expected = np.log(k) / (np.log(k) + 1)
+    assert reproduced_information(labels, -labels) == pytest.approx(expected, abs=0.02)
+
+
+def test_information_is_about_zero_by_chance():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 6, 2000)
-    assert adjusted_agreement(labels, 5 - labels) == pytest.approx(1)
-    shuffled = rng.permutation(labels)
-    assert adjusted_agreement(labels, shuffled) == pytest.approx(0, abs=0.01)
+    assert reproduced_information(labels, rng.permutation(labels)) < 0.01
+
+
+def test_halving_clusters_by_chance_does_not_pay_but_telling_them_apart_does():
+    rng = np.random.default_rng(0)
+    classes = np.arange(2000) % 10
+    well, merged = (reproduced_information(x, x) for x in (classes, classes // 2))
+    halved = reproduced_information(
+        classes + 10 * rng.integers(0, 2, 2000), classes + 10 * rng.integers(0, 2, 2000)
+    )
+    assert well > 1.1 * merged
+    assert well > 1.1 * halved

@@ -42,7 +42,7 @@ def test_items_of_any_size_give_at_most_64_components(shape):
 
 def test_digits_are_not_mirror_symmetric(digits_images):
     source = Source(digits_images[0][:, None])
-    assert not is_mirror_symmetric(source, np.arange(1000))
+    assert not is_mirror_symmetric(source, np.arange(1000), 10)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -50,4 +50,14 @@ def test_images_with_a_side_by_chance_are_mirror_symmetric(digits_images, channe
     images = digits_images[0][:1000].copy()
     images[::2] = images[::2, :, ::-1]
     stacked = np.repeat(images[:, None], channels, axis=1)
-    assert is_mirror_symmetric(Source(stacked), np.arange(1000))
+    assert is_mirror_symmetric(Source(stacked), np.arange(1000), 10)
+
+
+@pytest.mark.parametrize("kinds", [2, 4])
+def test_images_whose_kind_is_a_side_are_not_mirror_symmetric(kinds):
+    rng = np.random.default_rng(0)
+    images = rng.normal(100, 20, (400, 1, 8, 8)).astype(np.float32)
+    kind = rng.integers(0, kinds, 400)
+    for image, k in zip(images, kind, strict=True):
+        image[0, 4 * (k // 2) :, 4 * (k % 2) : 4 * (k % 2) + 4] += 60
+    assert not is_mirror_symmetric(Source(images), np.arange(400), kinds)

@@ -1,0 +1,150 @@
+"""Pseudo-labels of the last rounds -> the groups that `predict` tells."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import eigh
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler, normalize
+
+from ._clustering import MAX_EIGENVECTORS, Clusterer, PseudoLabels
+from ._kmeans import assign
+from ._whitening import Projection
+
+AVERAGED_ROUNDS = 4  # last rounds whose views the groups are clusters of
+DIFFUSION_STEPS = 4  # of a random walk between images that are taken for each other
+CLASSIFIER_ROWS = 20_000  # images that the classifier of the groups learns from, or
+ROWS_PER_GROUP = 50  # as many for each group, where those are more
+STRENGTHS = [0.1, 10.0, 1000.0]  # inverse penalties, tried until no group is lost
+PREDICTED_ROWS = 8192  # at once
+
+
+def diffusion_map(probabilities: np.ndarray, n_clusters: int) -> np.ndarray:
+    """Return what a round contributes to the groups: coordinates, float32 (n, m).
+
+    How the network confuses the pseudo-labels that it was trained on tells which of
+    them belong together. Images and pseudo-labels are the two sides of a graph, whose
+    edges are the probabilities; images between which a random walk of a few steps
+    leads are close.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n, k), float32
+        What the round's head predicts.
+    n_clusters : int
+        Number of groups that are wanted.
+
+    Notes
+    -----
+    R. R. Coifman and S. Lafon, "Diffusion maps", Applied and Computational Harmonic
+    Analysis 21, 2006, here with rows of unit length.
+    """
+    scaled = probabilities / np.sqrt(probabilities.sum(axis=0) + 1e-9)
+    k = scaled.shape[1]
+    leading = [max(0, k - min(2 * n_clusters, MAX_EIGENVECTORS)), k - 1]
+    values, vectors = eigh(scaled.T @ scaled, subset_by_index=leading)
+    return normalize(scaled @ (vectors * values.clip(0) ** DIFFUSION_STEPS))
+
+
+def find_groups(
+    last: PseudoLabels,
+    features: np.ndarray,
+    views: list[np.ndarray],
+    clusterer: Clusterer,
+    seed: int,
+) -> "NearestCenter | Linear":
+    """Make `n_clusters` groups, or fewer, of what the last rounds found.
+
+    With a single k and no graph they are the clusters of the last round, as in the
+    paper. Else the pseudo-labels are merged: the groups are clusters of the last
+    rounds' views, side by side, and a classifier of the features tells them.
+
+    Parameters
+    ----------
+    last : PseudoLabels
+        Of the last round.
+    features : ndarray of shape (n, d), float32
+        Of the last round.
+    views : list of ndarrays with n rows
+        The last rounds' diffusion maps; unused with a single k.
+    clusterer : Clusterer
+    seed : int
+    """
+    if not clusterer.single:
+        merged = clusterer.kmeans(
+            np.hstack(views), clusterer.n_clusters, seed, n_init=10
+        )
+        return Linear.fit(features, merged.labels, seed)
+    if last.embedding is None:
+        return NearestCenter(last.projection, last.clusters.centers)
+    return Linear.fit(features, last.labels, seed)
+
+
+@dataclass(frozen=True)
+class NearestCenter:
+    """Tells groups by the nearest centre."""
+
+    projection: Projection  # of features to the points that centres are compared with
+    centers: np.ndarray  # float32 (n_groups, m)
+
+    def predict(
+        self, features: np.ndarray, backend: str, device: torch.device
+    ) -> np.ndarray:
+        """Return the group of each row, int32 (n,)."""
+        points = self.projection(features)
+        return assign(points, self.centers, backend=backend, device=device)[0]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Tells groups by a logistic regression, as a head tells pseudo-labels."""
+
+    weights: np.ndarray  # float64 (d, n_groups)
+    bias: np.ndarray  # float64 (n_groups,)
+
+    @classmethod
+    def fit(cls, features: np.ndarray, labels: np.ndarray, seed: int) -> "Linear":
+        """Learn to tell `labels`, consecutive from 0, each of which has a row."""
+        n_groups = int(labels.max()) + 1
+        if n_groups == 1:
+            return cls(np.zeros((features.shape[1], 1)), np.zeros(1))
+        size = max(CLASSIFIER_ROWS, ROWS_PER_GROUP * n_groups)
+        sample = np.random.default_rng(seed).permutation(len(labels))[:size]
+        firsts = np.unique(labels, return_index=True)[1]
+        rows = np.union1d(sample, firsts)
+        scaler = StandardScaler().fit(features[rows])
+        points = scaler.transform(features[rows])
+        for strength in STRENGTHS:
+            model = LogisticRegression(C=strength, max_iter=200)
+            with warnings.catch_warnings():  # nearly converged is good enough
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(points, labels[rows])
+            coefficients, bias = model.coef_, model.intercept_
+            if n_groups == 2:  # scikit-learn keeps only those of the second
+                coefficients = np.vstack([-coefficients, coefficients]) / 2
+                bias = np.concatenate([-bias, bias]) / 2
+            weights = (coefficients / scaler.scale_).T.astype(np.float64)
+            groups = cls(weights, bias - scaler.mean_ @ weights)
+            told = np.unique(groups.predict(features))
+            if len(told) == n_groups:
+                break
+        return cls(groups.weights[:, told], groups.bias[told])
+
+    def predict(self, features: np.ndarray, *_) -> np.ndarray:
+        """Return the group of each row, int32 (n,)."""
+        labels = np.empty(len(features), np.int32)
+        for start in range(0, len(features), PREDICTED_ROWS):
+            part = slice(start, start + PREDICTED_ROWS)
+            scores = features[part].astype(np.float64) @ self.weights + self.bias
+            labels[part] = scores.argmax(axis=1)
+        return labels
+
+
+def group_means(features: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the mean of each group's features, float32 (n_groups, d)."""
+    sums = np.zeros((int(groups.max()) + 1, features.shape[1]))
+    np.add.at(sums, groups, features)
+    return (sums / np.bincount(groups)[:, None]).astype(np.float32)

@@ -1,0 +1,155 @@
+"""Groups merge what the network confuses, and new images are told like old ones."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+
+from skdeepcluster._clustering import Clusterer
+from skdeepcluster._groups import (
+    Linear,
+    NearestCenter,
+    diffusion_map,
+    find_groups,
+    group_means,
+)
+
+CPU = torch.device("cpu")
+CLUSTERER = Clusterer(
+    n_clusters=2,
+    n_pseudo_labels=12,
+    n_neighbors=10,
+    n_components="auto",
+    whiten=False,
+    normalize=False,
+    empty_clusters="split",
+    backend="faiss",
+    device=CPU,
+)
+CORNERS = [[0, 0], [0, 9], [9, 0], [9, 9]]
+PARTNERS = [[1, 0, 3, 2], [3, 2, 1, 0]]
+
+
+def confident(labels):
+    """A head that is sure of the pseudo-labels it was trained on."""
+    return np.eye(labels.max() + 1, dtype=np.float32)[labels]
+
+
+def blobs(centers, seed=0, std=0.3):
+    points, blob = make_blobs(
+        400, centers=np.array(centers, float), cluster_std=std, random_state=seed
+    )
+    return points.astype(np.float32), blob
+
+
+def merged(blob, partner):
+    return np.minimum(blob, np.array(partner)[blob])
+
+
+@pytest.mark.parametrize("partner", PARTNERS)
+def test_confused_pseudo_labels_belong_together(partner):
+    """Four equal blobs, of which the head takes each for its partner."""
+    points, blob = blobs(CORNERS)
+    clusterer = dataclasses.replace(CLUSTERER, n_pseudo_labels=4, n_neighbors=None)
+    found = clusterer.pseudo_labels(points, seed=0)
+    sure = confident(blob)
+    view = diffusion_map(0.6 * sure + 0.4 * sure[:, partner], 2)
+    groups = find_groups(found, confident(blob), [view], clusterer, seed=0)
+    assert groups.weights.shape == (4, 2)
+    told = groups.predict(confident(blob))
+    assert adjusted_rand_score(merged(blob, partner), told) == 1
+
+
+def test_a_chain_of_confusion_is_closer_than_none():
+    """0 is taken for 1 and 1 for 2, but nothing for 3: the walk leads from 0 to 2."""
+    probabilities = np.eye(4, dtype=np.float32)
+    for one, other in ([0, 1], [1, 2]):
+        probabilities[one, other] = probabilities[other, one] = 0.3
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    similarity = np.prod(diffusion_map(probabilities, 2)[[[0, 0], [2, 3]]], axis=0)
+    ends, apart = similarity.sum(axis=1)
+    assert ends > 0.5
+    assert apart < 1e-3
+
+
+@pytest.mark.parametrize("k", [1, 3, 40, 300])
+def test_diffusion_map_has_unit_rows_and_bounded_width(k):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(k, 0.1), 500).astype(np.float32)
+    view = diffusion_map(probabilities, 10)
+    assert view.shape == (500, min(k, 20))
+    assert view.dtype == np.float32
+    assert_allclose(np.linalg.norm(view, axis=1), 1, rtol=1e-4)
+    assert diffusion_map(probabilities, 1000).shape[1] <= 100
+
+
+def test_pseudo_labels_that_nothing_is_predicted_as_do_no_harm():
+    probabilities = np.zeros((50, 3), np.float32)
+    probabilities[:, 1] = 1
+    assert np.isfinite(diffusion_map(probabilities, 2)).all()
+
+
+@pytest.mark.parametrize("n_groups", [1, 2, 3])
+def test_linear_tells_new_rows_as_it_tells_old_ones(n_groups):
+    points, blob = blobs(CORNERS[:n_groups])
+    groups = Linear.fit(points, blob, seed=0)
+    assert_array_equal(groups.predict(points), blob)
+    new, new_blob = blobs(CORNERS[:n_groups], seed=1)
+    assert_array_equal(groups.predict(new), new_blob)
+    assert groups.predict(new).dtype == np.int32
+    assert_array_equal(groups.predict(new[:1]), new_blob[:1])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_linear_does_not_mind_scale_and_offset(scale):
+    points, blob = blobs(CORNERS)
+    groups = Linear.fit(scale * (points + 50), blob, seed=0)
+    assert_array_equal(groups.predict(scale * (points + 50)), blob)
+
+
+def test_a_tiny_group_inside_another_is_not_lost():
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((500, 20)).astype(np.float32)
+    labels = np.zeros(500, np.int32)
+    labels[7] = 1
+    assert_array_equal(np.unique(Linear.fit(points, labels, 0).predict(points)), [0, 1])
+
+
+def test_a_group_that_nothing_tells_goes_and_numbers_stay_consecutive():
+    points = np.repeat(np.eye(3, dtype=np.float32), 20, axis=0)
+    labels = np.repeat([0, 1, 3], 20).astype(np.int32)
+    labels[:3] = 2  # the same row as those of group 0
+    told = Linear.fit(points, labels, seed=0).predict(points)
+    assert_array_equal(told, np.repeat([0, 1, 2], 20))
+
+
+def test_a_sample_is_enough_and_holds_every_group(monkeypatch):
+    from skdeepcluster import _groups
+
+    monkeypatch.setattr(_groups, "CLASSIFIER_ROWS", 30)
+    monkeypatch.setattr(_groups, "ROWS_PER_GROUP", 1)
+    points, blob = blobs(CORNERS)
+    points = np.concatenate([points, np.full((1, 2), 30, np.float32)])
+    labels = np.append(blob, 4)
+    groups = Linear.fit(points, labels, seed=0)
+    assert_array_equal(groups.predict(points), labels)
+
+
+def test_the_papers_single_k_is_the_kmeans_itself():
+    points, _ = blobs(CORNERS, std=3)
+    single = dataclasses.replace(CLUSTERER, n_pseudo_labels=2, n_neighbors=None)
+    found = single.pseudo_labels(points, seed=0)
+    groups = find_groups(found, points, [], single, seed=0)
+    assert isinstance(groups, NearestCenter)
+    assert_array_equal(groups.centers, found.clusters.centers)
+    assert_array_equal(groups.predict(points, "faiss", CPU), found.labels)
+
+
+def test_group_means():
+    features = np.arange(12, dtype=np.float32).reshape(6, 2)
+    means = group_means(features, np.array([0, 1, 0, 1, 1, 0]))
+    assert_allclose(means, [features[[0, 2, 5]].mean(0), features[[1, 3, 4]].mean(0)])

@@ -1,0 +1,67 @@
+"""Stability tells a trained network from an untrained one, without labels."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from skdeepcluster import DeepClusterEstimator
+from skdeepcluster._augment import Jitter
+from skdeepcluster._images import Source
+from skdeepcluster._stability import MILD_CROP, mild_view, stability
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(digits_images):
+    return DeepClusterEstimator(10, max_iter=2, random_state=0).fit(
+        digits_images[0][:600]
+    )
+
+
+def of(model, images, n_clusters=10):
+    source = Source(images[:, None])
+    return stability(model.module_, source, n_clusters, CPU, torch.float32)
+
+
+def test_training_gains_and_the_history_says_how_much(trained, digits_images):
+    gains = [record["gain"] for record in trained.history_]
+    assert len(gains) == 2
+    assert all(0.1 < gain < 1 for gain in gains)
+    fresh = copy.deepcopy(trained)
+    for layer in fresh.module_.trunk.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    held_out = digits_images[0][600:1200]
+    assert of(trained, held_out) > of(fresh, held_out) + 0.1
+
+
+def test_bounds(trained, digits_images):
+    images = digits_images[0][:100]
+    assert 0 <= of(trained, images) < 1
+    assert of(trained, images) == of(trained, images)
+    assert of(trained, images, n_clusters=1) == 0
+    assert 0 <= of(trained, images[:2]) < 1
+    assert of(trained, np.zeros((20, 8, 8), np.uint8)) == 0
+
+
+def test_views_are_of_images_and_of_rows():
+    assert mild_view(Source(np.zeros((2, 1, 8, 8)))) is MILD_CROP
+    assert isinstance(mild_view(Source(np.zeros((2, 8)))), Jitter)
+
+
+def test_a_network_that_training_spoils_is_told_of(trained, digits_images):
+    spoiled = DeepClusterEstimator(
+        10,
+        backbone=trained.module_,
+        augment=torch.randn_like,
+        learning_rate=0.03,
+        max_iter=1,
+        random_state=0,
+    )
+    with pytest.warns(ConvergenceWarning, match="no better than at its start"):
+        spoiled.fit(digits_images[0][:300].astype(np.float32))
+    assert spoiled.history_[-1]["gain"] < -0.15
