@@ -7,8 +7,8 @@ import torch
 from sklearn.preprocessing import normalize
 
 from ._empty_clusters import distinct_rows
-from ._kmeans import KMeansResult, kmeans
-from ._neighbors import nearest_rows, spectral_embedding
+from ._kmeans import KMeansResult, assign, kmeans
+from ._neighbors import spectral_embedding
 from ._whitening import Projection, fit_projection
 
 GRAPH_ROWS = 20_000  # largest graph; of more rows, a random sample stands for all
@@ -110,7 +110,8 @@ class Clusterer:
         n_components = max(2, min(self.n_clusters, MAX_EIGENVECTORS))
         embedding = spectral_embedding(nodes, self.n_neighbors, n_components)
         if len(rows) < len(points):
-            return embedding[nearest_rows(nodes, points)]
+            computing = {"backend": self.backend, "device": self.device}
+            return embedding[assign(points, nodes, **computing)[0]]
         in_order = np.empty_like(embedding, shape=(len(points), embedding.shape[1]))
         in_order[rows] = embedding[place]
         return in_order

@@ -1,7 +1,6 @@
 """DeepClusterEstimator: parameters, validation, fitted attributes; no algorithm."""
 
 import copy
-import math
 import warnings
 from collections import deque
 from numbers import Integral, Real
@@ -18,32 +17,22 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import (
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted
 
 from ._convnets import build_network
 from ._defaults import resolve
 from ._device import limited_threads, resolve_device
 from ._features import embed
 from ._groups import AVERAGED_ROUNDS, find_groups, group_means
-from ._images import (
-    Source,
-    as_array,
-    check_finite,
-    checked_shape,
-    is_table,
-    read_images,
-    read_rows,
-)
+from ._history import line
+from ._images import Source
 from ._loop import alternate
 from ._neighbors import nearest_neighbors
 from ._pixels import embed_pixels, fit_pixels
 from ._random import Streams, isolated_torch_rng
 from ._stability import mild_view
 from ._symptoms import final_symptoms, round_symptoms
+from ._validation import class_labels, read
 from .metrics import reproduced_information
 
 STATISTICS_ROWS = 10_000  # images whose mean and scale stand for all
@@ -197,11 +186,11 @@ class DeepClusterEstimator(
     history_ : list of dict
         One entry a round: `n_pseudo_labels` trained on; `loss`; `gain`, how much
         better clusters of the features survive slight changes of the images than
-        before training; `inertia`;
-        `nmi_previous`, to the previous round's pseudo-labels (Fig. 2b of the paper);
-        `nmi_y` where `y` was given; `n_empty_before` and `n_empty_after` repair;
-        `largest_cluster` and `smallest_cluster` in images; `seconds_sample`,
-        `seconds_train`, `seconds_embed` and `seconds_cluster`.
+        before training; `inertia`; `nmi_previous`, to the previous round's
+        pseudo-labels (Fig. 2b of the paper); `nmi_y` where `y` was given;
+        `n_empty_before` and `n_empty_after` repair; `largest_cluster` and
+        `smallest_cluster` in images; `seconds_sample`, `seconds_train`,
+        `seconds_embed`, `seconds_cluster` and `seconds_judge`, which is for `gain`.
         `pandas.DataFrame(history_)` is a table.
 
     module_ : torch.nn.Module
@@ -371,10 +360,10 @@ class DeepClusterEstimator(
         Warns
         -----
         ConvergenceWarning
-            After the round that shows it, if the network learns nothing or one
-            pseudo-label takes most images; at the end, if the network is worse than
-            before training, the pseudo-labels did not settle, or there are fewer
-            groups than `n_clusters`. It names the parameter to change.
+            After the round that shows it, if the network has learned nothing for two
+            rounds or one pseudo-label takes most images; at the end, if the network is
+            worse than before training, the pseudo-labels did not settle, or there are
+            fewer groups than `n_clusters`. It names the parameter to change.
         """
         self._fit(X, y)
         return self
@@ -412,7 +401,7 @@ class DeepClusterEstimator(
             feature has about zero mean and unit variance over the training images.
         """
         check_is_fitted(self)
-        return self._embed(self._read(X))
+        return self._embed(read(self, X))
 
     def predict(self, X):
         """Assign images to the groups found in `fit`.
@@ -428,7 +417,7 @@ class DeepClusterEstimator(
             Group of each image. For the images of `fit` this equals `labels_`.
         """
         check_is_fitted(self)
-        return self._assign(self._embed(self._read(X)))
+        return self._assign(self._embed(read(self, X)))
 
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the groups are.
@@ -452,7 +441,7 @@ class DeepClusterEstimator(
             gives. Larger is better, also between different `n_clusters`.
         """
         check_is_fitted(self)
-        source = self._read(X)
+        source = read(self, X)
         if len(source) < 2:
             raise ValueError("score compares images: pass at least 2.")
         rows = Streams(0).sample("score", len(source), SCORE_ROWS)
@@ -478,8 +467,8 @@ class DeepClusterEstimator(
 
     def _fit_validated(self, X, y) -> np.ndarray:
         warm = self.warm_start and hasattr(self, "module_")
-        source = self._read(X, reset=not warm)
-        y = _class_labels(y, len(source))
+        source = read(self, X, reset=not warm)
+        y = class_labels(y, len(source))
         streams = Streams.from_random_state(self.random_state)
         recipe, clusterer = resolve(self.get_params(deep=False), source, streams)
         history = list(self.history_) if warm else []
@@ -506,8 +495,8 @@ class DeepClusterEstimator(
                     nmi_y = normalized_mutual_info_score(y, state.found.labels)
                     state.record["nmi_y"] = float(nmi_y)
                 if self.verbose:
-                    print(_line(state.record))
-                symptoms = round_symptoms(state.record, len(source))
+                    print(line(state.record))
+                symptoms = round_symptoms(history, len(source))
                 for words in [w for name, w in symptoms.items() if name not in told]:
                     warnings.warn(words, ConvergenceWarning, stacklevel=5)
                 told |= symptoms.keys()
@@ -521,7 +510,12 @@ class DeepClusterEstimator(
         self.n_iter_ = len(history)
         self.inertia_ = state.found.clusters.inertia
         self._groups = find_groups(
-            state.found, state.features, list(views), clusterer, streams.seed("groups")
+            state.found,
+            state.features,
+            state.rows,
+            list(views),
+            clusterer,
+            streams.seed("groups"),
         )
         self._n_features_out = network.n_features
         self.labels_ = self._assign(state.features)
@@ -531,43 +525,6 @@ class DeepClusterEstimator(
             warnings.warn(words, ConvergenceWarning, stacklevel=5)
         return state.features
 
-    def _read(self, X, reset: bool = False) -> Source:
-        """Validate X, set or check what fit has seen, and return its source."""
-        shape = checked_shape(self.image_shape) if reset else self.image_shape_
-        X = X if is_table(X) else as_array(X)
-        if getattr(X, "ndim", 2) in (3, 4):
-            if not reset and shape is None:
-                raise ValueError(
-                    f"X has shape {X.shape}, but fit saw rows of {self.n_features_in_} "
-                    "values. Pass rows (n, n_features)."
-                )
-            source = read_images(X, shape, fitted=not reset)
-            if reset:
-                self.n_features_in_ = math.prod(source.shape)
-                vars(self).pop("feature_names_in_", None)
-        else:
-            if not reset and shape is not None and self.image_shape is None:
-                raise ValueError(
-                    f"X has 2 dimensions, but fit saw images of shape {shape}. Reshape "
-                    f"X to (n, {', '.join(map(str, shape))})."
-                )
-            # What is in the list of dtypes stays as it is, in particular uint8.
-            values = validate_data(
-                self,
-                X,
-                reset=reset,
-                dtype=[np.float32, np.float64, np.uint8, np.float16],
-                ensure_all_finite=False,
-            )
-            source = read_rows(values, shape)
-        if reset and len(source) < 2:
-            raise ValueError(
-                "Found array with 1 sample(s) (n_samples=1) while a minimum of 2 is "
-                "required: one image cannot be clustered."
-            )
-        check_finite(source)
-        return source
-
     def _embed(self, source: Source, augment=None) -> np.ndarray:
         with limited_threads(self.n_jobs):
             self.module_.to(self.device_)
@@ -575,7 +532,7 @@ class DeepClusterEstimator(
 
     def _assign(self, features: np.ndarray) -> np.ndarray:
         with limited_threads(self.n_jobs):
-            return self._groups.predict(features, self.kmeans_backend, self.device_)
+            return self._groups.predict(features)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")
@@ -600,27 +557,3 @@ class DeepClusterEstimator(
                 resolve_device(self.device_)
             except ValueError:
                 self.device_ = torch.device("cpu")
-
-
-def _class_labels(y, n: int) -> np.ndarray | None:
-    """Return y where it holds one class for each image, else None."""
-    if y is None:
-        return None
-    y = np.asarray(y)
-    if y.shape[:1] != (n,):
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: X has {n}, "
-            f"y has shape {y.shape}."
-        )
-    return y if y.ndim == 1 and type_of_target(y) in ("binary", "multiclass") else None
-
-
-def _line(record: dict) -> str:
-    seconds = sum(v for name, v in record.items() if name.startswith("seconds_"))
-    nmi_y = f"  NMI to y {record['nmi_y']:.3f}" if "nmi_y" in record else ""
-    return (
-        f"round {record['round']:3d}  loss {record['loss']:.3f}  "
-        f"NMI to previous {record['nmi_previous']:.3f}{nmi_y}  "
-        f"empty {record['n_empty_before']}  largest {record['largest_cluster']}  "
-        f"{seconds:.1f} s"
-    )

@@ -4,7 +4,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.linalg import eigh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -12,12 +11,16 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from ._clustering import MAX_EIGENVECTORS, Clusterer, PseudoLabels
 from ._kmeans import assign
+from ._random import Streams
 from ._whitening import Projection
 
 AVERAGED_ROUNDS = 4  # last rounds whose views the groups are clusters of
-DIFFUSION_STEPS = 4  # of a random walk between images that are taken for each other
-CLASSIFIER_ROWS = 20_000  # images that the classifier of the groups learns from, or
+GROUPED_ROWS = 20_000  # images that stand for all when groups are made, or
 ROWS_PER_GROUP = 50  # as many for each group, where those are more
+DIFFUSION_STEPS = 4  # of a random walk between images that are taken for each other
+RESTARTS = 50  # of the k-means that makes groups, few of which end at the best,
+RESTARTED_GROUPS = 2000  # less where this is less than restarts times groups,
+MIN_RESTARTS = 5  # down to these
 STRENGTHS = [0.1, 10.0, 1000.0]  # inverse penalties, tried until no group is lost
 PREDICTED_ROWS = 8192  # at once
 
@@ -44,14 +47,23 @@ def diffusion_map(probabilities: np.ndarray, n_clusters: int) -> np.ndarray:
     """
     scaled = probabilities / np.sqrt(probabilities.sum(axis=0) + 1e-9)
     k = scaled.shape[1]
-    leading = [max(0, k - min(2 * n_clusters, MAX_EIGENVECTORS)), k - 1]
+    # A third more eigenvectors than groups: fewer hide kinds that are small, more let
+    # k-means cut through large ones.
+    n_vectors = min(n_clusters + n_clusters // 3, MAX_EIGENVECTORS, k)
+    leading = [k - n_vectors, k - 1]
     values, vectors = eigh(scaled.T @ scaled, subset_by_index=leading)
     return normalize(scaled @ (vectors * values.clip(0) ** DIFFUSION_STEPS))
+
+
+def grouped_rows(n: int, n_clusters: int, streams: Streams) -> np.ndarray:
+    """Return the rows that stand for all `n` when groups are made, in order."""
+    return streams.sample("groups", n, max(GROUPED_ROWS, ROWS_PER_GROUP * n_clusters))
 
 
 def find_groups(
     last: PseudoLabels,
     features: np.ndarray,
+    rows: np.ndarray,
     views: list[np.ndarray],
     clusterer: Clusterer,
     seed: int,
@@ -68,19 +80,23 @@ def find_groups(
         Of the last round.
     features : ndarray of shape (n, d), float32
         Of the last round.
-    views : list of ndarrays with n rows
+    rows : ndarray of shape (m,), int
+        Rows of the features that the views are of.
+    views : list of ndarrays with m rows
         The last rounds' diffusion maps; unused with a single k.
     clusterer : Clusterer
     seed : int
     """
     if not clusterer.single:
-        merged = clusterer.kmeans(
-            np.hstack(views), clusterer.n_clusters, seed, n_init=10
-        )
-        return Linear.fit(features, merged.labels, seed)
+        k = clusterer.n_clusters
+        n_init = max(MIN_RESTARTS, min(RESTARTS, RESTARTED_GROUPS // k))
+        merged = clusterer.kmeans(np.hstack(views), k, seed, n_init)
+        return Linear.fit(features[rows], merged.labels)
     if last.embedding is None:
         return NearestCenter(last.projection, last.clusters.centers)
-    return Linear.fit(features, last.labels, seed)
+    firsts = np.unique(last.labels, return_index=True)[1]
+    rows = np.union1d(rows, firsts)  # every group has one
+    return Linear.fit(features[rows], last.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -90,12 +106,9 @@ class NearestCenter:
     projection: Projection  # of features to the points that centres are compared with
     centers: np.ndarray  # float32 (n_groups, m)
 
-    def predict(
-        self, features: np.ndarray, backend: str, device: torch.device
-    ) -> np.ndarray:
+    def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the group of each row, int32 (n,)."""
-        points = self.projection(features)
-        return assign(points, self.centers, backend=backend, device=device)[0]
+        return assign(self.projection(features), self.centers)[0]
 
 
 @dataclass(frozen=True)
@@ -106,22 +119,18 @@ class Linear:
     bias: np.ndarray  # float64 (n_groups,)
 
     @classmethod
-    def fit(cls, features: np.ndarray, labels: np.ndarray, seed: int) -> "Linear":
+    def fit(cls, features: np.ndarray, labels: np.ndarray) -> "Linear":
         """Learn to tell `labels`, consecutive from 0, each of which has a row."""
         n_groups = int(labels.max()) + 1
         if n_groups == 1:
             return cls(np.zeros((features.shape[1], 1)), np.zeros(1))
-        size = max(CLASSIFIER_ROWS, ROWS_PER_GROUP * n_groups)
-        sample = np.random.default_rng(seed).permutation(len(labels))[:size]
-        firsts = np.unique(labels, return_index=True)[1]
-        rows = np.union1d(sample, firsts)
-        scaler = StandardScaler().fit(features[rows])
-        points = scaler.transform(features[rows])
+        scaler = StandardScaler().fit(features)
+        points = scaler.transform(features)
         for strength in STRENGTHS:
             model = LogisticRegression(C=strength, max_iter=200)
             with warnings.catch_warnings():  # nearly converged is good enough
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(points, labels[rows])
+                model.fit(points, labels)
             coefficients, bias = model.coef_, model.intercept_
             if n_groups == 2:  # scikit-learn keeps only those of the second
                 coefficients = np.vstack([-coefficients, coefficients]) / 2
@@ -133,7 +142,7 @@ class Linear:
                 break
         return cls(groups.weights[:, told], groups.bias[told])
 
-    def predict(self, features: np.ndarray, *_) -> np.ndarray:
+    def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the group of each row, int32 (n,)."""
         labels = np.empty(len(features), np.int32)
         for start in range(0, len(features), PREDICTED_ROWS):

@@ -1,24 +1,22 @@
 """The alternation of DeepCluster: cluster the features, train on the clusters."""
 
-import functools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import normalized_mutual_info_score
 
 from ._augment import Augment
 from ._clustering import Clusterer, PseudoLabels
 from ._convnets import Network, new_head
 from ._features import embed
-from ._groups import diffusion_map
+from ._groups import diffusion_map, grouped_rows
+from ._history import Clock, make_record
 from ._images import Source
 from ._pixels import embed_pixels, fit_pixels
 from ._random import Streams
 from ._sampling import epoch_rows, loss_weights
-from ._stability import stability
+from ._stability import mild_view, stability
 from ._training import batches, calibrate, train_epoch
 
 CALIBRATION_ROWS = 4096
@@ -51,7 +49,8 @@ class Round:
     record: dict  # one entry of the estimator's `history_`
     features: np.ndarray  # float32 (n, d), of the network as it is now
     found: PseudoLabels  # of these features
-    view: np.ndarray | None  # float32 (n, m), what it contributes to merged groups
+    view: np.ndarray | None  # float32, what it contributes to groups: a row for each of
+    rows: np.ndarray  # images that stand for all
 
 
 def alternate(
@@ -84,14 +83,15 @@ def alternate(
     network.to(recipe.device, memory_format=layout)
     sample = streams.sample("calibration", n, CALIBRATION_ROWS)
     calibrate(network, source, sample, **computing)
-    judge = functools.partial(
-        stability,
-        source=Source(source.values[streams.sample("stability", n, STABILITY_ROWS)]),
-        n_clusters=clusterer.n_clusters,
-        device=recipe.device,
-        dtype=recipe.dtype,
-    )
-    start = judge(network)
+    grouped = grouped_rows(n, clusterer.n_clusters, streams)
+    judged = streams.sample("stability", n, STABILITY_ROWS)
+    few = Source(source.values[judged])
+
+    def judge(seen: np.ndarray) -> float:
+        view = embed(network, few, recipe.device, recipe.dtype, mild_view(few))
+        return stability(seen, view, clusterer.n_clusters)
+
+    start = judge(embed(network, few, recipe.device, recipe.dtype))
     seed = streams.seed("kmeans", n_done)
     if recipe.init == "pixels" and not n_done:
         rows = streams.sample("pixels", n, PIXEL_ROWS)
@@ -107,7 +107,7 @@ def alternate(
         optimizer, recipe.max_iter * recipe.epochs_per_iter * n_steps
     )
     for index in range(n_done + 1, n_done + recipe.max_iter + 1):
-        clock = _Clock()
+        clock = Clock()
         labels, n_labels = found.labels, int(found.labels.max()) + 1
         head = new_head(network.n_features, n_labels, streams.torch("head", index))
         head.to(recipe.device)
@@ -144,11 +144,13 @@ def alternate(
         found = clusterer.pseudo_labels(features, seed)
         view = None
         if not clusterer.single:
-            view = diffusion_map(predict_labels(head, features), clusterer.n_clusters)
+            predicted = predict_labels(head, features[grouped])
+            view = diffusion_map(predicted, clusterer.n_clusters)
         clock.tick("cluster")
-        gain = judge(network) - start
-        record = _record(index, n_labels, losses, gain, labels, found, clock)
-        yield Round(record, features, found, view)
+        gain = judge(features[judged]) - start
+        clock.tick("judge")
+        record = make_record(index, n_labels, losses, gain, labels, found, clock)
+        yield Round(record, features, found, view, grouped)
 
 
 def predict_labels(head: torch.nn.Linear, features: np.ndarray) -> np.ndarray:
@@ -173,42 +175,3 @@ def _sgd(module: torch.nn.Module, recipe: Recipe, pace: float) -> torch.optim.SG
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-
-
-def _record(
-    index: int,
-    n_labels: int,
-    losses: list[float],
-    gain: float,
-    previous: np.ndarray,
-    found: PseudoLabels,
-    clock: "_Clock",
-) -> dict:
-    clusters, sizes = found.clusters, np.bincount(found.labels)
-    return {
-        "round": index,
-        "n_pseudo_labels": n_labels,
-        "loss": float(np.mean(losses)),
-        "gain": gain,
-        "inertia": clusters.inertia,
-        "nmi_previous": float(normalized_mutual_info_score(previous, found.labels)),
-        "n_empty_before": clusters.n_empty_before,
-        "n_empty_after": clusters.n_empty_after,
-        "largest_cluster": int(sizes.max()),
-        "smallest_cluster": int(sizes.min()),
-        **{f"seconds_{phase}": spent for phase, spent in clock.spent.items()},
-    }
-
-
-class _Clock:
-    """Seconds of wall time by phase."""
-
-    def __init__(self):
-        self.spent: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def tick(self, phase: str) -> None:
-        """Book the time since the last tick on `phase`."""
-        now = time.perf_counter()
-        self.spent[phase] = self.spent.get(phase, 0.0) + now - self.last
-        self.last = now

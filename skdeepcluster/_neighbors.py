@@ -41,13 +41,6 @@ def nearest_neighbors(
     return found[~own].reshape(shape), distances[~own].reshape(shape).clip(min=0)
 
 
-def nearest_rows(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the index of the nearest of `points` for each of `others`, (n,) int64."""
-    index = faiss.IndexFlatL2(points.shape[1])
-    index.add(points)
-    return index.search(others, 1)[1][:, 0]
-
-
 def spectral_embedding(
     points: np.ndarray, n_neighbors: int, n_components: int
 ) -> np.ndarray:

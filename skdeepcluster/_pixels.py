@@ -2,12 +2,12 @@
 
 import math
 
-import faiss
 import numpy as np
 import torch
 
 from ._images import Source
-from ._kmeans import kmeans
+from ._kmeans import assign, kmeans
+from ._neighbors import nearest_neighbors
 from ._whitening import Projection, fit_projection
 
 MAX_VALUES = 1024  # of an image whose principal components are taken
@@ -46,18 +46,15 @@ def is_mirror_symmetric(source: Source, rows: np.ndarray, n_clusters: int) -> bo
         embed_pixels(Source(images), projection)
         for images in (sample, sample[..., ::-1])
     )
-    index = faiss.IndexFlatL2(points.shape[1])
-    index.add(points)
-    distances, nearest = index.search(points, 2)
-    other_distances, other_nearest = index.search(mirrored, 1)
+    nearest, distances = nearest_neighbors(points, 1)
+    other_nearest, other_distances = assign(mirrored, points)
     k = min(n_clusters, len(points))
     clusters = kmeans(points, k, n_init=3, empty_clusters="drop", seed=0).labels
-    own = np.mean(clusters[nearest[:, 1]] == clusters)
-    other = np.mean(clusters[other_nearest[:, 0]] == clusters)
+    own = np.mean(clusters[nearest[:, 0]] == clusters)
+    other = np.mean(clusters[other_nearest] == clusters)
     # Distances are squared.
-    fits_in = np.median(other_distances) <= SYMMETRY_RATIO**2 * np.median(
-        distances[:, 1]
-    )
+    farthest = SYMMETRY_RATIO**2 * np.median(distances)
+    fits_in = np.median(other_distances) <= farthest
     return bool(fits_in and other >= SYMMETRY_SHARE * own)
 
 

@@ -1,11 +1,8 @@
 """Whether clusters of features survive slight changes of the images."""
 
 import numpy as np
-import torch
 
 from ._augment import Augment, Jitter, RandomCrop
-from ._convnets import Network
-from ._features import embed
 from ._images import Source
 from ._kmeans import assign, kmeans
 from ._whitening import fit_projection
@@ -20,24 +17,28 @@ def mild_view(source: Source) -> Augment:
     return MILD_CROP if len(source.shape) == 3 else Jitter()
 
 
-def stability(
-    network: Network,
-    source: Source,
-    n_clusters: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> float:
+def stability(features: np.ndarray, viewed: np.ndarray, n_clusters: int) -> float:
     """Return how well k-means on the features tells items again by a slight change.
 
-    In [0, 1), see `metrics.reproduced_information`; without labels it tells a trained
-    network from an untrained one. Features that are not finite have none.
+    Without labels it tells a trained network from an untrained one.
+
+    Parameters
+    ----------
+    features, viewed : ndarrays of shape (n, d), float32
+        Of items, and of the same items after a slight change.
+    n_clusters : int
+        Fewer are made where there are not as many items.
+
+    Returns
+    -------
+    stability : float
+        In [0, 1), see `metrics.reproduced_information`. Features that are not finite
+        have none.
     """
-    seen = embed(network, source, device, dtype)
-    viewed = embed(network, source, device, dtype, mild_view(source))
-    if not np.isfinite(seen.sum() + viewed.sum()):
+    if not np.isfinite(features.sum() + viewed.sum()):
         return 0.0
-    projection = fit_projection(seen, "auto", whiten=False, normalize=True)
-    k = min(n_clusters, len(source))
-    found = kmeans(projection(seen), k, n_init=3, empty_clusters="drop", seed=0)
+    projection = fit_projection(features, "auto", whiten=False, normalize=True)
+    k = min(n_clusters, len(features))
+    found = kmeans(projection(features), k, n_init=3, empty_clusters="drop", seed=0)
     again, _ = assign(projection(viewed), found.centers)
     return reproduced_information(found.labels, again)

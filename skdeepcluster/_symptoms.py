@@ -9,30 +9,32 @@ WORSE = -0.15  # gain of the features' stability over the start
 UNSETTLED = 0.4  # NMI between the pseudo-labels of successive rounds
 
 
-def round_symptoms(record: dict, n_images: int) -> dict[str, str]:
+def round_symptoms(history: list[dict], n_images: int) -> dict[str, str]:
     """Return what is wrong after a round, in words by name; empty if nothing.
 
     Parameters
     ----------
-    record : dict
-        The round's entry of `history_`.
+    history : list of dict
+        `history_` up to that round.
     n_images : int
     """
     found = {}
-    name, k = record["round"], record["n_pseudo_labels"]
-    if record["loss"] > GUESSING * math.log(k) > 0:
+    record = history[-1]
+    # Where kinds are simple, a first round of few steps may only just have begun.
+    if len(history) > 1 and _is_guessing(record) and _is_guessing(history[-2]):
+        k = record["n_pseudo_labels"]
         found["guessing"] = (
-            f"The network learned nothing in round {name}: its loss is "
+            f"The network learned nothing in two rounds: its loss is "
             f"{record['loss']:.2f}, and guessing among {k} pseudo-labels makes "
             f"{math.log(k):.2f}. Raise epochs_per_iter, change learning_rate, or set "
             "head_norm='batch'."
         )
     share = record["largest_cluster"] / n_images
-    if k >= FEWEST_LABELS and share > GIANT:
+    if record["n_pseudo_labels"] >= FEWEST_LABELS and share > GIANT:
         found["giant"] = (
-            f"After round {name} one pseudo-label holds {share:.0%} of the images: the "
-            "features collapse, or most images are alike. Set balance='uniform', and "
-            "lower learning_rate."
+            f"After round {record['round']} one pseudo-label holds {share:.0%} of the "
+            "images: the features collapse, or most images are alike. Set "
+            "balance='uniform', and lower learning_rate."
         )
     return found
 
@@ -62,3 +64,7 @@ def final_symptoms(history: list[dict], n_groups: int, n_clusters: int) -> list[
             "n_clusters, or raise max_iter."
         )
     return found
+
+
+def _is_guessing(record: dict) -> bool:
+    return record["loss"] > GUESSING * math.log(record["n_pseudo_labels"]) > 0

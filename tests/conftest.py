@@ -3,7 +3,10 @@
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
+
+from skdeepcluster._clustering import Clusterer
 
 # The same examples in every run, so that a failure can be repeated. To search for new
 # ones: pytest --hypothesis-profile=default
@@ -16,3 +19,19 @@ def digits_images():
     """All 1,797 digits: uint8 images (n, 8, 8) over 0..255, and int labels (n,)."""
     digits = load_digits()
     return (digits.images * 255 / 16).astype(np.uint8), digits.target
+
+
+@pytest.fixture
+def clusterer():
+    """Of two groups, and as plain as it gets: features are clustered as they are."""
+    return Clusterer(
+        n_clusters=2,
+        n_pseudo_labels=12,
+        n_neighbors=10,
+        n_components="auto",
+        whiten=False,
+        normalize=False,
+        empty_clusters="split",
+        backend="faiss",
+        device=torch.device("cpu"),
+    )

@@ -4,28 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 
 from skdeepcluster import _clustering
-from skdeepcluster._clustering import Clusterer, PseudoLabels
+from skdeepcluster._clustering import PseudoLabels
 from skdeepcluster._kmeans import KMeansResult
-
-CPU = torch.device("cpu")
-CLUSTERER = Clusterer(
-    n_clusters=2,
-    n_pseudo_labels=12,
-    n_neighbors=10,
-    n_components="auto",
-    whiten=False,
-    normalize=False,
-    empty_clusters="split",
-    backend="faiss",
-    device=CPU,
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,34 +20,34 @@ def moons():
     return points.astype(np.float32), moon
 
 
-def test_first_labels_follow_the_graph_where_kmeans_cuts_through(moons):
+def test_first_labels_follow_the_graph_where_kmeans_cuts_through(moons, clusterer):
     points, moon = moons
-    single = dataclasses.replace(CLUSTERER, n_pseudo_labels=2)
+    single = dataclasses.replace(clusterer, n_pseudo_labels=2)
     labels = single.first_labels(points, seed=0).labels
     assert adjusted_rand_score(moon, labels) > 0.95
     cut = KMeans(2, n_init=10, random_state=0).fit_predict(points)
     assert adjusted_rand_score(moon, cut) < 0.5
 
 
-def test_parts_far_apart_are_divided_without_a_warning():
+def test_parts_far_apart_are_divided_without_a_warning(clusterer):
     corners = 100 * np.eye(4)
     points, part = make_blobs(400, centers=corners, random_state=0)
-    labels = CLUSTERER.first_labels(points.astype(np.float32), seed=0).labels
+    labels = clusterer.first_labels(points.astype(np.float32), seed=0).labels
     assert_array_equal(np.unique(labels), np.arange(12))
     for label in range(12):
         assert len(set(part[labels == label])) == 1
 
 
-def test_a_sample_stands_for_many_rows(moons, monkeypatch):
+def test_a_sample_stands_for_many_rows(moons, monkeypatch, clusterer):
     points, moon = moons
     monkeypatch.setattr(_clustering, "GRAPH_ROWS", 200)
-    single = dataclasses.replace(CLUSTERER, n_pseudo_labels=2)
+    single = dataclasses.replace(clusterer, n_pseudo_labels=2)
     assert adjusted_rand_score(moon, single.first_labels(points, seed=0).labels) > 0.95
 
 
 @pytest.mark.parametrize("n_neighbors", [None, 10])
-def test_pseudo_labels_are_labels_of_every_row(moons, n_neighbors):
-    clusterer = dataclasses.replace(CLUSTERER, n_neighbors=n_neighbors)
+def test_pseudo_labels_are_labels_of_every_row(moons, n_neighbors, clusterer):
+    clusterer = dataclasses.replace(clusterer, n_neighbors=n_neighbors)
     found = clusterer.pseudo_labels(moons[0], seed=0)
     assert found.labels.shape == (600,)
     assert_array_equal(np.unique(found.labels), np.arange(12))
@@ -69,17 +55,17 @@ def test_pseudo_labels_are_labels_of_every_row(moons, n_neighbors):
     assert_allclose(found.projection(moons[0]), found.points)
 
 
-def test_rows_that_repeat_get_one_pseudo_label(moons):
+def test_rows_that_repeat_get_one_pseudo_label(moons, clusterer):
     points = np.repeat(moons[0][:100], 6, axis=0)
-    labels = CLUSTERER.pseudo_labels(points, seed=0).labels.reshape(100, 6)
+    labels = clusterer.pseudo_labels(points, seed=0).labels.reshape(100, 6)
     assert (labels == labels[:, :1]).all()
 
 
 @pytest.mark.parametrize("n_distinct", [1, 2, 5])
-def test_few_distinct_rows_need_no_graph(n_distinct):
+def test_few_distinct_rows_need_no_graph(n_distinct, clusterer):
     distinct = np.random.default_rng(0).standard_normal((n_distinct, 3))
     points = np.tile(distinct.astype(np.float32), (20, 1))
-    clusterer = dataclasses.replace(CLUSTERER, empty_clusters="drop")
+    clusterer = dataclasses.replace(clusterer, empty_clusters="drop")
     found = clusterer.pseudo_labels(points, seed=0)
     assert found.embedding is None
     assert_array_equal(np.unique(found.labels), np.arange(n_distinct))

@@ -4,32 +4,20 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from skdeepcluster._clustering import Clusterer
 from skdeepcluster._groups import (
     Linear,
     NearestCenter,
     diffusion_map,
     find_groups,
     group_means,
+    grouped_rows,
 )
+from skdeepcluster._random import Streams
 
-CPU = torch.device("cpu")
-CLUSTERER = Clusterer(
-    n_clusters=2,
-    n_pseudo_labels=12,
-    n_neighbors=10,
-    n_components="auto",
-    whiten=False,
-    normalize=False,
-    empty_clusters="split",
-    backend="faiss",
-    device=CPU,
-)
 CORNERS = [[0, 0], [0, 9], [9, 0], [9, 9]]
 PARTNERS = [[1, 0, 3, 2], [3, 2, 1, 0]]
 
@@ -51,14 +39,16 @@ def merged(blob, partner):
 
 
 @pytest.mark.parametrize("partner", PARTNERS)
-def test_confused_pseudo_labels_belong_together(partner):
+def test_confused_pseudo_labels_belong_together(partner, clusterer):
     """Four equal blobs, of which the head takes each for its partner."""
     points, blob = blobs(CORNERS)
-    clusterer = dataclasses.replace(CLUSTERER, n_pseudo_labels=4, n_neighbors=None)
+    clusterer = dataclasses.replace(clusterer, n_pseudo_labels=4, n_neighbors=None)
     found = clusterer.pseudo_labels(points, seed=0)
     sure = confident(blob)
     view = diffusion_map(0.6 * sure + 0.4 * sure[:, partner], 2)
-    groups = find_groups(found, confident(blob), [view], clusterer, seed=0)
+    groups = find_groups(
+        found, confident(blob), np.arange(400), [view], clusterer, seed=0
+    )
     assert groups.weights.shape == (4, 2)
     told = groups.predict(confident(blob))
     assert adjusted_rand_score(merged(blob, partner), told) == 1
@@ -81,7 +71,7 @@ def test_diffusion_map_has_unit_rows_and_bounded_width(k):
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(k, 0.1), 500).astype(np.float32)
     view = diffusion_map(probabilities, 10)
-    assert view.shape == (500, min(k, 20))
+    assert view.shape == (500, min(k, 13))
     assert view.dtype == np.float32
     assert_allclose(np.linalg.norm(view, axis=1), 1, rtol=1e-4)
     assert diffusion_map(probabilities, 1000).shape[1] <= 100
@@ -96,7 +86,7 @@ def test_pseudo_labels_that_nothing_is_predicted_as_do_no_harm():
 @pytest.mark.parametrize("n_groups", [1, 2, 3])
 def test_linear_tells_new_rows_as_it_tells_old_ones(n_groups):
     points, blob = blobs(CORNERS[:n_groups])
-    groups = Linear.fit(points, blob, seed=0)
+    groups = Linear.fit(points, blob)
     assert_array_equal(groups.predict(points), blob)
     new, new_blob = blobs(CORNERS[:n_groups], seed=1)
     assert_array_equal(groups.predict(new), new_blob)
@@ -107,7 +97,7 @@ def test_linear_tells_new_rows_as_it_tells_old_ones(n_groups):
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_linear_does_not_mind_scale_and_offset(scale):
     points, blob = blobs(CORNERS)
-    groups = Linear.fit(scale * (points + 50), blob, seed=0)
+    groups = Linear.fit(scale * (points + 50), blob)
     assert_array_equal(groups.predict(scale * (points + 50)), blob)
 
 
@@ -116,37 +106,58 @@ def test_a_tiny_group_inside_another_is_not_lost():
     points = rng.standard_normal((500, 20)).astype(np.float32)
     labels = np.zeros(500, np.int32)
     labels[7] = 1
-    assert_array_equal(np.unique(Linear.fit(points, labels, 0).predict(points)), [0, 1])
+    assert_array_equal(np.unique(Linear.fit(points, labels).predict(points)), [0, 1])
 
 
 def test_a_group_that_nothing_tells_goes_and_numbers_stay_consecutive():
     points = np.repeat(np.eye(3, dtype=np.float32), 20, axis=0)
     labels = np.repeat([0, 1, 3], 20).astype(np.int32)
     labels[:3] = 2  # the same row as those of group 0
-    told = Linear.fit(points, labels, seed=0).predict(points)
+    told = Linear.fit(points, labels).predict(points)
     assert_array_equal(told, np.repeat([0, 1, 2], 20))
 
 
-def test_a_sample_is_enough_and_holds_every_group(monkeypatch):
-    from skdeepcluster import _groups
-
-    monkeypatch.setattr(_groups, "CLASSIFIER_ROWS", 30)
-    monkeypatch.setattr(_groups, "ROWS_PER_GROUP", 1)
+def test_a_sample_stands_for_all(clusterer):
+    """Rows that are not in it are told as well."""
     points, blob = blobs(CORNERS)
+    clusterer = dataclasses.replace(clusterer, n_pseudo_labels=4)
+    found = clusterer.pseudo_labels(points, seed=0)
+    rows = np.arange(0, 400, 4)
+    sure = confident(blob[rows])
+    view = diffusion_map(0.6 * sure + 0.4 * sure[:, PARTNERS[0]], 2)
+    groups = find_groups(found, confident(blob), rows, [view], clusterer, seed=0)
+    told = groups.predict(confident(blob))
+    assert adjusted_rand_score(merged(blob, PARTNERS[0]), told) == 1
+
+
+def test_with_a_single_k_every_group_has_a_row_in_the_sample(clusterer):
+    points, _ = blobs(CORNERS)
     points = np.concatenate([points, np.full((1, 2), 30, np.float32)])
-    labels = np.append(blob, 4)
-    groups = Linear.fit(points, labels, seed=0)
-    assert_array_equal(groups.predict(points), labels)
-
-
-def test_the_papers_single_k_is_the_kmeans_itself():
-    points, _ = blobs(CORNERS, std=3)
-    single = dataclasses.replace(CLUSTERER, n_pseudo_labels=2, n_neighbors=None)
+    single = dataclasses.replace(clusterer, n_clusters=12)
     found = single.pseudo_labels(points, seed=0)
-    groups = find_groups(found, points, [], single, seed=0)
+    groups = find_groups(found, points, np.arange(20), [], single, seed=0)
+    assert_array_equal(np.unique(groups.predict(points)), np.arange(12))
+
+
+def test_rows_that_stand_for_all_are_few_but_some_for_each_group():
+    def count(n, k):
+        rows = grouped_rows(n, k, Streams(0))
+        assert_array_equal(rows, np.unique(rows))
+        return len(rows)
+
+    assert count(300, 10) == 300
+    assert count(100_000, 10) == 20_000
+    assert count(100_000, 1000) == 50_000
+
+
+def test_the_papers_single_k_is_the_kmeans_itself(clusterer):
+    points, _ = blobs(CORNERS, std=3)
+    single = dataclasses.replace(clusterer, n_pseudo_labels=2, n_neighbors=None)
+    found = single.pseudo_labels(points, seed=0)
+    groups = find_groups(found, points, np.arange(400), [], single, seed=0)
     assert isinstance(groups, NearestCenter)
     assert_array_equal(groups.centers, found.clusters.centers)
-    assert_array_equal(groups.predict(points, "faiss", CPU), found.labels)
+    assert_array_equal(groups.predict(points), found.labels)
 
 
 def test_group_means():

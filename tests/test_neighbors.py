@@ -11,7 +11,6 @@ from sklearn.neighbors import NearestNeighbors
 from skdeepcluster._neighbors import (
     DENSE_ROWS,
     nearest_neighbors,
-    nearest_rows,
     spectral_embedding,
 )
 
@@ -48,13 +47,6 @@ def test_among_duplicates_a_point_is_not_its_own_neighbor(n_distinct, k):
     expected = NearestNeighbors(n_neighbors=k).fit(points).kneighbors()[0]
     assert (distances >= 0).all()
     assert_allclose(distances, expected**2, atol=1e-5)
-
-
-def test_nearest_rows():
-    points, others = RNG.standard_normal((2, 50, 3)).astype(np.float32)
-    apart = np.linalg.norm(others[:, None] - points, axis=2)
-    assert_array_equal(nearest_rows(points, others), apart.argmin(axis=1))
-    assert_array_equal(nearest_rows(points, points[7:9]), [7, 8])
 
 
 # Numbers of points on either side of the choice of the eigensolver.

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._augment import Jitter
+from skdeepcluster._features import embed
 from skdeepcluster._images import Source
 from skdeepcluster._stability import MILD_CROP, mild_view, stability
 
@@ -24,7 +25,11 @@ def trained(digits_images):
 
 def of(model, images, n_clusters=10):
     source = Source(images[:, None])
-    return stability(model.module_, source, n_clusters, CPU, torch.float32)
+    seen, viewed = (
+        embed(model.module_, source, CPU, torch.float32, view)
+        for view in (None, mild_view(source))
+    )
+    return stability(seen, viewed, n_clusters)
 
 
 def test_training_gains_and_the_history_says_how_much(trained, digits_images):

@@ -26,7 +26,7 @@ def rows(**changes):
 
 
 def test_nothing_is_said_of_a_healthy_round():
-    assert round_symptoms(HEALTHY, 1000) == {}
+    assert round_symptoms(rows(), 1000) == {}
     assert final_symptoms(rows(), 10, 10) == []
 
 
@@ -38,10 +38,15 @@ def test_nothing_is_said_of_a_healthy_round():
     ],
 )
 def test_signs_of_a_round(changes, symptom, parameter):
-    found = round_symptoms({**HEALTHY, **changes}, 1000)
+    found = round_symptoms(rows(**changes)[:2], 1000)
     assert list(found) == [symptom]
     assert parameter in found[symptom]
-    assert "round 1" in found[symptom]
+
+
+def test_a_single_round_may_be_too_short_to_learn():
+    assert round_symptoms(rows(loss=3.9)[:1], 1000) == {}
+    assert round_symptoms([*rows(loss=3.9)[:1], *rows()[1:]], 1000) == {}
+    assert round_symptoms([*rows()[:1], *rows(loss=3.9)[1:2]], 1000) == {}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,7 @@ def test_signs_of_a_round(changes, symptom, parameter):
     ],
 )
 def test_few_pseudo_labels_are_no_sign(changes):
-    assert round_symptoms({**HEALTHY, **changes}, 1000) == {}
+    assert round_symptoms(rows(**changes), 1000) == {}
 
 
 def test_signs_at_the_end():
@@ -84,13 +89,12 @@ class Blind(nn.Module):
 
 def test_a_network_that_learns_nothing_is_told_of_once(digits_images):
     model = DeepClusterEstimator(
-        5, backbone=Blind(), max_iter=2, epochs_per_iter=1, random_state=0
+        5, backbone=Blind(), max_iter=3, epochs_per_iter=1, random_state=0
     )
     with pytest.warns(ConvergenceWarning) as caught:
         model.fit(digits_images[0][:300])
     said = [str(w.message) for w in caught if "learned nothing" in str(w.message)]
     assert len(said) == 1
-    assert "in round 1" in said[0]
     assert caught[0].filename == __file__
 
 

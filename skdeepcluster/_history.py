@@ -1,0 +1,60 @@
+"""What a round reports of itself: an entry of `history_`, and its line in print."""
+
+import time
+
+import numpy as np
+from sklearn.metrics import normalized_mutual_info_score
+
+from ._clustering import PseudoLabels
+
+
+class Clock:
+    """Seconds of wall time by phase."""
+
+    def __init__(self):
+        self.spent: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def tick(self, phase: str) -> None:
+        """Book the time since the last tick on `phase`."""
+        now = time.perf_counter()
+        self.spent[phase] = self.spent.get(phase, 0.0) + now - self.last
+        self.last = now
+
+
+def make_record(
+    index: int,
+    n_pseudo_labels: int,
+    losses: list[float],
+    gain: float,
+    previous: np.ndarray,
+    found: PseudoLabels,
+    clock: Clock,
+) -> dict:
+    """Return the entry of a round in the estimator's `history_`."""
+    clusters, sizes = found.clusters, np.bincount(found.labels)
+    return {
+        "round": index,
+        "n_pseudo_labels": n_pseudo_labels,
+        "loss": float(np.mean(losses)),
+        "gain": gain,
+        "inertia": clusters.inertia,
+        "nmi_previous": float(normalized_mutual_info_score(previous, found.labels)),
+        "n_empty_before": clusters.n_empty_before,
+        "n_empty_after": clusters.n_empty_after,
+        "largest_cluster": int(sizes.max()),
+        "smallest_cluster": int(sizes.min()),
+        **{f"seconds_{phase}": spent for phase, spent in clock.spent.items()},
+    }
+
+
+def line(record: dict) -> str:
+    """Return what `verbose=1` prints of a round."""
+    seconds = sum(v for name, v in record.items() if name.startswith("seconds_"))
+    nmi_y = f"  NMI to y {record['nmi_y']:.3f}" if "nmi_y" in record else ""
+    return (
+        f"round {record['round']:3d}  loss {record['loss']:.3f}  "
+        f"NMI to previous {record['nmi_previous']:.3f}{nmi_y}  "
+        f"empty {record['n_empty_before']}  largest {record['largest_cluster']}  "
+        f"{seconds:.1f} s"
+    )
