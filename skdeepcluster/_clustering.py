@@ -12,6 +12,7 @@ from ._neighbors import spectral_embedding
 from ._whitening import Projection, fit_projection
 
 GRAPH_ROWS = 20_000  # largest graph; of more rows, a random sample stands for all
+GRAPH_COMPONENTS = 64  # of the features, at unit length, whose graph it is
 PIXEL_SHARE = 0.1  # length of the pixels beside the first graph's unit rows
 MAX_EIGENVECTORS = 100  # of a graph: their cost grows with the square of their number
 
@@ -69,7 +70,8 @@ class Clusterer:
             features, self.n_components, self.whiten, self.normalize
         )
         points = projection(features)
-        embedding = self._embed_graph(normalize(features), seed)
+        near = fit_projection(features, GRAPH_COMPONENTS, whiten=False, normalize=True)
+        embedding = self._embed_graph(near(features), seed)
         seen = points if embedding is None else np.hstack([points, embedding])
         clusters = self.kmeans(seen, self.n_pseudo_labels, seed)
         return PseudoLabels(clusters, projection, points, embedding)

@@ -10,7 +10,8 @@ from ._convnets import Network
 from ._device import autocast
 from ._images import Source
 
-BATCH_VALUES = 2**20  # input values of one forward pass: 4 MiB of float32
+CACHED_VALUES = 2**17  # input values of one forward pass, whose maps fit into a cache
+BATCH_VALUES = 2**20  # the same on accelerators
 
 
 def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -47,7 +48,8 @@ def embed(
     """
     network.eval()
     generator = torch.Generator().manual_seed(0)
-    step = min(512, max(16, BATCH_VALUES // math.prod(source.shape)))
+    most = CACHED_VALUES if device.type == "cpu" else BATCH_VALUES
+    step = min(512, max(16, most // math.prod(source.shape)))
     # Kernels for one row (convolutions) or few rows (products) round differently from
     # those for many: short batches are filled up, so that a row's features do not
     # depend on the rows around it.

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.preprocessing import normalize as scale_rows
+from sklearn.utils import gen_batches
 
 EXPLAINED = 0.99  # share of the variance that n_components="auto" keeps
 MAX_COMPONENTS = 256  # the paper's number (section 3.4)
+ROWS = 8192  # at once: no second copy of all features is made
 RANK_TOLERANCE = 1e-7  # of the largest variance: below lies float32 rounding
 
 
@@ -20,7 +22,9 @@ class Projection:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return points, float32 (n, m), of features, float32 (n, d)."""
-        points = (features - self.mean) @ self.components
+        points = np.empty((len(features), self.components.shape[1]), np.float32)
+        for rows in gen_batches(len(features), ROWS):
+            np.matmul(features[rows] - self.mean, self.components, out=points[rows])
         return scale_rows(points, copy=False) if self.normalize else points
 
 
@@ -46,8 +50,11 @@ def fit_projection(
     Section 3.4 of the paper: PCA to 256 dimensions, whitening, L2 normalisation.
     """
     mean = features.mean(axis=0, dtype=np.float64)
-    centred = features - mean.astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64) / max(1, len(features) - 1)
+    covariance = np.zeros((features.shape[1], features.shape[1]))
+    for rows in gen_batches(len(features), ROWS):
+        centred = features[rows] - mean.astype(np.float32)
+        covariance += centred.T @ centred
+    covariance /= max(1, len(features) - 1)
     variances, vectors = np.linalg.eigh(covariance)
     variances, vectors = variances[::-1].clip(min=0), vectors[:, ::-1]
 

@@ -67,7 +67,7 @@ def test_features_are_in_row_order(n, shape):
 
 
 def test_batches_are_bounded(monkeypatch):
-    monkeypatch.setattr(_features, "BATCH_VALUES", 3000)
+    monkeypatch.setattr(_features, "CACHED_VALUES", 3000)
     network = recorder(48)
     features_of(network, images_of((3, 4, 4), 200))
     sizes = [batch.numel() for batch in network.trunk.received]
