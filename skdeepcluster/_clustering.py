@@ -22,9 +22,8 @@ class PseudoLabels:
     """Clusters of one set of features."""
 
     clusters: KMeansResult
-    projection: Projection | None  # of features to points; None for pixels
-    points: np.ndarray  # float32 (n, m)
-    embedding: np.ndarray | None  # of the neighbour graph, float32 (n, n_clusters)
+    # Of features to the points that are clustered; None where pixels or a graph are.
+    projection: Projection | None
 
     @property
     def labels(self) -> np.ndarray:
@@ -58,7 +57,7 @@ class Clusterer:
             # embedding; what little the pixels add divides them further.
             seen = np.hstack([PIXEL_SHARE * normalize(pixels), embedding])
         clusters = self.kmeans(seen, self.n_pseudo_labels, seed)
-        return PseudoLabels(clusters, None, pixels, embedding)
+        return PseudoLabels(clusters, None)
 
     def pseudo_labels(self, features: np.ndarray, seed: int) -> PseudoLabels:
         """Project features, cluster them by k-means and repair empty clusters.
@@ -74,7 +73,7 @@ class Clusterer:
         embedding = self._embed_graph(near(features), seed)
         seen = points if embedding is None else np.hstack([points, embedding])
         clusters = self.kmeans(seen, self.n_pseudo_labels, seed)
-        return PseudoLabels(clusters, projection, points, embedding)
+        return PseudoLabels(clusters, projection if embedding is None else None)
 
     @property
     def single(self) -> bool:

@@ -26,6 +26,7 @@ def embed(
     device: torch.device,
     dtype: torch.dtype,
     augment: Augment | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the features of every item, in the order of the source.
 
@@ -40,6 +41,8 @@ def embed(
     augment : callable or None
         Applied to each batch, always with the same draws. None for the items
         themselves, as clustering sees them (section 3.4 of the paper).
+    out : ndarray of shape (n, d), float32, or None
+        Where to write the features; None for a new array.
 
     Returns
     -------
@@ -54,7 +57,8 @@ def embed(
     # those for many: short batches are filled up, so that a row's features do not
     # depend on the rows around it.
     fewest = 64 if len(source.shape) == 1 else 2
-    features = np.empty((len(source), network.n_features), np.float32)
+    shape = len(source), network.n_features
+    features = np.empty(shape, np.float32) if out is None else out
     with torch.inference_mode():
         for start in range(0, len(source), step):
             batch = source.batch(slice(start, start + step))

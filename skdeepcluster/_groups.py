@@ -8,6 +8,7 @@ from scipy.linalg import eigh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.utils.extmath import randomized_svd
 
 from ._clustering import MAX_EIGENVECTORS, Clusterer, PseudoLabels
 from ._kmeans import assign
@@ -18,6 +19,7 @@ AVERAGED_ROUNDS = 4  # last rounds whose views the groups are clusters of
 GROUPED_ROWS = 20_000  # images that stand for all when groups are made, or
 ROWS_PER_GROUP = 50  # as many for each group, where those are more
 DIFFUSION_STEPS = 4  # of a random walk between images that are taken for each other
+DENSE_LABELS = 1000  # pseudo-labels; of more, eigenvectors are found by sampling
 RESTARTS = 50  # of the k-means that makes groups, few of which end at the best,
 RESTARTED_GROUPS = 2000  # less where this is less than restarts times groups,
 MIN_RESTARTS = 5  # down to these
@@ -50,8 +52,12 @@ def diffusion_map(probabilities: np.ndarray, n_clusters: int) -> np.ndarray:
     # A third more eigenvectors than groups: fewer hide kinds that are small, more let
     # k-means cut through large ones.
     n_vectors = min(n_clusters + n_clusters // 3, MAX_EIGENVECTORS, k)
-    leading = [k - n_vectors, k - 1]
-    values, vectors = eigh(scaled.T @ scaled, subset_by_index=leading)
+    if k > DENSE_LABELS:
+        _, roots, rows = randomized_svd(scaled, n_vectors, random_state=0)
+        values, vectors = roots**2, rows.T
+    else:
+        leading = [k - n_vectors, k - 1]
+        values, vectors = eigh(scaled.T @ scaled, subset_by_index=leading)
     return normalize(scaled @ (vectors * values.clip(0) ** DIFFUSION_STEPS))
 
 
@@ -92,7 +98,7 @@ def find_groups(
         n_init = max(MIN_RESTARTS, min(RESTARTS, RESTARTED_GROUPS // k))
         merged = clusterer.kmeans(np.hstack(views), k, seed, n_init)
         return Linear.fit(features[rows], merged.labels)
-    if last.embedding is None:
+    if last.projection is not None:
         return NearestCenter(last.projection, last.clusters.centers)
     firsts = np.unique(last.labels, return_index=True)[1]
     rows = np.union1d(rows, firsts)  # every group has one

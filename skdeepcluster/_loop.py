@@ -47,7 +47,7 @@ class Round:
     """What one round leaves behind."""
 
     record: dict  # one entry of the estimator's `history_`
-    features: np.ndarray  # float32 (n, d), of the network as it is now
+    features: np.ndarray  # float32 (n, d), of the network now; the next round reuses it
     found: PseudoLabels  # of these features
     view: np.ndarray | None  # float32, what it contributes to groups: a row for each of
     rows: np.ndarray  # images that stand for all
@@ -93,6 +93,7 @@ def alternate(
 
     start = judge(embed(network, few, recipe.device, recipe.dtype))
     seed = streams.seed("kmeans", n_done)
+    features = None
     if recipe.init == "pixels" and not n_done:
         rows = streams.sample("pixels", n, PIXEL_ROWS)
         pixels = embed_pixels(source, fit_pixels(source, rows))
@@ -137,7 +138,7 @@ def alternate(
             clock.tick("train")
             _check_converging(losses[-1], "loss", index, recipe)
         calibrate(network, source, sample, **computing)
-        features = embed(network, source, recipe.device, recipe.dtype)
+        features = embed(network, source, recipe.device, recipe.dtype, out=features)
         _check_converging(features.sum(dtype=float), "sum of features", index, recipe)
         clock.tick("embed")
         seed = streams.seed("kmeans", index)

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 
 from skdeepcluster import _clustering
 from skdeepcluster._clustering import PseudoLabels
-from skdeepcluster._kmeans import KMeansResult
+from skdeepcluster._kmeans import KMeansResult, assign
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,11 @@ def test_pseudo_labels_are_labels_of_every_row(moons, n_neighbors, clusterer):
     found = clusterer.pseudo_labels(moons[0], seed=0)
     assert found.labels.shape == (600,)
     assert_array_equal(np.unique(found.labels), np.arange(12))
-    assert (found.embedding is None) == (n_neighbors is None)
-    assert_allclose(found.projection(moons[0]), found.points)
+    if n_neighbors is None:
+        points = found.projection(moons[0])
+        assert_array_equal(assign(points, found.clusters.centers)[0], found.labels)
+    else:  # of the graph, to which nothing projects
+        assert found.projection is None
 
 
 def test_rows_that_repeat_get_one_pseudo_label(moons, clusterer):
@@ -67,10 +70,10 @@ def test_few_distinct_rows_need_no_graph(n_distinct, clusterer):
     points = np.tile(distinct.astype(np.float32), (20, 1))
     clusterer = dataclasses.replace(clusterer, empty_clusters="drop")
     found = clusterer.pseudo_labels(points, seed=0)
-    assert found.embedding is None
+    assert found.projection is not None
     assert_array_equal(np.unique(found.labels), np.arange(n_distinct))
 
 
 def test_labels_are_those_of_the_clusters():
     result = KMeansResult(np.zeros((1, 1)), np.zeros(3, np.int32), 0.0, 1, 0, 0)
-    assert PseudoLabels(result, None, np.zeros((3, 1)), None).labels is result.labels
+    assert PseudoLabels(result, None).labels is result.labels

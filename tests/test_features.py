@@ -198,3 +198,11 @@ def as_zeros(tensor):
     """Stand in for the values that a simulated tensor does not have."""
     assert tensor.device == CPU
     return np.zeros(tensor.shape, np.float32)
+
+
+def test_features_go_where_they_are_wanted():
+    X = images_of((1, 8, 8))
+    network = network_for(X)
+    out = np.full((70, network.n_features), np.nan, np.float32)
+    assert embed(network, Source(X), CPU, torch.float32, out=out) is out
+    assert_array_equal(out, features_of(network, X))

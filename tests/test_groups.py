@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
+from skdeepcluster import _groups
 from skdeepcluster._groups import (
     Linear,
     NearestCenter,
@@ -75,6 +76,17 @@ def test_diffusion_map_has_unit_rows_and_bounded_width(k):
     assert view.dtype == np.float32
     assert_allclose(np.linalg.norm(view, axis=1), 1, rtol=1e-4)
     assert diffusion_map(probabilities, 1000).shape[1] <= 100
+
+
+def test_many_pseudo_labels_give_the_same_map(monkeypatch):
+    """Similarities are compared: signs of eigenvectors mean nothing."""
+    rng = np.random.default_rng(0)
+    kinds = rng.dirichlet(np.full(60, 0.1), 6)  # of 60 pseudo-labels, by kind
+    probabilities = kinds[rng.integers(0, 6, 500)].astype(np.float32)
+    view = diffusion_map(probabilities, 5)
+    monkeypatch.setattr(_groups, "DENSE_LABELS", 50)
+    sampled = diffusion_map(probabilities, 5)
+    assert_allclose(sampled @ sampled.T, view @ view.T, atol=1e-3)
 
 
 def test_pseudo_labels_that_nothing_is_predicted_as_do_no_harm():
