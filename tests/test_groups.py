@@ -55,6 +55,20 @@ def test_confused_pseudo_labels_belong_together(partner, clusterer):
     assert adjusted_rand_score(merged(blob, partner), told) == 1
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_those_of_the_best_of_many_runs(clusterer, seed):
+    """Of twenty noisy pairs, a single run of k-means cuts some and merges others."""
+    label, rng = np.repeat(np.arange(40), 20), np.random.default_rng(0)
+    sure = confident(label)
+    predicted = 0.42 * sure + 0.28 * sure[:, np.arange(40) ^ 1]
+    predicted += 0.3 * rng.dirichlet(np.full(40, 0.05), 800).astype(np.float32)
+    many = dataclasses.replace(clusterer, n_clusters=20, n_pseudo_labels=40)
+    found = many.pseudo_labels(sure, seed=0)
+    views = [diffusion_map(predicted, 20)]
+    groups = find_groups(found, sure, np.arange(800), views, many, seed=seed)
+    assert adjusted_rand_score(label // 2, groups.predict(sure)) == 1
+
+
 def test_a_chain_of_confusion_is_closer_than_none():
     """0 is taken for 1 and 1 for 2, but nothing for 3: the walk leads from 0 to 2."""
     probabilities = np.eye(4, dtype=np.float32)
