@@ -35,7 +35,7 @@ from skdeepcluster import DeepClusterEstimator, FaissKMeans
 from skdeepcluster._augment import RandomCrop
 from skdeepcluster._convnets import build_network, new_head
 from skdeepcluster._device import autocast, resolve_precision
-from skdeepcluster._images import Source
+from skdeepcluster._images import ArraySource
 from skdeepcluster._sampling import epoch_rows
 from skdeepcluster._training import train_epoch
 from skdeepcluster.datasets import load_fashion_mnist
@@ -77,7 +77,7 @@ class Training:
     """Epochs over the same images on networks that start alike."""
 
     def __init__(self, images):
-        self.source = Source(images[:, None])
+        self.source = ArraySource(images[:, None])
         self.labels = np.random.default_rng(0).integers(0, LABELS, len(images))
 
     def modules(self):

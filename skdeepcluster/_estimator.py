@@ -1,6 +1,7 @@
 """DeepClusterEstimator: parameters, validation, fitted attributes; no algorithm."""
 
 import copy
+import os
 import warnings
 from collections import deque
 from numbers import Integral, Real
@@ -37,6 +38,7 @@ from .metrics import reproduced_information
 
 STATISTICS_ROWS = 10_000  # images whose mean and scale stand for all
 SCORE_ROWS = 20_000  # images that `score` looks at
+NO_GROUP = -1  # of an image that cannot be read
 
 
 class DeepClusterEstimator(
@@ -88,6 +90,27 @@ class DeepClusterEstimator(
     image_shape : tuple (C, H, W), default=None
         Shape that 2-D rows of `X` are read into, for use behind transformers that
         return 2-D arrays. With None, 2-D rows are plain feature vectors.
+
+    image_size : "auto" or int, default="auto"
+        Side, in pixels, of the squares that pictures of mixed sizes are brought to:
+        the shorter side is scaled, the longer one cropped around the centre. "auto"
+        leaves pictures as they are that all have one size of at most 128 pixels a
+        side; others get the median of their shorter sides, but at most 64. Arrays of
+        images are only resized if it is an int.
+
+    on_error : {"raise", "skip"}, default="raise"
+        What becomes of a picture that cannot be read: ValueError, before training as
+        far as the headers of files can tell, with its row, path and cause; or a
+        warning, label -1 and an embedding of NaN.
+
+    cache : "memory", str, path-like or None, default="memory"
+        Where decoded pictures are kept while `fit` reads them again and again: in
+        memory; or in a memory-mapped file in the folder of this name, where fits of
+        the same files (by their contents) find them again; or nowhere.
+
+    cache_bytes : int, default=2**30
+        Largest size of decoded pictures that are kept, in bytes. More are decoded
+        anew in each pass.
 
     sobel : bool, default=False
         Whether the network sees fixed Sobel gradients of the grey image instead of
@@ -151,8 +174,10 @@ class DeepClusterEstimator(
         device is CUDA; on another accelerator it is torch.
 
     n_jobs : int, default=None
-        Number of CPU threads. None leaves torch's and faiss's own settings, -1 is
-        all processors.
+        Number of CPU threads, and of processes that decode pictures ahead. -1 is all
+        processors. None leaves torch's and faiss's own settings, and decodes in as
+        many processes as torch has threads where the system forks them (Linux), else
+        in this one.
 
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. The same int gives the same result, bit for bit,
@@ -172,7 +197,14 @@ class DeepClusterEstimator(
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,), int32
-        Group of each image, equal to `predict(X)`.
+        Group of each image, equal to `predict(X)`; -1 for skipped ones.
+
+    paths_ : ndarray of shape (n_samples,), str, or None
+        Path of each image, if `X` is a folder or a list of paths. Those of a folder
+        are sorted.
+
+    skipped_ : ndarray, int64
+        Rows of `X` that could not be read, with `on_error="skip"`.
 
     cluster_centers_ : ndarray of shape (n_clusters, n_features_out), float32
         Mean embedding of each group.
@@ -244,6 +276,13 @@ class DeepClusterEstimator(
         ],
         "backbone": [str, torch.nn.Module],
         "image_shape": [tuple, list, None],
+        "image_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "on_error": [StrOptions({"raise", "skip"})],
+        "cache": [str, os.PathLike, None],
+        "cache_bytes": [Interval(Integral, 0, None, closed="left")],
         "sobel": ["boolean"],
         "augment": [StrOptions({"auto"}), callable, None],
         "n_components": [
@@ -281,6 +320,10 @@ class DeepClusterEstimator(
         epochs_per_iter="auto",
         backbone="auto",
         image_shape=None,
+        image_size="auto",
+        on_error="raise",
+        cache="memory",
+        cache_bytes=2**30,
         sobel=False,
         augment="auto",
         n_components="auto",
@@ -310,6 +353,10 @@ class DeepClusterEstimator(
         self.epochs_per_iter = epochs_per_iter
         self.backbone = backbone
         self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.cache = cache
+        self.cache_bytes = cache_bytes
         self.sobel = sobel
         self.augment = augment
         self.n_components = n_components
@@ -337,11 +384,18 @@ class DeepClusterEstimator(
 
         Parameters
         ----------
-        X : array-like or tensor
+        X : array-like, tensor, folder, paths, pictures or dataset
             Images (n, H, W), (n, C, H, W) or (n, H, W, C), uint8 or other numbers; or
             rows (n, n_features), see `image_shape`. Of the second and the last
             dimension of a 4-D array the smaller one is the channels, unless
-            `image_shape` tells. Memory maps are read by the batch.
+            `image_shape` tells. Memory maps, and the path of a ``.npy`` file, are read
+            by the batch.
+
+            Or pictures of any size, see `image_size`: the path of a folder, whose
+            image files, also those further below, are taken in sorted order; a list,
+            array or Series of paths; a list of PIL images or arrays; or a map-style
+            `torch.utils.data.Dataset` of PIL images, arrays or tensors, alone or
+            as (image, label), of which labels are ignored.
         y : array-like of shape (n,), default=None
             Never learned from. Where it holds class labels, their NMI with the
             pseudo-labels is logged in `history_`.
@@ -374,8 +428,8 @@ class DeepClusterEstimator(
 
         Parameters
         ----------
-        X : array-like or tensor
-            Images or rows, as in `fit`.
+        X : array-like, tensor, folder, paths, pictures or dataset
+            As in `fit`.
         y : array-like of shape (n,), default=None
             As in `fit`.
 
@@ -391,8 +445,8 @@ class DeepClusterEstimator(
 
         Parameters
         ----------
-        X : array-like or tensor
-            Images or rows, as in `fit`.
+        X : array-like, tensor, folder, paths, pictures or dataset
+            As in `fit`.
 
         Returns
         -------
@@ -401,15 +455,16 @@ class DeepClusterEstimator(
             feature has about zero mean and unit variance over the training images.
         """
         check_is_fitted(self)
-        return self._embed(read(self, X))
+        given = read(self, X)
+        return given.in_place(self._embed(given.source), np.nan)
 
     def predict(self, X):
         """Assign images to the groups found in `fit`.
 
         Parameters
         ----------
-        X : array-like or tensor
-            Images or rows, as in `fit`.
+        X : array-like, tensor, folder, paths, pictures or dataset
+            As in `fit`.
 
         Returns
         -------
@@ -417,7 +472,8 @@ class DeepClusterEstimator(
             Group of each image. For the images of `fit` this equals `labels_`.
         """
         check_is_fitted(self)
-        return self._assign(self._embed(read(self, X)))
+        given = read(self, X)
+        return given.in_place(self._assign(self._embed(given.source)), NO_GROUP)
 
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the groups are.
@@ -441,12 +497,14 @@ class DeepClusterEstimator(
             gives. Larger is better, also between different `n_clusters`.
         """
         check_is_fitted(self)
-        source = read(self, X)
+        given = read(self, X)
+        rows = Streams(0).sample("score", given.n, SCORE_ROWS)
+        source = given.source.take(rows)
+        if given.failures:
+            source = source.take(np.flatnonzero(~np.isin(rows, list(given.failures))))
         if len(source) < 2:
             raise ValueError("score compares images: pass at least 2.")
-        rows = Streams(0).sample("score", len(source), SCORE_ROWS)
-        source = Source(source.values[rows])
-        pixels = embed_pixels(source, fit_pixels(source, np.arange(len(rows))))
+        pixels = embed_pixels(source, fit_pixels(source, np.arange(len(source))))
         nearest = nearest_neighbors(pixels, 1)[0][:, 0]
         groups = self._assign(self._embed(source))
         viewed = self._assign(self._embed(source, mild_view(source)))
@@ -467,8 +525,10 @@ class DeepClusterEstimator(
 
     def _fit_validated(self, X, y) -> np.ndarray:
         warm = self.warm_start and hasattr(self, "module_")
-        source = read(self, X, reset=not warm)
-        y = class_labels(y, len(source))
+        given = read(self, X, reset=not warm)
+        source = given.source
+        y = class_labels(y, given.n)
+        y = None if y is None else y[given.rows]
         streams = Streams.from_random_state(self.random_state)
         recipe, clusterer = resolve(self.get_params(deep=False), source, streams)
         history = list(self.history_) if warm else []
@@ -506,6 +566,7 @@ class DeepClusterEstimator(
         self.device_ = recipe.device
         self._dtype = recipe.dtype
         self.image_shape_ = source.shape if len(source.shape) == 3 else None
+        self._image_dtype = source.dtype
         self.history_ = history
         self.n_iter_ = len(history)
         self.inertia_ = state.found.clusters.inertia
@@ -518,12 +579,15 @@ class DeepClusterEstimator(
             streams.seed("groups"),
         )
         self._n_features_out = network.n_features
-        self.labels_ = self._assign(state.features)
-        self.cluster_centers_ = group_means(state.features, self.labels_)
+        labels = self._assign(state.features)
+        self.cluster_centers_ = group_means(state.features, labels)
         n_groups = len(self.cluster_centers_)
         for words in final_symptoms(history, n_groups, self.n_clusters):
             warnings.warn(words, ConvergenceWarning, stacklevel=5)
-        return state.features
+        self.paths_ = given.paths
+        self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
+        self.labels_ = given.in_place(labels, NO_GROUP)
+        return given.in_place(state.features, np.nan)
 
     def _embed(self, source: Source, augment=None) -> np.ndarray:
         with limited_threads(self.n_jobs):

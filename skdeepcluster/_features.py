@@ -60,8 +60,9 @@ def embed(
     shape = len(source), network.n_features
     features = np.empty(shape, np.float32) if out is None else out
     with torch.inference_mode():
-        for start in range(0, len(source), step):
-            batch = source.batch(slice(start, start + step))
+        starts = range(0, len(source), step)
+        parts = [slice(start, start + step) for start in starts]
+        for start, batch in zip(starts, source.batches(parts), strict=True):
             n = len(batch)
             if n < fewest:
                 batch = batch[torch.arange(fewest) % n]

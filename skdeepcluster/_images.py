@@ -1,5 +1,8 @@
 """Every accepted X -> one indexed source of images (C, H, W) or rows (d,)."""
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -11,9 +14,67 @@ import torch
 CHUNK_VALUES = 2**24
 
 
+class Source(ABC):
+    """Images or rows that are read by the batch."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of items."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one item: (C, H, W) for an image, (d,) for a row."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> type:
+        """Of the batches: np.uint8 or np.float32."""
+
+    @abstractmethod
+    def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
+        """Return the items at `rows` as a new tensor."""
+
+    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+        """Return the items at each of `parts` in turn."""
+        return map(self.batch, parts)
+
+    def split(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Split rows into pieces whose items are of bounded size."""
+        step = max(1, CHUNK_VALUES // max(1, math.prod(self.shape)))
+        return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+    def take(self, rows: np.ndarray) -> "ArraySource":
+        """Read the items at `rows` into memory."""
+        return ArraySource(torch.cat(list(self.batches(self.split(rows)))).numpy())
+
+    def statistics(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and scale of the items at `rows`, for standardising.
+
+        An image has one mean and one scale for each channel. A row has a mean for
+        each feature but one common scale: how features compare is left as given.
+        """
+        axes = (0,) if len(self.shape) == 1 else (0, 2, 3)
+        count, mean, power = 0, 0.0, 0.0
+        for batch in self.batches(self.split(rows)):
+            # In one order of values whatever the layout, so that sums are the same.
+            part = np.ascontiguousarray(batch.numpy(), dtype=np.float64)
+            count += (n := len(part))
+            # Chan's update: exact for data whose mean is large against its spread.
+            delta = part.mean(axis=axes) - mean
+            mean = mean + delta * n / count
+            power = power + n * part.var(axis=axes) + delta**2 * n * (count - n) / count
+        variance = power / count
+        if len(self.shape) == 1:
+            variance = np.full_like(variance, variance.mean())
+        scale = np.sqrt(variance)
+        scale[scale <= 1e-7 * np.maximum(1e-30, np.abs(mean))] = 1.0  # constant
+        return mean, scale
+
+
 @dataclass(frozen=True)
-class Source:
-    """Images or rows in memory (or memory-mapped), read by the batch.
+class ArraySource(Source):
+    """Images or rows in memory (or memory-mapped).
 
     Parameters
     ----------
@@ -31,42 +92,19 @@ class Source:
         """Shape of one item: (C, H, W) for an image, (d,) for a row."""
         return self.values.shape[1:]
 
+    @property
+    def dtype(self) -> type:
+        """Of the batches: bytes stay bytes, other numbers become np.float32."""
+        return np.uint8 if self.values.dtype in (np.uint8, np.bool_) else np.float32
+
     def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
-        """Return the items at `rows` as a new tensor, uint8 or float32."""
-        dtype = np.uint8 if self.values.dtype in (np.uint8, np.bool_) else np.float32
+        """Return the items at `rows` as a new tensor."""
         # A slice is a view of the user's memory, fancy indexing is a copy already.
         # order="K" keeps channels-last images channels-last, as torch likes them.
         own = isinstance(rows, slice)
-        return torch.from_numpy(self.values[rows].astype(dtype, order="K", copy=own))
-
-    def chunks(self) -> "list[slice]":
-        """Return slices that cover the source in bounded pieces."""
-        step = max(1, CHUNK_VALUES // max(1, int(np.prod(self.shape))))
-        return [slice(start, start + step) for start in range(0, len(self), step)]
-
-    def statistics(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and scale of the items at `rows`, for standardising.
-
-        An image has one mean and one scale for each channel. A row has a mean for
-        each feature but one common scale: how features compare is left as given.
-        """
-        step = max(1, CHUNK_VALUES // max(1, int(np.prod(self.shape))))
-        axes = (0,) if len(self.shape) == 1 else (0, 2, 3)
-        count, mean, power = 0, 0.0, 0.0
-        for start in range(0, len(rows), step):
-            part = self.batch(rows[start : start + step]).numpy()
-            part = part.astype(np.float64)
-            count += (n := len(part))
-            # Chan's update: exact for data whose mean is large against its spread.
-            delta = part.mean(axis=axes) - mean
-            mean = mean + delta * n / count
-            power = power + n * part.var(axis=axes) + delta**2 * n * (count - n) / count
-        variance = power / count
-        if len(self.shape) == 1:
-            variance = np.full_like(variance, variance.mean())
-        scale = np.sqrt(variance)
-        scale[scale <= 1e-7 * np.maximum(1e-30, np.abs(mean))] = 1.0  # constant
-        return mean, scale
+        return torch.from_numpy(
+            self.values[rows].astype(self.dtype, order="K", copy=own)
+        )
 
 
 def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> Source:
@@ -110,19 +148,19 @@ def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> So
             f"X holds images of shape (C, H, W) = {values.shape[1:]}, but {wanted}. "
             "Pass images with the same channels, height and width."
         )
-    return Source(values)
+    return ArraySource(values)
 
 
 def read_rows(values: np.ndarray, image_shape: tuple[int, int, int] | None) -> Source:
     """Read 2-D rows, as flattened images where `image_shape` is given."""
     if image_shape is None:
-        return Source(values)
+        return ArraySource(values)
     if values.shape[1] != np.prod(image_shape):
         raise ValueError(
             f"image_shape={tuple(image_shape)} takes rows of {np.prod(image_shape)} "
             f"values, but X has {values.shape[1]} features."
         )
-    return Source(values.reshape(len(values), *image_shape))
+    return ArraySource(values.reshape(len(values), *image_shape))
 
 
 def as_array(X) -> np.ndarray:
@@ -164,13 +202,13 @@ def checked_shape(image_shape) -> tuple[int, int, int] | None:
     return tuple(int(side) for side in image_shape)
 
 
-def check_finite(source: Source) -> None:
+def check_finite(source: ArraySource) -> None:
     """Raise ValueError naming the first row with a NaN or infinite value."""
     if source.values.dtype.kind != "f":
         return
-    for piece in source.chunks():
+    for rows in source.split(np.arange(len(source))):
         with np.errstate(over="ignore"):  # too large for float32: infinite, found below
-            batch = source.batch(piece).flatten(1)
+            batch = source.batch(slice(rows[0], rows[-1] + 1)).flatten(1)
         if bool(torch.isfinite(batch.sum())):  # the usual case, in one pass
             continue
         bad = torch.nonzero(~torch.isfinite(batch).all(dim=1)).flatten()
@@ -179,7 +217,7 @@ def check_finite(source: Source) -> None:
         row = int(bad[0])
         kind = "NaN" if batch[row].isnan().any() else "infinity (inf) for float32"
         raise ValueError(
-            f"Input X contains {kind} in row {piece.start + row}. Remove that row or "
+            f"Input X contains {kind} in row {rows[row]}. Remove that row or "
             "replace the value."
         )
 

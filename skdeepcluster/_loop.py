@@ -85,7 +85,7 @@ def alternate(
     calibrate(network, source, sample, **computing)
     grouped = grouped_rows(n, clusterer.n_clusters, streams)
     judged = streams.sample("stability", n, STABILITY_ROWS)
-    few = Source(source.values[judged])
+    few = source.take(judged)
 
     def judge(seen: np.ndarray) -> float:
         view = embed(network, few, recipe.device, recipe.dtype, mild_view(few))

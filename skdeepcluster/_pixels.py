@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ._images import Source
+from ._images import ArraySource, Source
 from ._kmeans import assign, kmeans
 from ._neighbors import nearest_neighbors
 from ._whitening import Projection, fit_projection
@@ -19,7 +19,7 @@ SYMMETRY_SHARE = 0.1  # smallest of neighbours in the own cluster, to unmirrored
 
 def fit_pixels(source: Source, rows: np.ndarray) -> Projection:
     """Fit the principal components, at most 64, of the items at `rows`."""
-    parts = [_pooled(source.batch(part)) for part in _split(source, rows)]
+    parts = [_pooled(batch) for batch in source.batches(_split(source, rows))]
     return fit_projection(
         np.concatenate(parts), N_COMPONENTS, whiten=False, normalize=False
     )
@@ -27,9 +27,8 @@ def fit_pixels(source: Source, rows: np.ndarray) -> Projection:
 
 def embed_pixels(source: Source, projection: Projection) -> np.ndarray:
     """Return the principal components of every item, float32 (n, m)."""
-    everyone = np.arange(len(source))
-    parts = [_pooled(source.batch(part)) for part in _split(source, everyone)]
-    return np.concatenate([projection(part) for part in parts])
+    everyone = _split(source, np.arange(len(source)))
+    return np.concatenate([projection(_pooled(b)) for b in source.batches(everyone)])
 
 
 def is_mirror_symmetric(source: Source, rows: np.ndarray, n_clusters: int) -> bool:
@@ -43,7 +42,7 @@ def is_mirror_symmetric(source: Source, rows: np.ndarray, n_clusters: int) -> bo
     sample = source.batch(rows).numpy()
     projection = fit_pixels(source, rows)
     points, mirrored = (
-        embed_pixels(Source(images), projection)
+        embed_pixels(ArraySource(images), projection)
         for images in (sample, sample[..., ::-1])
     )
     nearest, distances = nearest_neighbors(points, 1)
@@ -65,7 +64,7 @@ def _split(source: Source, rows: np.ndarray) -> list[np.ndarray]:
 
 def _pooled(batch: torch.Tensor) -> np.ndarray:
     """Average blocks of pixels down to at most 1,024 values; return float32 rows."""
-    batch = batch.float()
+    batch = batch.float().contiguous()
     if batch.ndim == 4:
         channels, height, width = batch.shape[1:]
         shrink = max(1.0, math.sqrt(channels * height * width / MAX_VALUES))

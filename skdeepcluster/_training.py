@@ -65,8 +65,9 @@ def train_epoch(
     targets = torch.from_numpy(labels.astype(np.int64))
     scale = None if weights is None else torch.from_numpy(weights).to(device)
     total = torch.zeros((), device=device)
-    for part in batches(rows, batch_size):
-        images = to_device(source.batch(part), device)
+    parts = batches(rows, batch_size)
+    for part, batch in zip(parts, source.batches(parts), strict=True):
+        images = to_device(batch, device)
         target = targets[part].to(device, non_blocking=True)
         if augment is not None:
             images = augment(images.float(), generator)
@@ -107,7 +108,7 @@ def calibrate(
         norm.momentum = None  # a plain average over the batches
     network.train()
     with torch.no_grad(), autocast(device, dtype):
-        for part in batches(rows, batch_size):
-            network(to_device(source.batch(part), device))
+        for batch in source.batches(batches(rows, batch_size)):
+            network(to_device(batch, device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -1,12 +1,21 @@
 """What a user passes to `fit`, `transform` and the rest -> a source and classes."""
 
 import math
+import multiprocessing
+import os
+import warnings
+from dataclasses import dataclass
 
+import joblib
 import numpy as np
+import torch
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import validate_data
 
+from ._cache import hold
+from ._decoding import Format
 from ._images import (
+    ArraySource,
     Source,
     as_array,
     check_finite,
@@ -15,17 +24,49 @@ from ._images import (
     read_images,
     read_rows,
 )
+from ._items import DecodedSource, Items, common_format, find_items, unreadable
+
+FEW_ITEMS = 64  # pictures that are not worth the start of processes
 
 
-def read(estimator, X, reset: bool = False) -> Source:
-    """Return the source of X, after checks.
+@dataclass(frozen=True)
+class Given:
+    """What X holds, after checks."""
+
+    source: Source
+    n: int  # items of X
+    rows: np.ndarray  # of X, those of the source's items
+    failures: dict[int, str]  # of X's rows that cannot be read; grows with reading
+    paths: np.ndarray | None = None
+
+    def in_place(self, values: np.ndarray, blank: float) -> np.ndarray:
+        """Put values of the source's items where X has them, `blank` elsewhere.
+
+        Warns of items that could not be read.
+        """
+        if not self.failures:
+            return values
+        row = min(self.failures)
+        warnings.warn(
+            f"{len(self.failures)} of {self.n} images cannot be read and are skipped. "
+            f"The first, in row {row}: {self.failures[row]}",
+            UserWarning,
+            stacklevel=4,
+        )
+        found = np.full((self.n, *values.shape[1:]), blank, values.dtype)
+        found[self.rows] = values
+        found[list(self.failures)] = blank
+        return found
+
+
+def read(estimator, X, reset: bool = False) -> Given:
+    """Return what X holds, after checks.
 
     Parameters
     ----------
     estimator : DeepClusterEstimator
         Its `n_features_in_` and `feature_names_in_` are set, or compared with.
-    X : array-like or tensor
-        Images or rows.
+    X : images in any form that `fit` takes
     reset : bool
         Whether X is what `fit` learns from, rather than new images for a fitted one.
 
@@ -34,9 +75,36 @@ def read(estimator, X, reset: bool = False) -> Source:
     ValueError, TypeError
         Saying what is wrong with X.
     """
+    if isinstance(X, str | os.PathLike) and os.fspath(X).endswith(".npy"):
+        X = _open_array(X)
+    items = None if is_table(X) else find_items(X)
+    if items is None:
+        X = X if is_table(X) else as_array(X)
+        if getattr(X, "ndim", 2) in (3, 4) and estimator.image_size != "auto":
+            items = Items(X, None)
+    if items is None:
+        source = _read_array(estimator, X, reset)
+        given = Given(source, len(source), np.arange(len(source)), {})
+    else:
+        given = _read_items(estimator, items, reset)
+    if reset and len(given.rows) < 2:
+        raise ValueError(
+            f"Found array with {len(given.rows)} sample(s) (n_samples="
+            f"{len(given.rows)}) while a minimum of 2 is required: one image cannot be "
+            "clustered."
+        )
+    return given
+
+
+def _open_array(path) -> np.ndarray:
+    if not os.path.isfile(path):
+        raise ValueError(f"X={os.fspath(path)!r} is no file.")
+    return np.load(path, mmap_mode="r")
+
+
+def _read_array(estimator, X, reset: bool) -> ArraySource:
     given = estimator.image_shape
     shape = checked_shape(given) if reset else estimator.image_shape_
-    X = X if is_table(X) else as_array(X)
     if getattr(X, "ndim", 2) in (3, 4):
         if not reset and shape is None:
             raise ValueError(
@@ -45,8 +113,7 @@ def read(estimator, X, reset: bool = False) -> Source:
             )
         source = read_images(X, shape, fitted=not reset)
         if reset:
-            estimator.n_features_in_ = math.prod(source.shape)
-            vars(estimator).pop("feature_names_in_", None)
+            _set_n_features(estimator, source)
     else:
         if not reset and shape is not None and given is None:
             raise ValueError(
@@ -62,13 +129,60 @@ def read(estimator, X, reset: bool = False) -> Source:
             ensure_all_finite=False,
         )
         source = read_rows(values, shape)
-    if reset and len(source) < 2:
-        raise ValueError(
-            "Found array with 1 sample(s) (n_samples=1) while a minimum of 2 is "
-            "required: one image cannot be clustered."
-        )
     check_finite(source)
     return source
+
+
+def _read_items(estimator, items: Items, reset: bool) -> Given:
+    n, skip = len(items), estimator.on_error == "skip"
+    if n == 0:
+        raise ValueError("Found 0 sample(s) while a minimum of 1 is required.")
+    n_workers = _decoding_workers(estimator.n_jobs, n)
+    failures = {}
+    if reset:
+        shape = checked_shape(estimator.image_shape)
+        wanted, failures = common_format(items, shape, estimator.image_size, n_workers)
+        if failures and (wanted is None or not skip):
+            raise unreadable(failures)
+        rows = np.setdiff1d(np.arange(n), list(failures))
+    elif estimator.image_shape_ is None:
+        raise ValueError(
+            "X holds pictures, but fit saw rows of "
+            f"{estimator.n_features_in_} values. Pass rows (n, n_features)."
+        )
+    else:
+        wanted = Format(estimator.image_shape_, estimator._image_dtype)
+        rows = np.arange(n)
+        if wanted.dtype != np.uint8 and items.paths is not None:
+            raise ValueError(
+                "X holds files, whose pixels are bytes from 0 to 255, but fit saw "
+                "floating-point numbers. Pass arrays as in fit, or fit on files."
+            )
+    source = decoded = DecodedSource(items, wanted, rows, n_workers, skip, failures)
+    if reset:
+        source = hold(decoded, estimator.cache, estimator.cache_bytes)
+        _set_n_features(estimator, source)
+        rows = np.setdiff1d(rows, list(decoded.failures))
+    return Given(source, n, rows, decoded.failures, items.paths)
+
+
+def _set_n_features(estimator, source: Source) -> None:
+    estimator.n_features_in_ = math.prod(source.shape)
+    vars(estimator).pop("feature_names_in_", None)
+
+
+def _decoding_workers(n_jobs: int | None, n: int) -> int:
+    """Return the number of processes that decode pictures; 0 for this one alone.
+
+    With None it is torch's number of threads, where starting a process is cheap.
+    """
+    cheap = multiprocessing.get_start_method() == "fork"
+    if n < FEW_ITEMS or (n_jobs is None and not cheap):
+        return 0
+    count = (
+        torch.get_num_threads() if n_jobs is None else joblib.effective_n_jobs(n_jobs)
+    )
+    return 0 if count == 1 else count
 
 
 def class_labels(y, n: int) -> np.ndarray | None:

@@ -1,9 +1,14 @@
 """What several test modules share."""
 
+import io
+import struct
+import zlib
+
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from skdeepcluster._clustering import Clusterer
@@ -19,6 +24,17 @@ def digits_images():
     """All 1,797 digits: uint8 images (n, 8, 8) over 0..255, and int labels (n,)."""
     digits = load_digits()
     return (digits.images * 255 / 16).astype(np.uint8), digits.target
+
+
+@pytest.fixture
+def bomb():
+    """A PNG file, as bytes, whose header claims 1.6 billion pixels."""
+    file = io.BytesIO()
+    Image.new("1", (8, 8)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[16:24] = struct.pack(">II", 40_000, 40_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import torch
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._augment import RandomCrop
 from skdeepcluster._defaults import resolve
-from skdeepcluster._images import Source
+from skdeepcluster._images import ArraySource
 from skdeepcluster._random import Streams
 
 
 def resolved(values, **parameters):
     params = DeepClusterEstimator(**parameters).get_params(deep=False)
-    return resolve(params, Source(values), Streams(0))
+    return resolve(params, ArraySource(values), Streams(0))
 
 
 def images(n, side=8):

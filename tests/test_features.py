@@ -11,7 +11,7 @@ from skdeepcluster import _features
 from skdeepcluster._augment import Jitter, RandomCrop
 from skdeepcluster._convnets import Network, build_network
 from skdeepcluster._features import embed
-from skdeepcluster._images import Source
+from skdeepcluster._images import ArraySource
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
@@ -30,12 +30,12 @@ def network_for(X, backbone="auto", **parameters):
         torch.manual_seed(0)
         network = build_network(backbone, X.shape[1:], *statistics, **parameters)
         with torch.no_grad():
-            network.train()(Source(X).batch(slice(64)))
+            network.train()(ArraySource(X).batch(slice(64)))
     return network
 
 
 def features_of(network, X, dtype=torch.float32, augment=None):
-    features = embed(network, Source(X), CPU, dtype, augment)
+    features = embed(network, ArraySource(X), CPU, dtype, augment)
     assert features.dtype == np.float32
     assert features.shape == (len(X), network.n_features)
     return features
@@ -190,7 +190,7 @@ def test_every_tensor_is_moved_to_the_device(monkeypatch, augment):
             network = build_network(
                 "convnet", (3, 8, 8), [0] * 3, [1] * 3, sobel=True, head_norm="batch"
             )
-        features = embed(network, Source(X), cuda, torch.float32, augment)
+        features = embed(network, ArraySource(X), cuda, torch.float32, augment)
     assert features.shape == (70, network.n_features)
 
 
@@ -204,5 +204,5 @@ def test_features_go_where_they_are_wanted():
     X = images_of((1, 8, 8))
     network = network_for(X)
     out = np.full((70, network.n_features), np.nan, np.float32)
-    assert embed(network, Source(X), CPU, torch.float32, out=out) is out
+    assert embed(network, ArraySource(X), CPU, torch.float32, out=out) is out
     assert_array_equal(out, features_of(network, X))

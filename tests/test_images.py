@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepcluster import _images
 from skdeepcluster._images import (
-    Source,
+    ArraySource,
     as_array,
     check_finite,
     read_images,
@@ -242,16 +242,16 @@ def test_opposite_infinities_are_infinite():
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f8"])
 def test_rows_are_checked_in_every_float_type(dtype):
     rows = np.ones((5, 3)).astype(dtype)
-    check_finite(Source(rows))
+    check_finite(ArraySource(rows))
     rows[4, 2] = np.nan
     with pytest.raises(ValueError, match="NaN in row 4"):
-        check_finite(Source(rows))
+        check_finite(ArraySource(rows))
 
 
 @pytest.mark.parametrize("value", [3e38, 0.0, -3e38])
 def test_large_finite_values_pass(value):
     """Their sum overflows."""
-    check_finite(Source(np.full((9, 4), value, np.float32)))
+    check_finite(ArraySource(np.full((9, 4), value, np.float32)))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
@@ -260,12 +260,12 @@ def test_integers_pass(dtype):
 
 
 @pytest.mark.parametrize("values", [1, 3, 10**9])
-def test_chunks_cover_the_source_once(monkeypatch, values):
+def test_pieces_cover_the_rows_once(monkeypatch, values):
     monkeypatch.setattr(_images, "CHUNK_VALUES", values)
-    pieces = Source(np.arange(10.0)[:, None]).chunks()
-    covered = np.concatenate([np.arange(10)[piece] for piece in pieces])
-    assert_array_equal(covered, np.arange(10))
-    assert len(pieces) == -(-10 // values)
+    rows = RNG.permutation(20)
+    pieces = ArraySource(np.arange(10.0)[:, None]).split(rows)
+    assert_array_equal(np.concatenate(pieces), rows)
+    assert len(pieces) == -(-20 // values)
 
 
 # Mean and scale.
@@ -294,7 +294,7 @@ def expected_statistics(values):
 )
 def test_statistics_equal_numpys(monkeypatch, values, rows, chunk_values):
     monkeypatch.setattr(_images, "CHUNK_VALUES", chunk_values)
-    mean, scale = Source(values).statistics(np.array(rows))
+    mean, scale = ArraySource(values).statistics(np.array(rows))
     expected_mean, expected_scale = expected_statistics(values[rows])
     assert_allclose(mean, expected_mean, rtol=1e-9, atol=1e-30)
     if len(rows) > 1 or values.ndim == 4:
@@ -308,7 +308,7 @@ def test_statistics_equal_numpys(monkeypatch, values, rows, chunk_values):
 @pytest.mark.parametrize("shape", [(50, 1, 3, 3), (50, 4)])
 def test_constants_have_scale_one(monkeypatch, shape, value, chunk_values):
     monkeypatch.setattr(_images, "CHUNK_VALUES", chunk_values)
-    mean, scale = Source(np.full(shape, value)).statistics(np.arange(50))
+    mean, scale = ArraySource(np.full(shape, value)).statistics(np.arange(50))
     assert_allclose(mean, np.float32(value), rtol=1e-6)
     assert_array_equal(scale, 1)
 
@@ -316,6 +316,6 @@ def test_constants_have_scale_one(monkeypatch, shape, value, chunk_values):
 def test_a_constant_channel_has_scale_one_beside_others():
     images = RNG.random((20, 3, 4, 4))
     images[:, 1] = 5
-    _, scale = Source(images).statistics(np.arange(20))
+    _, scale = ArraySource(images).statistics(np.arange(20))
     assert scale[1] == 1
     assert_allclose(scale[[0, 2]], images[:, [0, 2]].std(axis=(0, 2, 3)), rtol=1e-5)

@@ -12,7 +12,7 @@ from skdeepcluster import DeepClusterEstimator, _loop
 from skdeepcluster._convnets import build_network
 from skdeepcluster._defaults import resolve
 from skdeepcluster._features import embed
-from skdeepcluster._images import Source
+from skdeepcluster._images import ArraySource
 from skdeepcluster._loop import alternate, predict_labels
 from skdeepcluster._random import Streams, isolated_torch_rng
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def parts(digits_images):
     """Source, network, recipe, clusterer and streams of a quick fit."""
-    source = Source(digits_images[0][:150, None])
+    source = ArraySource(digits_images[0][:150, None])
     params = DeepClusterEstimator(
         5, n_pseudo_labels=15, max_iter=3, epochs_per_iter=1, precision="float32"
     ).get_params(deep=False)

@@ -6,13 +6,13 @@ from numpy.testing import assert_allclose
 from sklearn.decomposition import PCA
 
 from skdeepcluster import _pixels
-from skdeepcluster._images import Source
+from skdeepcluster._images import ArraySource
 from skdeepcluster._pixels import embed_pixels, fit_pixels, is_mirror_symmetric
 
 
 def test_components_are_those_of_pca(digits_images):
     images = digits_images[0][:300, None]
-    source = Source(images)
+    source = ArraySource(images)
     found = embed_pixels(source, fit_pixels(source, np.arange(300)))
     expected = PCA(found.shape[1]).fit_transform(images.reshape(300, -1))
     assert_allclose(np.abs(found), np.abs(expected), atol=0.1)
@@ -20,7 +20,7 @@ def test_components_are_those_of_pca(digits_images):
 
 @pytest.mark.parametrize("batch_values", [1, 700, 2**22])
 def test_pieces_do_not_matter(digits_images, monkeypatch, batch_values):
-    source = Source(digits_images[0][:50, None])
+    source = ArraySource(digits_images[0][:50, None])
     whole = embed_pixels(source, fit_pixels(source, np.arange(50)))
     monkeypatch.setattr(_pixels, "BATCH_VALUES", batch_values)
     pieces = embed_pixels(source, fit_pixels(source, np.arange(50)))
@@ -32,7 +32,7 @@ def test_pieces_do_not_matter(digits_images, monkeypatch, batch_values):
 )
 def test_items_of_any_size_give_at_most_64_components(shape):
     items = np.random.default_rng(0).standard_normal((100, *shape))
-    source = Source(items.astype(np.float32))
+    source = ArraySource(items.astype(np.float32))
     found = embed_pixels(source, fit_pixels(source, np.arange(80)))
     assert found.dtype == np.float32
     assert found.shape[0] == 100
@@ -41,7 +41,7 @@ def test_items_of_any_size_give_at_most_64_components(shape):
 
 
 def test_digits_are_not_mirror_symmetric(digits_images):
-    source = Source(digits_images[0][:, None])
+    source = ArraySource(digits_images[0][:, None])
     assert not is_mirror_symmetric(source, np.arange(1000), 10)
 
 
@@ -50,7 +50,7 @@ def test_images_with_a_side_by_chance_are_mirror_symmetric(digits_images, channe
     images = digits_images[0][:1000].copy()
     images[::2] = images[::2, :, ::-1]
     stacked = np.repeat(images[:, None], channels, axis=1)
-    assert is_mirror_symmetric(Source(stacked), np.arange(1000), 10)
+    assert is_mirror_symmetric(ArraySource(stacked), np.arange(1000), 10)
 
 
 @pytest.mark.parametrize("kinds", [2, 4])
@@ -60,4 +60,4 @@ def test_images_whose_kind_is_a_side_are_not_mirror_symmetric(kinds):
     kind = rng.integers(0, kinds, 400)
     for image, k in zip(images, kind, strict=True):
         image[0, 4 * (k // 2) :, 4 * (k % 2) : 4 * (k % 2) + 4] += 60
-    assert not is_mirror_symmetric(Source(images), np.arange(400), kinds)
+    assert not is_mirror_symmetric(ArraySource(images), np.arange(400), kinds)

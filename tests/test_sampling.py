@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from skdeepcluster._images import Source
+from skdeepcluster._images import ArraySource
 from skdeepcluster._sampling import epoch_rows, loss_weights
 from skdeepcluster._training import train_epoch
 
@@ -73,7 +73,7 @@ def train(network, head, source, rows, labels, *, weights=None, batch_size=16):
 def receive(labels, balance, seed=0, batch_size=16):
     """Rows that a network receives in one epoch, and the loss of a perfect one."""
     numbers = np.arange(len(labels), dtype=np.float32)
-    source = Source(np.tile(numbers[:, None, None, None], (1, 1, 2, 2)))
+    source = ArraySource(np.tile(numbers[:, None, None, None], (1, 1, 2, 2)))
     network = Recorder(labels)
     rows = epoch_rows(labels, balance, np.random.default_rng(seed))
     loss = train(network, nn.Identity(), source, rows, labels, batch_size=batch_size)
@@ -153,7 +153,7 @@ def test_loss_weights_are_inverse_sizes_that_average_to_one(labels, more):
 def test_sampling_and_weighting_have_the_same_expected_gradient():
     labels = np.repeat([0, 2, 3], [1, 2, 9])  # no image has label 1
     rng = np.random.default_rng(0)
-    source = Source(rng.standard_normal((12, 3)).astype(np.float32))
+    source = ArraySource(rng.standard_normal((12, 3)).astype(np.float32))
 
     def gradient(balance, seed):
         head = nn.Linear(3, 4)

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._augment import Jitter
 from skdeepcluster._features import embed
-from skdeepcluster._images import Source
+from skdeepcluster._images import ArraySource
 from skdeepcluster._stability import MILD_CROP, mild_view, stability
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def trained(digits_images):
 
 
 def of(model, images, n_clusters=10):
-    source = Source(images[:, None])
+    source = ArraySource(images[:, None])
     seen, viewed = (
         embed(model.module_, source, CPU, torch.float32, view)
         for view in (None, mild_view(source))
@@ -54,8 +54,8 @@ def test_bounds(trained, digits_images):
 
 
 def test_views_are_of_images_and_of_rows():
-    assert mild_view(Source(np.zeros((2, 1, 8, 8)))) is MILD_CROP
-    assert isinstance(mild_view(Source(np.zeros((2, 8)))), Jitter)
+    assert mild_view(ArraySource(np.zeros((2, 1, 8, 8)))) is MILD_CROP
+    assert isinstance(mild_view(ArraySource(np.zeros((2, 8)))), Jitter)
 
 
 def test_a_network_that_training_spoils_is_told_of(trained, digits_images):

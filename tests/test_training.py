@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from skdeepcluster._augment import RandomCrop
 from skdeepcluster._convnets import Network, build_network, new_head
 from skdeepcluster._features import embed
-from skdeepcluster._images import Source
+from skdeepcluster._images import ArraySource
 from skdeepcluster._training import batches, calibrate, train_epoch
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def train(network, head, X, labels, learning_rate=0.05, rows=None, **parameters)
     ]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizers[0], lambda step: 1.0)
     loss = train_epoch(
-        network, head, optimizers, schedule, Source(X), rows, labels, **parameters
+        network, head, optimizers, schedule, ArraySource(X), rows, labels, **parameters
     )
     assert schedule.last_epoch == len(batches(rows, parameters["batch_size"]))
     return loss
@@ -186,7 +186,7 @@ def test_training_is_repeatable():
         losses = [
             train(network, head, X, labels, augment=RandomCrop()) for _ in range(2)
         ]
-        return losses, embed(network, Source(X), CPU, torch.float32)
+        return losses, embed(network, ArraySource(X), CPU, torch.float32)
 
     (losses, features), (other_losses, other_features) = trained(), trained()
     assert losses == other_losses
@@ -205,10 +205,10 @@ def test_calibrated_features_have_zero_mean_and_unit_variance(
     X = digits_images[0][:, None]
     rows = np.random.default_rng(0).permutation(len(X))[:512]
     network = network_for(X, backbone)
-    fresh = embed(network, Source(X[rows]), CPU, dtype)
+    fresh = embed(network, ArraySource(X[rows]), CPU, dtype)
     parameters = {"batch_size": batch_size, "device": CPU, "dtype": dtype}
-    calibrate(network, Source(X), rows, **parameters)
-    features = embed(network, Source(X[rows]), CPU, dtype)
+    calibrate(network, ArraySource(X), rows, **parameters)
+    features = embed(network, ArraySource(X[rows]), CPU, dtype)
     assert abs(np.median(fresh.var(axis=0)) - 1) > 0.1
     assert_allclose(features.mean(axis=0), 0, atol=0.1)
     assert_allclose(features.var(axis=0), 1, atol=0.15)
@@ -217,7 +217,7 @@ def test_calibrated_features_have_zero_mean_and_unit_variance(
 
 def test_calibration_forgets_what_the_network_has_seen_before():
     X, _ = toy_images()
-    source, rows = Source(X), np.arange(40)
+    source, rows = ArraySource(X), np.arange(40)
     fresh, used = network_for(X), network_for(X)
     with torch.no_grad():
         used.train()(torch.rand(30, 1, 8, 8) * 1e4)
@@ -239,7 +239,7 @@ def test_calibration_restores_momenta_and_leaves_the_weights():
     network = network_for(X, module)
     norms = [m for m in network.modules() if hasattr(m, "momentum")]
     before = [p.detach().clone() for p in network.parameters()]
-    calibrate(network, Source(X), np.arange(60), batch_size=16, **SINGLE)
+    calibrate(network, ArraySource(X), np.arange(60), batch_size=16, **SINGLE)
     assert [norm.momentum for norm in norms] == [0.3, None, 0.01, 0.1]
     for old, new in zip(before, network.parameters(), strict=True):
         assert torch.equal(old, new)
@@ -249,7 +249,7 @@ def test_calibration_restores_momenta_and_leaves_the_weights():
 def test_calibration_without_batch_norm():
     X, _ = toy_images()
     network = Network(nn.Flatten(), 64, nn.Identity(), None)
-    calibrate(network, Source(X), np.arange(60), batch_size=16, **SINGLE)
+    calibrate(network, ArraySource(X), np.arange(60), batch_size=16, **SINGLE)
 
 
 def test_every_tensor_is_moved_to_the_device(monkeypatch):
@@ -268,7 +268,7 @@ def test_every_tensor_is_moved_to_the_device(monkeypatch):
                 "convnet", (1, 8, 8), [0.0], [1.0], sobel=True, head_norm="batch"
             )
             head = nn.Linear(network.n_features, 2)
-        calibrate(network, Source(X), np.arange(20), batch_size=8, **parameters)
+        calibrate(network, ArraySource(X), np.arange(20), batch_size=8, **parameters)
         train(
             network,
             head,

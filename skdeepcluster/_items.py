@@ -1,0 +1,294 @@
+"""Folders, paths, pictures and datasets -> a source that decodes by the batch."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ._decoding import Format, decode, failure, header
+from ._images import Source
+
+SCANNED_AT_ONCE = 256  # headers
+SAMPLED_ITEMS = 256  # of a dataset, whose images have no headers to look at
+LARGEST_KEPT = 128  # longest side at which images of one size stay as they are
+LARGEST_AUTO = 64  # side of other images with image_size="auto"
+PREFETCHED = 4  # batches for each worker
+
+
+@dataclass(frozen=True)
+class Items:
+    """What holds one picture each, in the order of X."""
+
+    sequence: Sequence
+    paths: np.ndarray | None  # of str, where the items are files
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+
+def find_items(X) -> Items | None:
+    """Return the pictures that X holds, or None where X is an array or a table.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If X names no folder, or a folder without images, or is a stream.
+    """
+    if isinstance(X, IterableDataset):
+        raise TypeError(
+            "X is an IterableDataset, which has no order to come back to. Pass a "
+            "map-style Dataset, with __len__ and __getitem__."
+        )
+    if isinstance(X, Dataset):
+        return Items(X, None)
+    if isinstance(X, str | os.PathLike):
+        paths = _files_in(Path(X))
+        return Items(paths, paths)
+    if isinstance(X, list | tuple):
+        sequence = X
+    elif isinstance(X, np.ndarray) or hasattr(X, "to_numpy"):  # a Series of pandas' too
+        sequence = np.asarray(X)
+    else:
+        return None
+    if not len(sequence) or getattr(sequence, "ndim", 1) != 1:
+        return None
+    first = sequence[0]
+    if isinstance(first, str | os.PathLike):
+        strange = [x for x in sequence if not isinstance(x, str | os.PathLike)]
+        if strange:
+            raise TypeError(f"X is a list of paths, but holds {strange[0]!r} as well.")
+        paths = np.array([os.fspath(path) for path in sequence])
+        return Items(paths, paths)
+    if isinstance(first, tuple) and len(first) and _is_picture(first[0]):
+        return Items(sequence, None)
+    if isinstance(first, Image.Image) or (_is_picture(first) and _are_mixed(sequence)):
+        return Items(sequence, None)
+    return None
+
+
+def _is_picture(item) -> bool:
+    """Tell a picture from a number or a row of numbers."""
+    if isinstance(item, str | os.PathLike | Image.Image):
+        return True
+    return isinstance(item, np.ndarray | torch.Tensor) and item.ndim in (2, 3)
+
+
+def _are_mixed(arrays: Sequence) -> bool:
+    """Tell whether arrays differ in size, so that they cannot be stacked."""
+    return len({getattr(array, "shape", None) for array in arrays}) > 1
+
+
+def _files_in(folder: Path) -> np.ndarray:
+    """Return the paths of all image files in a folder and below it, sorted."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"X={os.fspath(folder)!r} is no folder. Pass the path of a folder of "
+            "images or of a .npy file, or a list of paths."
+        )
+    endings = Image.registered_extensions()
+    found, seen = [], set()
+    for place, below, names in os.walk(folder, followlinks=True):
+        identity = os.path.realpath(place)
+        if identity in seen:  # a link that leads back
+            below.clear()
+            continue
+        seen.add(identity)
+        found += [
+            os.path.join(place, name)
+            for name in names
+            if os.path.splitext(name)[1].lower() in endings and name[0] != "."
+        ]
+    if not found:
+        raise ValueError(
+            f"X={os.fspath(folder)!r} holds no images: no file in it, or below it, has "
+            "an ending such as .jpg or .png."
+        )
+    return np.array(sorted(found))
+
+
+class _Calls(Dataset):
+    """A function, in the form that a DataLoader's workers call."""
+
+    def __init__(self, function: Callable):
+        self.function = function
+
+    def __getitem__(self, part):
+        return self.function(part)
+
+
+def _as_it_is(found):
+    return found
+
+
+def ahead(function: Callable, parts: list, n_workers: int) -> Iterator:
+    """Call a function with each of `parts`, in processes that work ahead.
+
+    Results come in order. With no workers, or one part, it is called in this process.
+    """
+    if n_workers == 0 or len(parts) < 2:
+        return map(function, parts)
+    loader = DataLoader(
+        _Calls(function),
+        sampler=parts,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=min(n_workers, len(parts), joblib.cpu_count()),
+        prefetch_factor=PREFETCHED,
+        generator=torch.Generator(),  # not the global one
+    )
+    return iter(loader)
+
+
+def _headers(items: Items, rows: np.ndarray) -> tuple[list[Format], dict[int, str]]:
+    formats, failures = [], {}
+    for row in rows:
+        item = None
+        try:
+            item = items.sequence[row]
+            formats.append(header(item))
+        except MemoryError:
+            raise
+        except Exception as error:
+            failures[int(row)] = failure(item, error)
+    return formats, failures
+
+
+def common_format(
+    items: Items,
+    image_shape: tuple[int, int, int] | None,
+    image_size: str | int,
+    n_workers: int,
+) -> tuple[Format | None, dict[int, str]]:
+    """Find the format that pictures are turned into, from their headers.
+
+    Parameters
+    ----------
+    items : Items
+    image_shape : (C, H, W) or None
+        Taken where given.
+    image_size : "auto" or int
+        Side of the squares that pictures become. "auto" leaves pictures that all have
+        one size of at most 128 as they are; others get the median of their shorter
+        sides, but at most 64.
+    n_workers : int
+        Processes that read headers.
+
+    Returns
+    -------
+    format : Format or None
+        Colour if any picture is, bytes if all are. None if no header could be read.
+    failures : dict of row to str
+        What is wrong with files whose header cannot be read.
+    """
+    rows = np.arange(len(items))
+    if items.paths is None:
+        rows = np.random.default_rng(0).permutation(rows)[:SAMPLED_ITEMS]
+    parts = np.array_split(rows, max(1, len(rows) // SCANNED_AT_ONCE))
+    if items.paths is None:
+        n_workers = 0
+    formats, failures = [], {}
+    for found, failed in ahead(partial(_headers, items), parts, n_workers):
+        formats += found
+        failures |= failed
+    if not formats:
+        return None, failures
+    dtype = np.uint8 if all(f.dtype == np.uint8 for f in formats) else np.float32
+    if image_shape is not None:
+        return Format(image_shape, dtype), failures
+    shapes = np.array([f.shape for f in formats])
+    channels = int(shapes[:, 0].max())
+    if image_size != "auto":
+        return Format((channels, image_size, image_size), dtype), failures
+    sizes = np.unique(shapes[:, 1:], axis=0)
+    if len(sizes) == 1 and sizes.max() <= LARGEST_KEPT:
+        return Format((channels, *map(int, sizes[0])), dtype), failures
+    side = min(LARGEST_AUTO, int(np.median(shapes[:, 1:].min(axis=1))))
+    return Format((channels, side, side), dtype), failures
+
+
+def _decoded(
+    items: Items, wanted: Format, rows: np.ndarray
+) -> tuple[torch.Tensor, dict[int, str]]:
+    """Return the images at `rows`, and what is wrong with those that stay blank."""
+    images = np.zeros((len(rows), *wanted.shape), wanted.dtype)
+    failures = {}
+    for place, row in enumerate(rows):
+        item = None
+        try:
+            item = items.sequence[row]
+            images[place] = decode(item, wanted)
+        except MemoryError:
+            raise
+        except Exception as error:
+            failures[int(row)] = failure(item, error)
+    return torch.from_numpy(images), failures
+
+
+@dataclass(frozen=True)
+class DecodedSource(Source):
+    """Pictures that are decoded each time they are read.
+
+    Parameters
+    ----------
+    items : Items
+    format : Format
+        What each picture is turned into.
+    rows : ndarray of shape (n,), int
+        Of the items, those that the source consists of.
+    n_workers : int
+        Processes that decode the next batches while this one is used.
+    skip : bool
+        Whether pictures that cannot be read become blank, and are kept in `failures`,
+        instead of ending it all with ValueError.
+    """
+
+    items: Items
+    format: Format
+    rows: np.ndarray
+    n_workers: int
+    skip: bool
+    failures: dict[int, str] = field(default_factory=dict)  # by row of the items
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image: (C, H, W)."""
+        return self.format.shape
+
+    @property
+    def dtype(self) -> type:
+        """Of the batches: np.uint8 or np.float32."""
+        return self.format.dtype
+
+    def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
+        """Return the images at `rows` as a new tensor."""
+        return next(self.batches([rows]))
+
+    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+        """Return the images at each of `parts` in turn, decoded ahead."""
+        there = [self.rows[part] for part in parts]
+        function = partial(_decoded, self.items, self.format)
+        for images, failures in ahead(function, there, self.n_workers):
+            if failures and not self.skip:
+                raise unreadable(failures)
+            self.failures.update(failures)
+            yield images
+
+
+def unreadable(failures: dict[int, str]) -> ValueError:
+    """Return the error that names the first picture that cannot be read."""
+    row = min(failures)
+    more = f" ({len(failures)} such rows so far)" if len(failures) > 1 else ""
+    return ValueError(
+        f"X cannot be read in row {row}: {failures[row]}{more}. Remove it, or set "
+        "on_error='skip'."
+    )

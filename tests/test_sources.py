@@ -1,0 +1,332 @@
+"""The same images through every X that holds them, and what becomes of broken ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from PIL import Image
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from torch.utils.data import Dataset, Subset, TensorDataset
+from torchvision.datasets import ImageFolder
+
+from skdeepcluster import DeepClusterEstimator
+
+N = 200
+
+
+def quick(**params):
+    """A fit of a second or less."""
+    params = {"max_iter": 1, "epochs_per_iter": 2, "random_state": 0, **params}
+    return DeepClusterEstimator(**{"n_clusters": 5, **params})
+
+
+class Pictures(Dataset):
+    """Pictures of one form, as (image, label)."""
+
+    def __init__(self, images, form):
+        self.images, self.form = images, form
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        return self.form(self.images[row]), 0
+
+
+@pytest.fixture(scope="module")
+def images(digits_images):
+    """Colour images (n, H, W, C), which are not square and differ in their channels."""
+    grey = digits_images[0][:N]
+    colour = np.stack([grey, grey // 2, 255 - grey], axis=-1)
+    return np.ascontiguousarray(np.pad(colour, [(0, 0), (0, 0), (1, 1), (0, 0)]))
+
+
+@pytest.fixture(scope="module")
+def folder(images, tmp_path_factory):
+    """PNG files, half of them in another folder each."""
+    place = tmp_path_factory.mktemp("images")
+    for i, values in enumerate(images):
+        below = place / ("a" if i < N // 2 else "b")
+        below.mkdir(exist_ok=True)
+        Image.fromarray(values).save(below / f"{i:03d}.png")
+    return place
+
+
+def paths_in(folder):
+    return sorted(folder.rglob("*.png"))
+
+
+def saved(images, path):
+    np.save(path, images)
+    return path
+
+
+SOURCES = {
+    "channels last": lambda images, folder, tmp: images,
+    "channels first": lambda images, folder, tmp: images.transpose(0, 3, 1, 2).copy(),
+    "tensor": lambda images, folder, tmp: torch.tensor(images),
+    "list of arrays": lambda images, folder, tmp: list(images),
+    "memory map": lambda images, folder, tmp: np.load(
+        saved(images, tmp / "x.npy"), mmap_mode="r"
+    ),
+    ".npy file": lambda images, folder, tmp: saved(images, tmp / "x.npy"),
+    "name of .npy": lambda images, folder, tmp: str(saved(images, tmp / "x.npy")),
+    "folder": lambda images, folder, tmp: folder,
+    "name of a folder": lambda images, folder, tmp: str(folder),
+    "list of paths": lambda images, folder, tmp: paths_in(folder),
+    "list of names": lambda images, folder, tmp: list(map(str, paths_in(folder))),
+    "array of paths": lambda images, folder, tmp: np.array(paths_in(folder)),
+    "Series of paths": lambda images, folder, tmp: pd.Series(paths_in(folder)),
+    "PIL images": lambda images, folder, tmp: list(map(Image.fromarray, images)),
+    "ImageFolder": lambda images, folder, tmp: ImageFolder(folder),
+    "PIL dataset": lambda images, folder, tmp: Pictures(images, Image.fromarray),
+    "array dataset": lambda images, folder, tmp: Pictures(images, np.array),
+    "tensor dataset": lambda images, folder, tmp: TensorDataset(torch.tensor(images)),
+    "subset": lambda images, folder, tmp: Subset(Pictures(images, np.array), range(N)),
+}
+
+
+@pytest.fixture(scope="module")
+def expected(images):
+    return quick().fit(images)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_gives_the_same_labels(source, images, folder, tmp_path, expected):
+    X = SOURCES[source](images, folder, tmp_path)
+    model = quick()
+    assert_array_equal(model.fit_predict(X), expected.labels_)
+    assert_array_equal(model.predict(X), expected.labels_)
+    embedding = expected.transform(images)
+    assert_array_equal(model.transform(X), embedding)
+    assert_array_equal(model.predict(images), expected.labels_)
+    assert model.score(X) == expected.score(images)
+    with_files = "folder" in source or "paths" in source or "names" in source
+    assert (model.paths_ is not None) == with_files
+    if with_files:
+        assert_array_equal(model.paths_, list(map(str, paths_in(folder))))
+    assert len(model.skipped_) == 0
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder", None])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_cache_and_workers_change_nothing(folder, expected, tmp_path, cache, n_jobs):
+    where = tmp_path / "decoded" if cache == "folder" else cache
+    model = quick(cache=where, n_jobs=n_jobs).fit(folder)
+    again = quick(n_jobs=n_jobs).fit(folder)
+    assert_array_equal(model.labels_, again.labels_)
+    assert_array_equal(model.transform(folder), again.transform(folder))
+
+
+def test_datasets_go_through_workers(images, expected):
+    X = Pictures(images, Image.fromarray)
+    assert_array_equal(quick(cache=None).fit_predict(X), expected.labels_)
+
+
+def test_mixed_sizes_and_modes(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        values = rng.integers(0, 256, (*rng.integers(5, 90, 2), 3)).astype(np.uint8)
+        mode = ["L", "RGB", "RGBA", "P", "CMYK"][i % 5]
+        ending = "tif" if mode == "CMYK" else "png"
+        Image.fromarray(values).convert(mode).save(tmp_path / f"{i}.{ending}")
+    model = quick(image_size=20).fit(tmp_path)
+    assert model.image_shape_ == (3, 20, 20)
+    assert np.isfinite(model.transform(tmp_path)).all()
+    assert quick().fit(tmp_path).image_shape_[0] == 3
+
+
+def test_image_size_resizes_arrays_as_well(images):
+    model = quick(image_size=12).fit(images)
+    assert model.image_shape_ == (3, 12, 12)
+    assert_array_equal(model.predict(images), model.labels_)
+    assert_array_equal(model.predict(list(map(Image.fromarray, images))), model.labels_)
+
+
+def test_image_shape_settles_what_files_become(folder):
+    model = quick(image_shape=(1, 8, 8)).fit(folder)
+    assert model.image_shape_ == (1, 8, 8)
+    assert model.n_features_in_ == 64
+
+
+def test_one_picture(images, folder, expected):
+    path = paths_in(folder)[7]
+    for X in ([path], [Image.open(path)], images[7:8], pd.Series([str(path)])):
+        assert expected.predict(X).tolist() == [expected.labels_[7]]
+
+
+# scikit-learn's tools.
+
+
+def test_paths_in_searches_and_pipelines(folder):
+    paths, y = np.array(paths_in(folder)), np.arange(N) % 2
+    found = cross_validate(quick(), paths, cv=2)
+    assert np.isfinite(found["test_score"]).all()
+    pipeline = make_pipeline(quick(), LogisticRegression())
+    assert cross_validate(pipeline, list(paths), y, cv=2)["test_score"].shape == (2,)
+    search = GridSearchCV(quick(), {"n_clusters": [2, 3]}, cv=2, n_jobs=2).fit(paths)
+    assert len(search.best_estimator_.labels_) == N
+
+
+def test_a_column_of_paths_in_a_column_transformer(folder, expected):
+    frame = pd.DataFrame({"path": list(map(str, paths_in(folder))), "size": 1.0})
+    columns = make_column_transformer((quick(), "path"), remainder="passthrough")
+    found = columns.fit_transform(frame)
+    assert_array_equal(found[:, :-1], expected.transform(paths_in(folder)))
+
+
+# Broken pictures.
+
+
+def broken_folder(folder, bomb):
+    """One file of each kind; returns their names in sorted order."""
+    good = (folder / "000.png").read_bytes()
+    (folder / "01_empty.png").write_bytes(b"")
+    (folder / "02_text.png").write_text("no image at all")
+    (folder / "03_cut.png").write_bytes(good[: len(good) - 40])
+    (folder / "04_loop.png").symlink_to(folder / "04_loop.png")
+    (folder / "05_gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "06_bomb.png").write_bytes(bomb)
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / "07_float.tif")
+    return sorted(path.name for path in folder.iterdir() if path.name[2] == "_")
+
+
+@pytest.fixture
+def pictures(tmp_path, images):
+    """A folder of 40 good files, and two whose shape is extreme but valid."""
+    for i in range(40):
+        Image.fromarray(images[i]).save(tmp_path / f"{i:03d}.png")
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "040.png")
+    Image.new("RGB", (20_000, 10), "red").save(tmp_path / "041.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("cache", ["memory", "folder", None])
+def test_broken_files_are_skipped(pictures, bomb, tmp_path_factory, cache, n_jobs):
+    broken = broken_folder(pictures, bomb)
+    where = tmp_path_factory.mktemp("cache") if cache == "folder" else cache
+    before = sorted(pictures.iterdir())
+    model = quick(image_size=10, on_error="skip", cache=where, n_jobs=n_jobs)
+    with pytest.warns(UserWarning, match=r"7 of 49 images cannot be read .*01_empty"):
+        embedding = model.fit_transform(pictures)
+    names = [os.path.basename(path) for path in model.paths_]
+    assert [names[row] for row in model.skipped_] == broken
+    bad = np.isin(np.arange(49), model.skipped_)
+    assert (model.labels_[bad] == -1).all()
+    assert (model.labels_[~bad] >= 0).all()
+    assert np.isnan(embedding[bad]).all()
+    assert np.isfinite(embedding[~bad]).all()
+    with pytest.warns(UserWarning, match="7 of 49 images"):
+        assert_array_equal(model.predict(pictures), model.labels_)
+    with pytest.warns(UserWarning, match="7 of 49 images"):
+        assert_array_equal(model.transform(pictures), embedding)
+    assert sorted(pictures.iterdir()) == before  # nothing is written there
+
+
+def test_what_is_skipped_changes_nothing_else(pictures, bomb):
+    expected = quick(image_size=10).fit(pictures)
+    broken_folder(pictures, bomb)
+    with pytest.warns(UserWarning, match="7 of 49 images"):
+        model = quick(image_size=10, on_error="skip").fit(pictures, np.zeros(49))
+    good = np.setdiff1d(np.arange(49), model.skipped_)
+    assert_array_equal(model.labels_[good], expected.labels_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert model.score(pictures) == expected.score(model.paths_[good])
+
+
+@pytest.mark.parametrize("cache", ["memory", None])
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("01_empty", "the file is empty"),
+        ("02_text", "the file is not an image"),
+        ("03_cut", "truncated"),
+        ("04_loop", "symbolic links"),
+        ("05_gone", "No such file"),
+        ("06_bomb", "decompression bomb"),
+        ("07_float", "black and white are not known"),
+    ],
+)
+def test_a_broken_file_is_named(pictures, bomb, kind, cause, cache):
+    for name in broken_folder(pictures, bomb):
+        if kind not in name:
+            (pictures / name).unlink()
+    model = quick(cache=cache)
+    with pytest.raises(
+        ValueError, match=rf"row \d+: .*{kind}.*{cause}.*on_error='skip'"
+    ):
+        model.fit(pictures)
+    assert not hasattr(model, "module_")
+    assert vars(model) == vars(quick(cache=cache))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission_is_named(pictures):
+    (pictures / "003.png").chmod(0)
+    with pytest.raises(ValueError, match=r"003.png: Permission denied"):
+        quick().fit(pictures)
+
+
+def test_a_file_that_vanishes_between_rounds(pictures):
+    lost = pictures / "005.png"
+
+    def losing(batch):
+        lost.unlink(missing_ok=True)
+        return batch
+
+    model = quick(cache=None, augment=losing, image_size=10)
+    with pytest.raises(ValueError, match=r"row 5: .*005.png: No such file"):
+        model.fit(pictures)
+    Image.new("RGB", (10, 8)).save(lost)
+    with pytest.warns(UserWarning, match="1 of 42 images cannot be read"):
+        model.set_params(on_error="skip").fit(pictures)
+    assert model.skipped_.tolist() == [5]
+    assert model.labels_[5] == -1
+
+
+def test_nothing_can_be_read(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    for on_error in ("raise", "skip"):
+        with pytest.raises(ValueError, match=r"row 0: .*a.png: the file is empty"):
+            quick(on_error=on_error).fit(tmp_path)
+    Image.new("L", (8, 8)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"1 sample.* minimum of 2"):
+        quick(on_error="skip").fit(tmp_path)
+
+
+def test_files_where_fit_saw_something_else(images, folder):
+    rows = np.random.default_rng(0).random((30, 8))
+    with pytest.raises(ValueError, match="holds pictures, but fit saw rows of 8"):
+        quick().fit(rows).predict(folder)
+    floats = quick().fit(images / 255)
+    with pytest.raises(ValueError, match="bytes from 0 to 255, but fit saw floating"):
+        floats.predict(folder)
+
+
+SCRIPT = """
+import os, sys
+from skdeepcluster import DeepClusterEstimator
+def killing(batch):
+    os.kill(os.getpid(), 9)
+DeepClusterEstimator(3, cache=None, n_jobs=2, augment=killing).fit(sys.argv[1])
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(folder):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, folder], timeout=120, stdout=subprocess.PIPE
+    )  # would wait for the pipe that living workers hold open
+    assert done.returncode == -signal.SIGKILL
