@@ -1,10 +1,12 @@
 """Features -> pseudo-labels for training."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from sklearn.preprocessing import normalize
+from sklearn.utils import gen_batches
 
 from ._empty_clusters import distinct_rows
 from ._kmeans import KMeansResult, assign, kmeans
@@ -12,6 +14,8 @@ from ._neighbors import spectral_embedding
 from ._whitening import Projection, fit_projection
 
 GRAPH_ROWS = 20_000  # largest graph; of more rows, a random sample stands for all
+KMEANS_ROWS = 2**18  # of more rows, k-means sees a random sample, and all are assigned
+ASSIGNED_ROWS = 2**16  # at once, of more
 GRAPH_COMPONENTS = 64  # of the features, at unit length, whose graph it is
 PIXEL_SHARE = 0.1  # length of the pixels beside the first graph's unit rows
 MAX_EIGENVECTORS = 100  # of a graph: their cost grows with the square of their number
@@ -50,14 +54,16 @@ class Clusterer:
 
         Its clusters are purer than those of an untrained network's features.
         """
-        embedding = self._embed_graph(pixels, seed)
-        seen = pixels
-        if embedding is not None:
+        embed = self._graph(pixels, lambda rows: rows, seed)
+
+        def see(part: slice | np.ndarray) -> np.ndarray:
+            if embed is None:
+                return pixels[part]
             # Parts of the graph that nothing connects are single points of its
             # embedding; what little the pixels add divides them further.
-            seen = np.hstack([PIXEL_SHARE * normalize(pixels), embedding])
-        clusters = self.kmeans(seen, self.n_pseudo_labels, seed)
-        return PseudoLabels(clusters, None)
+            return np.hstack([PIXEL_SHARE * normalize(pixels[part]), embed(part)])
+
+        return PseudoLabels(self._cluster(see, len(pixels), seed), None)
 
     def pseudo_labels(self, features: np.ndarray, seed: int) -> PseudoLabels:
         """Project features, cluster them by k-means and repair empty clusters.
@@ -68,12 +74,15 @@ class Clusterer:
         projection = fit_projection(
             features, self.n_components, self.whiten, self.normalize
         )
-        points = projection(features)
         near = fit_projection(features, GRAPH_COMPONENTS, whiten=False, normalize=True)
-        embedding = self._embed_graph(near(features), seed)
-        seen = points if embedding is None else np.hstack([points, embedding])
-        clusters = self.kmeans(seen, self.n_pseudo_labels, seed)
-        return PseudoLabels(clusters, projection if embedding is None else None)
+        embed = self._graph(features, near, seed)
+
+        def see(part: slice | np.ndarray) -> np.ndarray:
+            points = projection(features[part])
+            return points if embed is None else np.hstack([points, embed(part)])
+
+        clusters = self._cluster(see, len(features), seed)
+        return PseudoLabels(clusters, projection if embed is None else None)
 
     @property
     def single(self) -> bool:
@@ -94,25 +103,53 @@ class Clusterer:
             seed=seed,
         )
 
-    def _embed_graph(self, points: np.ndarray, seed: int) -> np.ndarray | None:
-        """Embed the graph of the distinct points; None where it is not wanted.
+    def _cluster(
+        self, see: Callable[[slice | np.ndarray], np.ndarray], n: int, seed: int
+    ) -> KMeansResult:
+        """Cluster the points that `see` returns for rows of `n`.
 
-        Of many points a sample makes the graph, and the others are embedded where
-        their nearest neighbour in it is.
+        Those of many rows are never all in memory at once.
+        """
+        if n <= KMEANS_ROWS:
+            return self.kmeans(see(slice(None)), self.n_pseudo_labels, seed)
+        rng = np.random.default_rng(seed)
+        sample = np.sort(rng.choice(n, KMEANS_ROWS, replace=False, shuffle=False))
+        found = self.kmeans(see(sample), self.n_pseudo_labels, seed)
+        computing = {"backend": self.backend, "device": self.device}
+        labels, inertia = np.empty(n, np.int32), 0.0
+        for part in gen_batches(n, ASSIGNED_ROWS):
+            labels[part], distances = assign(see(part), found.centers, **computing)
+            inertia += float(distances.sum(dtype=np.float64))
+        return replace(found, labels=labels, inertia=inertia)
+
+    def _graph(
+        self,
+        values: np.ndarray,
+        near: Callable[[np.ndarray], np.ndarray],
+        seed: int,
+    ) -> Callable[[slice | np.ndarray], np.ndarray] | None:
+        """Return what embeds rows of `values` in their graph, if that is wanted.
+
+        The graph is that of the distinct points among `near(values)`. Of many points
+        a sample makes the graph, and the others are embedded where their nearest
+        neighbour in it is.
         """
         if self.n_neighbors is None:
             return None
-        rows = np.random.default_rng(seed).permutation(len(points))[:GRAPH_ROWS]
-        distinct, place = distinct_rows(points[rows])
+        rows = np.random.default_rng(seed).permutation(len(values))[:GRAPH_ROWS]
+        points = near(values[rows])
+        distinct, place = distinct_rows(points)
         if len(distinct) <= self.n_pseudo_labels:
             return None  # each point is a cluster
-        nodes = points[rows][distinct]
+        nodes = points[distinct]
         # At least two, since at unit length a single one tells nothing.
         n_components = max(2, min(self.n_clusters, MAX_EIGENVECTORS))
         embedding = spectral_embedding(nodes, self.n_neighbors, n_components)
-        if len(rows) < len(points):
+        if len(rows) < len(values):
             computing = {"backend": self.backend, "device": self.device}
-            return embedding[assign(points, nodes, **computing)[0]]
-        in_order = np.empty_like(embedding, shape=(len(points), embedding.shape[1]))
+            return lambda part: embedding[
+                assign(near(values[part]), nodes, **computing)[0]
+            ]
+        in_order = np.empty_like(embedding, shape=(len(values), embedding.shape[1]))
         in_order[rows] = embedding[place]
-        return in_order
+        return lambda part: in_order[part]

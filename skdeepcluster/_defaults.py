@@ -91,5 +91,6 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         dtype=resolve_precision(precision, device),
         **given("init", "max_iter", "balance"),
         **given("batch_size", "learning_rate", "momentum", "weight_decay"),
+        **given("features_dir"),
     )
     return recipe, clusterer

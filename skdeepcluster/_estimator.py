@@ -33,12 +33,11 @@ from ._pixels import embed_pixels, fit_pixels
 from ._random import Streams, isolated_torch_rng
 from ._stability import mild_view
 from ._symptoms import final_symptoms, round_symptoms
-from ._validation import class_labels, read
+from ._validation import NO_GROUP, class_labels, read, warn_unreadable
 from .metrics import reproduced_information
 
 STATISTICS_ROWS = 10_000  # images whose mean and scale stand for all
 SCORE_ROWS = 20_000  # images that `score` looks at
-NO_GROUP = -1  # of an image that cannot be read
 
 
 class DeepClusterEstimator(
@@ -111,6 +110,11 @@ class DeepClusterEstimator(
     cache_bytes : int, default=2**30
         Largest size of decoded pictures that are kept, in bytes. More are decoded
         anew in each pass.
+
+    features_dir : str, path-like or None, default=None
+        Existing folder for a temporary, memory-mapped file with the features of all
+        images, where memory does not hold them; None for memory. It takes 4 bytes for
+        each image and feature.
 
     sobel : bool, default=False
         Whether the network sees fixed Sobel gradients of the grey image instead of
@@ -283,6 +287,7 @@ class DeepClusterEstimator(
         "on_error": [StrOptions({"raise", "skip"})],
         "cache": [str, os.PathLike, None],
         "cache_bytes": [Interval(Integral, 0, None, closed="left")],
+        "features_dir": [str, os.PathLike, None],
         "sobel": ["boolean"],
         "augment": [StrOptions({"auto"}), callable, None],
         "n_components": [
@@ -324,6 +329,7 @@ class DeepClusterEstimator(
         on_error="raise",
         cache="memory",
         cache_bytes=2**30,
+        features_dir=None,
         sobel=False,
         augment="auto",
         n_components="auto",
@@ -357,6 +363,7 @@ class DeepClusterEstimator(
         self.on_error = on_error
         self.cache = cache
         self.cache_bytes = cache_bytes
+        self.features_dir = features_dir
         self.sobel = sobel
         self.augment = augment
         self.n_components = n_components
@@ -456,7 +463,9 @@ class DeepClusterEstimator(
         """
         check_is_fitted(self)
         given = read(self, X)
-        return given.in_place(self._embed(given.source), np.nan)
+        embedding = self._embed(given.source)
+        warn_unreadable(given.failures, given.n)
+        return given.in_place(embedding, np.nan)
 
     def predict(self, X):
         """Assign images to the groups found in `fit`.
@@ -473,7 +482,9 @@ class DeepClusterEstimator(
         """
         check_is_fitted(self)
         given = read(self, X)
-        return given.in_place(self._assign(self._embed(given.source)), NO_GROUP)
+        labels = self._assign(self._embed(given.source))
+        warn_unreadable(given.failures, given.n)
+        return given.in_place(labels, NO_GROUP)
 
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the groups are.
@@ -584,6 +595,7 @@ class DeepClusterEstimator(
         n_groups = len(self.cluster_centers_)
         for words in final_symptoms(history, n_groups, self.n_clusters):
             warnings.warn(words, ConvergenceWarning, stacklevel=5)
+        warn_unreadable(given.failures, given.n)
         self.paths_ = given.paths
         self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
         self.labels_ = given.in_place(labels, NO_GROUP)

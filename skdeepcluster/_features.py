@@ -1,6 +1,8 @@
 """Source -> features of the network, in row order."""
 
 import math
+import os
+import tempfile
 
 import numpy as np
 import torch
@@ -12,6 +14,17 @@ from ._images import Source
 
 CACHED_VALUES = 2**17  # input values of one forward pass, whose maps fit into a cache
 BATCH_VALUES = 2**20  # the same on accelerators
+
+
+def allocate(shape: tuple[int, int], folder: str | os.PathLike | None) -> np.ndarray:
+    """Return a float32 array, in memory or mapped to a temporary file in `folder`.
+
+    The file has no name: it is gone with the array, or the process.
+    """
+    if folder is None:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:

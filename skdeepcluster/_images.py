@@ -1,10 +1,12 @@
 """Every accepted X -> one indexed source of images (C, H, W) or rows (d,)."""
 
 import math
+import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
+from types import MappingProxyType
 
 import numpy as np
 import scipy.sparse
@@ -12,14 +14,22 @@ import torch
 
 # A batch of this many values at a time is checked or measured: 64 MiB of float32.
 CHUNK_VALUES = 2**24
+MAPPED_BYTES = 2**24  # read from a memory map before its pages are given back
 
 
 class Source(ABC):
     """Images or rows that are read by the batch."""
 
+    # Of rows of X that cannot be read to what is wrong with them.
+    failures: Mapping[int, str] = MappingProxyType({})
+
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of items."""
+
+    @abstractmethod
+    def part(self, rows: slice) -> "Source":
+        """Return the items at `rows` as a source, without reading them."""
 
     @property
     @abstractmethod
@@ -35,9 +45,9 @@ class Source(ABC):
     def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
         """Return the items at `rows` as a new tensor."""
 
+    @abstractmethod
     def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
-        """Return the items at each of `parts` in turn."""
-        return map(self.batch, parts)
+        """Return the items at each of `parts` in turn, as `batch` does."""
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
         """Split rows into pieces whose items are of bounded size."""
@@ -92,6 +102,10 @@ class ArraySource(Source):
         """Shape of one item: (C, H, W) for an image, (d,) for a row."""
         return self.values.shape[1:]
 
+    def part(self, rows: slice) -> "ArraySource":
+        """Return the items at `rows` as a source, without reading them."""
+        return ArraySource(self.values[rows])
+
     @property
     def dtype(self) -> type:
         """Of the batches: bytes stay bytes, other numbers become np.float32."""
@@ -105,6 +119,33 @@ class ArraySource(Source):
         return torch.from_numpy(
             self.values[rows].astype(self.dtype, order="K", copy=own)
         )
+
+    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+        """Return the items at each of `parts` in turn, as `batch` does."""
+        n_bytes = 0
+        for part in parts:
+            batch = self.batch(part)
+            n_bytes += batch.nbytes
+            if n_bytes > MAPPED_BYTES:
+                release(self.values)
+                n_bytes = 0
+            yield batch
+
+
+def release(values: np.ndarray) -> None:
+    """Give back the pages of a memory-mapped file that have been read.
+
+    Else a memory map counts as memory in use, as far as it has been read.
+    """
+    while values is not None and not isinstance(values, np.memmap):
+        values = getattr(values, "base", None)
+    # The pages of a map that is copied on write hold what was written there.
+    if values is None or values.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    while values is not None and not isinstance(values, mmap.mmap):
+        values = getattr(values, "base", None)
+    if values is not None:
+        values.madvise(mmap.MADV_DONTNEED)
 
 
 def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> Source:

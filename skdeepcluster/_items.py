@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -263,6 +263,10 @@ class DecodedSource(Source):
     def shape(self) -> tuple[int, int, int]:
         """Shape of one image: (C, H, W)."""
         return self.format.shape
+
+    def part(self, rows: slice) -> "DecodedSource":
+        """Return the items at `rows` as a source, without reading them."""
+        return replace(self, rows=self.rows[rows], failures={})
 
     @property
     def dtype(self) -> type:

@@ -1,5 +1,6 @@
 """The alternation of DeepCluster: cluster the features, train on the clusters."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from ._augment import Augment
 from ._clustering import Clusterer, PseudoLabels
 from ._convnets import Network, new_head
-from ._features import embed
+from ._features import allocate, embed
 from ._groups import diffusion_map, grouped_rows
 from ._history import Clock, make_record
 from ._images import Source
@@ -40,6 +41,7 @@ class Recipe:
     weight_decay: float
     device: torch.device
     dtype: torch.dtype
+    features_dir: str | os.PathLike | None = None
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,17 @@ def alternate(
 
     start = judge(embed(network, few, recipe.device, recipe.dtype))
     seed = streams.seed("kmeans", n_done)
-    features = None
+    features = allocate((n, network.n_features), recipe.features_dir)
     if recipe.init == "pixels" and not n_done:
         rows = streams.sample("pixels", n, PIXEL_ROWS)
-        pixels = embed_pixels(source, fit_pixels(source, rows))
+        projection = fit_pixels(source, rows)
+        shape = n, projection.components.shape[1]
+        pixels = allocate(shape, recipe.features_dir)
+        embed_pixels(source, projection, out=pixels)
         found = clusterer.first_labels(pixels, seed)
+        del pixels
     else:
-        features = embed(network, source, recipe.device, recipe.dtype)
+        embed(network, source, recipe.device, recipe.dtype, out=features)
         found = clusterer.pseudo_labels(features, seed)
 
     n_steps = len(batches(np.arange(n), recipe.batch_size))
@@ -138,7 +144,7 @@ def alternate(
             clock.tick("train")
             _check_converging(losses[-1], "loss", index, recipe)
         calibrate(network, source, sample, **computing)
-        features = embed(network, source, recipe.device, recipe.dtype, out=features)
+        embed(network, source, recipe.device, recipe.dtype, out=features)
         _check_converging(features.sum(dtype=float), "sum of features", index, recipe)
         clock.tick("embed")
         seed = streams.seed("kmeans", index)

@@ -25,10 +25,16 @@ def fit_pixels(source: Source, rows: np.ndarray) -> Projection:
     )
 
 
-def embed_pixels(source: Source, projection: Projection) -> np.ndarray:
+def embed_pixels(
+    source: Source, projection: Projection, out: np.ndarray | None = None
+) -> np.ndarray:
     """Return the principal components of every item, float32 (n, m)."""
-    everyone = _split(source, np.arange(len(source)))
-    return np.concatenate([projection(_pooled(b)) for b in source.batches(everyone)])
+    shape = len(source), projection.components.shape[1]
+    found = np.empty(shape, np.float32) if out is None else out
+    parts = _split(source, np.arange(len(source)))
+    for part, batch in zip(parts, source.batches(parts), strict=True):
+        found[part] = projection(_pooled(batch))
+    return found
 
 
 def is_mirror_symmetric(source: Source, rows: np.ndarray, n_clusters: int) -> bool:

@@ -26,6 +26,7 @@ from ._images import (
 )
 from ._items import DecodedSource, Items, common_format, find_items, unreadable
 
+NO_GROUP = -1  # label of an image that cannot be read
 FEW_ITEMS = 64  # pictures that are not worth the start of processes
 
 
@@ -38,25 +39,35 @@ class Given:
     rows: np.ndarray  # of X, those of the source's items
     failures: dict[int, str]  # of X's rows that cannot be read; grows with reading
     paths: np.ndarray | None = None
+    start: int = 0  # row of X that is the first of these items
+
+    def part(self, start: int, stop: int) -> "Given":
+        """Return some of the items of X, where all of them are in the source."""
+        source = self.source.part(slice(start, stop))
+        rows = self.rows[start:stop]
+        paths = None if self.paths is None else self.paths[start:stop]
+        return Given(source, len(rows), rows, source.failures, paths, start)
 
     def in_place(self, values: np.ndarray, blank: float) -> np.ndarray:
-        """Put values of the source's items where X has them, `blank` elsewhere.
-
-        Warns of items that could not be read.
-        """
+        """Put values of the source's items where X has them, `blank` elsewhere."""
         if not self.failures:
             return values
-        row = min(self.failures)
-        warnings.warn(
-            f"{len(self.failures)} of {self.n} images cannot be read and are skipped. "
-            f"The first, in row {row}: {self.failures[row]}",
-            UserWarning,
-            stacklevel=4,
-        )
         found = np.full((self.n, *values.shape[1:]), blank, values.dtype)
-        found[self.rows] = values
-        found[list(self.failures)] = blank
+        found[self.rows - self.start] = values
+        found[np.array(list(self.failures)) - self.start] = blank
         return found
+
+
+def warn_unreadable(failures: dict[int, str], n: int) -> None:
+    """Warn of those of `n` rows that could not be read, if there are any."""
+    if failures:
+        row = min(failures)
+        warnings.warn(
+            f"{len(failures)} of {n} images cannot be read and are skipped. The first, "
+            f"in row {row}: {failures[row]}",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def read(estimator, X, reset: bool = False) -> Given:

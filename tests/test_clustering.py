@@ -77,3 +77,30 @@ def test_few_distinct_rows_need_no_graph(n_distinct, clusterer):
 def test_labels_are_those_of_the_clusters():
     result = KMeansResult(np.zeros((1, 1)), np.zeros(3, np.int32), 0.0, 1, 0, 0)
     assert PseudoLabels(result, None).labels is result.labels
+
+
+@pytest.mark.parametrize("n_neighbors", [None, 10])
+def test_more_rows_than_kmeans_sees_at_once(moons, monkeypatch, clusterer, n_neighbors):
+    clusterer = dataclasses.replace(clusterer, n_neighbors=n_neighbors)
+    seen = []
+    real = _clustering.kmeans
+
+    def kmeans(points, *args, **kwargs):
+        seen.append(len(points))
+        return real(points, *args, **kwargs)
+
+    monkeypatch.setattr(_clustering, "kmeans", kmeans)
+    monkeypatch.setattr(_clustering, "KMEANS_ROWS", 300)
+    monkeypatch.setattr(_clustering, "ASSIGNED_ROWS", 70)
+    for found in (
+        clusterer.pseudo_labels(moons[0], seed=0),
+        clusterer.first_labels(moons[0], seed=0),
+    ):
+        assert_array_equal(np.unique(found.labels), np.arange(12))
+        assert len(found.labels) == 600
+    assert seen == [300, 300]
+    if n_neighbors is None:
+        points, centers = moons[0], found.clusters.centers
+        assert_array_equal(assign(points, centers)[0], found.labels)
+        inertia = np.square(points - centers[found.labels]).sum()
+        assert found.clusters.inertia == pytest.approx(inertia, rel=1e-4)

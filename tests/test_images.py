@@ -1,5 +1,7 @@
 """Every accepted array -> the same batches; errors that name the row or parameter."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -319,3 +321,48 @@ def test_a_constant_channel_has_scale_one_beside_others():
     _, scale = ArraySource(images).statistics(np.arange(20))
     assert scale[1] == 1
     assert_allclose(scale[[0, 2]], images[:, [0, 2]].std(axis=(0, 2, 3)), rtol=1e-5)
+
+
+# Memory maps.
+
+
+def resident(path):
+    """Bytes of a mapped file that are resident in this process (Linux)."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            inside = str(path) in line
+        elif inside and line.startswith("Rss:"):
+            total += 1024 * int(line.split()[1])
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+@pytest.mark.parametrize("view", ["map", "transposed", "rows as images"])
+def test_pages_of_a_memory_map_are_given_back(tmp_path, monkeypatch, view):
+    path = tmp_path / "images.npy"
+    np.save(path, np.zeros((40_000, 16, 16, 3), np.uint8))  # 31 MB
+    X = np.load(path, mmap_mode="r")
+    monkeypatch.setattr(_images, "MAPPED_BYTES", 1_000_000)
+    if view == "rows as images":
+        source = read_rows(np.asarray(X).reshape(40_000, -1), (3, 16, 16))
+    else:
+        source = read(X.transpose(0, 3, 1, 2) if view == "transposed" else X)
+    parts = np.array_split(np.arange(40_000), 200)
+    most = 0
+    for _ in source.batches(parts):
+        most = max(most, resident(path))
+    assert 0 < most < 8_000_000
+    source.batch(slice(None))
+    assert resident(path) > 25_000_000  # what would be there
+
+
+def test_what_was_written_to_a_map_stays(tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", np.zeros((50, 8, 8), np.uint8))
+    monkeypatch.setattr(_images, "MAPPED_BYTES", 1)
+    for mode in ("c", "r+"):
+        X = np.load(tmp_path / "images.npy", mmap_mode=mode)
+        X[3] = 7
+        source = read(X)
+        list(source.batches([np.arange(25), np.arange(25)]))
+        assert (X[3] == 7).all()

@@ -42,6 +42,7 @@ LAYERS = [
     "datasets",
     "_validation",
     "_estimator",
+    "io",
 ]
 
 MODULES = sorted(

@@ -1,0 +1,320 @@
+"""Results in files: embeddings of any number of images, and groups to look at."""
+
+import csv
+import html
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import joblib
+import numpy as np
+from PIL import Image
+from sklearn.utils.validation import check_is_fitted
+
+from ._decoding import Format, decode
+from ._validation import NO_GROUP, Given, read, warn_unreadable
+
+__all__ = ["export_clusters", "write_embeddings"]
+
+ROW_GROUP = 8192  # images that are embedded, written and then done with
+SHOWN = 24  # images of a group on the index page
+THUMBNAIL = 96  # pixels a side
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>{title}</title><style>
+body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem;
+padding: 0 1rem; color: #222; background: #fff }}
+section {{ margin: 2rem 0 }} h2 {{ font-size: 1.1rem }}
+.sheet {{ display: grid; gap: 4px;
+grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)) }}
+.sheet img {{ width: 100%; aspect-ratio: 1; display: block; background: #eee }}
+details {{ margin-top: .5rem; overflow-wrap: anywhere; font-size: .85rem }}
+</style></head><body><h1>{title}</h1>
+{sections}
+</body></html>
+"""
+
+
+def write_embeddings(estimator, X, path):
+    """Embed images into a file, a few thousand at a time.
+
+    A call that was interrupted, by whatever, is completed by the same call: what was
+    written in a folder beside the file is not computed again. The file is complete as
+    soon as it has its name.
+
+    Parameters
+    ----------
+    estimator : DeepClusterEstimator
+        Fitted.
+    X : array-like, tensor, folder, paths, pictures or dataset
+        Images in any form that `estimator.fit` takes.
+    path : str or path-like
+        Name of the file, which must not exist. ``.npy`` is an array of float32,
+        (n, n_features_out), in the order of `X`, for ``numpy.load(path,
+        mmap_mode="r")``. ``.parquet`` is a table with the columns ``path``, where the
+        images are files, ``cluster`` (int32) and ``embedding`` (list of float32); it
+        needs pyarrow (``pip install skdeepcluster[parquet]``).
+
+    Raises
+    ------
+    ValueError
+        If `path` has another ending, or is left from other images or another
+        estimator, or `X` is not usable.
+    FileExistsError
+        If `path` exists.
+    ImportError
+        If pyarrow is missing.
+
+    See Also
+    --------
+    DeepClusterEstimator.transform : The same in memory.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from skdeepcluster import DeepClusterEstimator
+    >>> from skdeepcluster.io import write_embeddings
+    >>> images = load_digits().images[:300]
+    >>> model = DeepClusterEstimator(n_clusters=10, max_iter=1, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_embeddings(model.fit(images), images, Path(folder) / "digits.npy")
+    ...     np.load(Path(folder) / "digits.npy").shape
+    (300, 256)
+    """
+    path = Path(path)
+    kinds = {".npy": (_write_npy, _join_npy), ".parquet": (_write_table, _join_tables)}
+    if path.suffix not in kinds:
+        raise ValueError(f"path={os.fspath(path)!r} should end in .npy or .parquet.")
+    if path.suffix == ".parquet":
+        _pyarrow()
+    if path.exists():
+        raise FileExistsError(f"{path} exists. Remove it, or choose another name.")
+    write, join = kinds[path.suffix]
+    check_is_fitted(estimator)
+    given = read(estimator, X)
+    partial = path.with_name(path.name + ".partial")
+    _begin(partial, _description(estimator, given))
+    starts = range(0, given.n, ROW_GROUP)
+    parts = [partial / f"{start:012d}{path.suffix}" for start in starts]
+    failures = {}
+    for start, part in zip(starts, parts, strict=True):
+        if part.exists():
+            continue
+        few = given.part(start, min(start + ROW_GROUP, given.n))
+        features = estimator._embed(few.source)
+        labels = few.in_place(estimator._assign(features), NO_GROUP)
+        features = few.in_place(features, np.nan)
+        failures |= few.failures
+        _atomically(part, write, features, labels, few.paths)
+    _atomically(path, join, parts, (given.n, estimator._n_features_out))
+    shutil.rmtree(partial)
+    warn_unreadable(failures, given.n)
+
+
+def _description(estimator, given: Given) -> dict:
+    """Tell results that can be continued from those of something else."""
+    weights = [w.cpu().numpy() for w in estimator.module_.state_dict().values()]
+    return {
+        "version": 1,
+        "rows": given.n,
+        "row_group": ROW_GROUP,
+        "estimator": joblib.hash([weights, estimator._groups]),
+        "paths": joblib.hash(given.paths),
+    }
+
+
+def _begin(partial: Path, description: dict) -> None:
+    told = partial / "of.json"
+    if not partial.exists():
+        partial.mkdir()
+        _atomically(told, lambda file: file.write(json.dumps(description).encode()))
+        return
+    try:
+        found = json.loads(told.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # killed before anything was written
+        shutil.rmtree(partial)
+        return _begin(partial, description)
+    differing = [name for name in description if found.get(name) != description[name]]
+    if differing:
+        raise ValueError(
+            f"{partial} holds the beginning of something else: {', '.join(differing)} "
+            "differ. Remove it, or choose another name."
+        )
+
+
+def _atomically(path: Path, write, *args) -> None:
+    """Call `write(file, *args)` so that the file at `path` is whole or not there."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            write(file, *args)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)
+
+
+def _write_npy(file, features, labels, paths) -> None:
+    np.save(file, features)
+
+
+def _join_npy(file, parts, shape) -> None:
+    head = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, head)
+    for part in parts:
+        file.write(np.load(part).astype("<f4").data)
+
+
+def _pyarrow():
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module(
+            "pyarrow.parquet"
+        )
+    except ImportError as error:
+        raise ImportError(
+            "Writing .parquet needs pyarrow: pip install 'skdeepcluster[parquet]'."
+        ) from error
+
+
+def _write_table(file, features, labels, paths) -> None:
+    arrow, parquet = _pyarrow()
+    width = features.shape[1]
+    columns = {} if paths is None else {"path": arrow.array(paths.tolist())}
+    columns["cluster"] = arrow.array(labels)
+    values = arrow.array(features.ravel())
+    columns["embedding"] = arrow.FixedSizeListArray.from_arrays(values, width)
+    parquet.write_table(arrow.table(columns), file, row_group_size=len(labels))
+
+
+def _join_tables(file, parts, shape) -> None:
+    _, parquet = _pyarrow()
+    with parquet.ParquetWriter(file, parquet.read_schema(parts[0])) as writer:
+        for part in parts:
+            writer.write_table(parquet.read_table(part), row_group_size=ROW_GROUP)
+
+
+def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None):
+    """Put images into one folder for each group, with a page to look at them.
+
+    Open ``index.html`` in the directory: it shows the first images of each group, its
+    size and the paths of all. ``clusters.csv`` has a line for each image.
+
+    Parameters
+    ----------
+    labels : array-like of shape (n,), int
+        Group of each image, such as `labels_`. Images of group -1, which could not be
+        read, are listed but not shown.
+    paths : array-like of shape (n,), str or path-like
+        Such as `paths_`.
+    directory : str or path-like
+        Must not exist. It is complete as soon as it has its name.
+    mode : {"symlink", "copy", "csv"}, default="symlink"
+        Whether the folders of groups hold links to the images or copies of them. With
+        "csv" there are no such folders.
+    embeddings : array-like of shape (n, n_features), default=None
+        What `transform` gives for the images: in each group the nearest to its mean
+        come first. With None they keep their order.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ or `mode` is none of these.
+    FileExistsError
+        If `directory` exists.
+    OSError
+        If an image cannot be linked or copied. Nothing is left behind.
+
+    See Also
+    --------
+    write_embeddings : Groups and embeddings as one table.
+
+    Examples
+    --------
+    >>> from skdeepcluster.io import export_clusters
+    >>> model = DeepClusterEstimator(10).fit("photos")  # doctest: +SKIP
+    >>> export_clusters(model.labels_, model.paths_, "groups")  # doctest: +SKIP
+    """
+    labels, paths, directory = np.asarray(labels), list(paths), Path(directory)
+    if mode not in ("symlink", "copy", "csv"):
+        raise ValueError(f"mode={mode!r} should be 'symlink', 'copy' or 'csv'.")
+    if labels.shape != (len(paths),):
+        raise ValueError(
+            f"labels has shape {labels.shape}, but there are {len(paths)} paths."
+        )
+    if embeddings is not None and len(embeddings) != len(paths):
+        raise ValueError(
+            f"embeddings has {len(embeddings)} rows, but there are {len(paths)} paths."
+        )
+    if directory.exists():
+        raise FileExistsError(f"{directory} exists. Choose another name.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    groups = [(int(g), np.flatnonzero(labels == g)) for g in np.unique(labels)]
+    if embeddings is not None:
+        groups = [(g, _nearest_first(np.asarray(embeddings), r)) for g, r in groups]
+    paths = [Path(path).absolute() for path in paths]
+    making = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        making.chmod(0o755)
+        sections = [_export_group(making, g, rows, paths, mode) for g, rows in groups]
+        title = f"{len(paths):,} images in {int((np.unique(labels) >= 0).sum())} groups"
+        page = PAGE.format(title=title, sections="\n".join(sections))
+        (making / "index.html").write_text(page, encoding="utf-8")
+        with open(making / "clusters.csv", "w", newline="", encoding="utf-8") as file:
+            lines = csv.writer(file)
+            lines.writerow(["path", "cluster"])
+            lines.writerows((paths[r], g) for g, rows in groups for r in rows)
+        making.rename(directory)
+    except BaseException:
+        shutil.rmtree(making)
+        raise
+
+
+def _nearest_first(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    own = embeddings[rows]
+    return rows[np.argsort(np.square(own - own.mean(axis=0)).sum(axis=1))]
+
+
+def _export_group(
+    making: Path, group: int, rows: np.ndarray, paths: list[Path], mode: str
+) -> str:
+    """Fill the folder of a group; return its section of the page."""
+    name = f"group_{group:03d}" if group >= 0 else "unreadable"
+    if mode != "csv" and group >= 0:
+        (making / name).mkdir()
+        for rank, row in enumerate(rows):
+            # Numbered, so that equal names do not meet and the order is kept.
+            place = making / name / f"{rank:06d}_{paths[row].name}"
+            if mode == "copy":
+                shutil.copy2(paths[row], place)
+            else:
+                place.symlink_to(paths[row].resolve(strict=True))
+    figures = []
+    for rank, row in enumerate(rows[: SHOWN if group >= 0 else 0]):
+        image = f"thumbnails/{name}_{rank:02d}.jpg"
+        (making / "thumbnails").mkdir(exist_ok=True)
+        _thumbnail(paths[row], making / image)
+        told = html.escape(str(paths[row]))
+        figures.append(
+            f'<a href="{html.escape(paths[row].as_uri())}">'
+            f'<img src="{image}" alt="{told}" title="{told}" loading="lazy"></a>'
+        )
+    listed = "<br>\n".join(html.escape(str(paths[row])) for row in rows)
+    what = f"Group {group}" if group >= 0 else "Not readable"
+    return (
+        f'<section id="{name}"><h2>{what}: {len(rows):,} images</h2>\n'
+        f'<div class="sheet">{"".join(figures)}</div>\n'
+        f"<details><summary>Paths</summary>{listed}</details></section>"
+    )
+
+
+def _thumbnail(path: Path, place: Path) -> None:
+    wanted = Format((3, THUMBNAIL, THUMBNAIL), np.uint8)
+    Image.fromarray(decode(path, wanted).transpose(1, 2, 0)).save(place, quality=85)

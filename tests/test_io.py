@@ -1,0 +1,280 @@
+"""Embeddings and groups in files: whole or not there, and continued where killed."""
+
+import csv
+import multiprocessing
+import time
+import warnings
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from skdeepcluster import DeepClusterEstimator, io
+from skdeepcluster.io import export_clusters, write_embeddings
+
+N = 60
+
+
+@pytest.fixture(scope="module")
+def images(digits_images):
+    return digits_images[0][:N]
+
+
+@pytest.fixture(scope="module")
+def model(images):
+    params = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0}
+    return DeepClusterEstimator(4, **params).fit(images)
+
+
+@pytest.fixture
+def folder(images, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i, values in enumerate(images):
+        Image.fromarray(values).save(tmp_path / "images" / f"{i:03d}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    monkeypatch.setattr(io, "ROW_GROUP", 16)
+
+
+def read_table(path):
+    table = pq.read_table(path)
+    embedding = np.array(table["embedding"].to_pylist(), np.float32)
+    return table, table["cluster"].to_numpy(), embedding
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("form", ["array", "folder"])
+def test_npy_holds_what_transform_gives(model, images, folder, tmp_path, form):
+    path = tmp_path / "x.npy"
+    write_embeddings(model, images if form == "array" else folder, str(path))
+    found = np.load(path, mmap_mode="r")
+    assert found.dtype == np.float32
+    assert_array_equal(found, model.transform(images))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "x.npy"]
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("form", ["array", "folder"])
+def test_parquet_holds_paths_groups_and_embeddings(
+    model, images, folder, tmp_path, form
+):
+    path = tmp_path / "x.parquet"
+    write_embeddings(model, images if form == "array" else folder, path)
+    table, clusters, embedding = read_table(path)
+    assert_array_equal(clusters, model.labels_)
+    assert_array_equal(embedding, model.transform(images))
+    assert ("path" in table.column_names) == (form == "folder")
+    if form == "folder":
+        assert table["path"].to_pylist() == list(map(str, sorted(folder.iterdir())))
+    assert pq.ParquetFile(path).num_row_groups == 4
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_pictures_that_cannot_be_read(model, images, folder, tmp_path, ending):
+    for row in (20, 40):
+        (folder / f"{row:03d}.png").write_bytes(b"")
+    path = tmp_path / f"x.{ending}"
+    with pytest.raises(ValueError, match=r"row 20: .*020.png: the file is empty"):
+        write_embeddings(model, folder, path)
+    assert not path.exists()
+    model.set_params(on_error="skip")
+    try:
+        with pytest.warns(UserWarning, match="2 of 60 images cannot be read"):
+            write_embeddings(model, folder, path)
+    finally:
+        model.set_params(on_error="raise")
+    found = np.load(path) if ending == "npy" else read_table(path)[2]
+    good = np.delete(np.arange(N), [20, 40])
+    assert_array_equal(found[good], model.transform(images)[good])
+    assert np.isnan(found[[20, 40]]).all()
+    if ending == "parquet":
+        assert read_table(path)[1][[20, 40]].tolist() == [-1, -1]
+
+
+def write_slowly(model, X, path, embedded):
+    real = model._embed
+
+    def embed(source):
+        embedded.put(len(source))
+        time.sleep(0.3)
+        return real(source)
+
+    model._embed = embed
+    write_embeddings(model, X, path)
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+@pytest.mark.parametrize("groups_before", [0, 1, 2, 3])
+def test_what_was_killed_is_continued(model, images, tmp_path, ending, groups_before):
+    path, context = tmp_path / f"x.{ending}", multiprocessing.get_context("fork")
+    queue = context.Queue()
+    job = context.Process(target=write_slowly, args=(model, images, path, queue))
+    job.start()
+    for _ in range(groups_before + 1):
+        assert queue.get(timeout=60) in (16, 12)
+    job.kill()
+    job.join()
+    assert not path.exists()
+    again = context.SimpleQueue()
+    write_counting(model, images, path, again)
+    sizes = again.get()
+    assert sizes == [16, 16, 16, 12][groups_before:]
+    found = np.load(path) if ending == "npy" else read_table(path)[2]
+    assert_array_equal(found, model.transform(images))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def write_counting(model, X, path, queue):
+    sizes, real = [], model._embed
+
+    def embed(source):
+        sizes.append(len(source))
+        return real(source)
+
+    model._embed = embed
+    try:
+        write_embeddings(model, X, path)
+    finally:
+        del model._embed
+    queue.put(sizes)
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_the_beginning_of_something_else_is_refused(model, images, folder, tmp_path):
+    path = tmp_path / "x.npy"
+    (folder / "059.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="row 59"):
+        write_embeddings(model, folder, path)
+    assert (tmp_path / "x.npy.partial").exists()
+    with pytest.raises(ValueError, match=r"partial holds .*: paths differ"):
+        write_embeddings(model, images, path)
+    with pytest.raises(ValueError, match=r"rows, paths differ"):
+        write_embeddings(model, images[:9], path)
+    params = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 1}
+    other = DeepClusterEstimator(4, **params).fit(images)
+    with pytest.raises(ValueError, match=r"estimator differ"):
+        write_embeddings(other, folder, path)
+    (tmp_path / "x.npy.partial" / "of.json").unlink()  # killed at the very start
+    write_embeddings(model, images, path)
+    assert_array_equal(np.load(path), model.transform(images))
+
+
+def test_bad_names_of_files(model, images, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"x.csv' should end in .npy or .parquet"):
+        write_embeddings(model, images, tmp_path / "x.csv")
+    (tmp_path / "x.npy").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"x.npy exists"):
+        write_embeddings(model, images, tmp_path / "x.npy")
+    assert (tmp_path / "x.npy").read_text() == "mine"
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(io.importlib, "import_module", missing)
+    with pytest.raises(ImportError, match=r"pip install 'skdeepcluster\[parquet\]'"):
+        write_embeddings(model, images, tmp_path / "x.parquet")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
+
+
+# Groups to look at.
+
+
+def lines_of(directory):
+    with open(directory / "clusters.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("mode", ["symlink", "copy", "csv"])
+def test_groups_in_folders(model, images, folder, tmp_path, mode):
+    paths, out = sorted(folder.iterdir()), tmp_path / "a" / "groups"
+    export_clusters(model.labels_, paths, out, mode)
+    expected = [
+        {"path": str(paths[row]), "cluster": str(model.labels_[row])}
+        for row in np.argsort(model.labels_, kind="stable")
+    ]
+    assert lines_of(out) == expected
+    page = (out / "index.html").read_text()
+    assert "60 images in 4 groups" in page
+    for group in range(4):
+        rows = np.flatnonzero(model.labels_ == group)
+        assert f"Group {group}: {len(rows)} images" in page
+        place = out / f"group_{group:03d}"
+        assert place.exists() == (mode != "csv")
+        if mode == "csv":
+            continue
+        found = sorted(place.iterdir())
+        names = [f"{i:06d}_{paths[row].name}" for i, row in enumerate(rows)]
+        assert [path.name for path in found] == names
+        for path, row in zip(found, rows, strict=True):
+            assert path.is_symlink() == (mode == "symlink")
+            assert path.read_bytes() == paths[row].read_bytes()
+    for path in paths:
+        assert str(path) in page
+    thumbnails = list((out / "thumbnails").iterdir())
+    shown = np.minimum(np.bincount(model.labels_), io.SHOWN).sum()
+    assert len(thumbnails) == shown == page.count("<img ")
+    for thumbnail in thumbnails:
+        assert f"thumbnails/{thumbnail.name}" in page
+        with Image.open(thumbnail) as image:
+            assert image.size == (96, 96)
+
+
+def test_the_nearest_to_the_mean_come_first(model, images, folder, tmp_path):
+    embeddings = model.transform(images)
+    labels, paths = np.zeros(N, int), sorted(folder.iterdir())
+    export_clusters(labels, paths, tmp_path / "x", "csv", embeddings=embeddings)
+    away = np.linalg.norm(embeddings - embeddings.mean(axis=0), axis=1)
+    found = [line["path"] for line in lines_of(tmp_path / "x")]
+    assert found == [str(paths[row]) for row in np.argsort(away)]
+
+
+def test_unreadable_images_are_listed(folder, tmp_path):
+    paths = sorted(folder.iterdir())
+    paths[3].write_bytes(b"")
+    labels = np.zeros(N, int)
+    labels[3] = -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_clusters(labels, paths, tmp_path / "x")
+    page = (tmp_path / "x" / "index.html").read_text()
+    assert "Not readable: 1 images" in page
+    assert "60 images in 1 groups" in page
+    assert not (tmp_path / "x" / "unreadable").exists()
+
+
+def test_names_are_escaped(images, tmp_path):
+    path = tmp_path / "<b>&\" '.png"
+    Image.fromarray(images[0]).save(path)
+    export_clusters([0], [path], tmp_path / "x")
+    page = (tmp_path / "x" / "index.html").read_text()
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;&quot;" in page
+
+
+@pytest.mark.parametrize("mode", ["symlink", "copy", "csv"])
+def test_nothing_is_overwritten_or_left_behind(folder, tmp_path, mode):
+    paths, labels = sorted(folder.iterdir()), np.zeros(N, int)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FileExistsError, match="mine exists"):
+        export_clusters(labels, paths, tmp_path / "mine", mode)
+    paths[5].unlink()
+    with pytest.raises(OSError, match=r"005.png"):
+        export_clusters(labels, paths, tmp_path / "x", mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "mine"]
+
+
+def test_bad_arguments_of_export(tmp_path):
+    with pytest.raises(ValueError, match="mode='move' should be"):
+        export_clusters([0], ["a.png"], tmp_path / "x", "move")
+    with pytest.raises(ValueError, match=r"shape \(2,\), but there are 1 paths"):
+        export_clusters([0, 1], ["a.png"], tmp_path / "x")
+    with pytest.raises(ValueError, match="embeddings has 2 rows"):
+        export_clusters([0], ["a.png"], tmp_path / "x", embeddings=np.ones((2, 3)))
+    assert not (tmp_path / "x").exists()
