@@ -536,7 +536,7 @@ class DeepClusterEstimator(
 
     def _fit_validated(self, X, y) -> np.ndarray:
         warm = self.warm_start and hasattr(self, "module_")
-        given = read(self, X, reset=not warm)
+        given = read(self, X, fitting=True, reset=not warm)
         source = given.source
         y = class_labels(y, given.n)
         y = None if y is None else y[given.rows]

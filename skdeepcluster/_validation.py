@@ -70,7 +70,7 @@ def warn_unreadable(failures: dict[int, str], n: int) -> None:
         )
 
 
-def read(estimator, X, reset: bool = False) -> Given:
+def read(estimator, X, fitting: bool = False, reset: bool = False) -> Given:
     """Return what X holds, after checks.
 
     Parameters
@@ -78,8 +78,11 @@ def read(estimator, X, reset: bool = False) -> Given:
     estimator : DeepClusterEstimator
         Its `n_features_in_` and `feature_names_in_` are set, or compared with.
     X : images in any form that `fit` takes
+    fitting : bool
+        Whether X is what `fit` learns from, and so is read again and again.
     reset : bool
-        Whether X is what `fit` learns from, rather than new images for a fitted one.
+        Whether the format of images is to be taken from X, rather than compared with
+        that of an earlier `fit`.
 
     Raises
     ------
@@ -97,8 +100,8 @@ def read(estimator, X, reset: bool = False) -> Given:
         source = _read_array(estimator, X, reset)
         given = Given(source, len(source), np.arange(len(source)), {})
     else:
-        given = _read_items(estimator, items, reset)
-    if reset and len(given.rows) < 2:
+        given = _read_items(estimator, items, fitting, reset)
+    if fitting and len(given.rows) < 2:
         raise ValueError(
             f"Found array with {len(given.rows)} sample(s) (n_samples="
             f"{len(given.rows)}) while a minimum of 2 is required: one image cannot be "
@@ -144,7 +147,7 @@ def _read_array(estimator, X, reset: bool) -> ArraySource:
     return source
 
 
-def _read_items(estimator, items: Items, reset: bool) -> Given:
+def _read_items(estimator, items: Items, fitting: bool, reset: bool) -> Given:
     n, skip = len(items), estimator.on_error == "skip"
     if n == 0:
         raise ValueError("Found 0 sample(s) while a minimum of 1 is required.")
@@ -170,10 +173,11 @@ def _read_items(estimator, items: Items, reset: bool) -> Given:
                 "floating-point numbers. Pass arrays as in fit, or fit on files."
             )
     source = decoded = DecodedSource(items, wanted, rows, n_workers, skip, failures)
-    if reset:
+    if fitting:
         source = hold(decoded, estimator.cache, estimator.cache_bytes)
-        _set_n_features(estimator, source)
         rows = np.setdiff1d(rows, list(decoded.failures))
+    if reset:
+        _set_n_features(estimator, source)
     return Given(source, n, rows, decoded.failures, items.paths)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image
 from sklearn.compose import make_column_transformer
@@ -144,6 +146,48 @@ def test_mixed_sizes_and_modes(tmp_path):
     assert model.image_shape_ == (3, 20, 20)
     assert np.isfinite(model.transform(tmp_path)).all()
     assert quick().fit(tmp_path).image_shape_[0] == 3
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"]),
+            st.integers(1, 40),
+            st.integers(1, 40),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_any_mix_gives_finite_features_or_a_clear_error(expected, pictures):
+    rng = np.random.default_rng(0)
+    X = []
+    for mode, width, height in pictures:
+        values = rng.integers(0, 256, (height, width)).astype(np.uint8)
+        if mode == "I;16":
+            X.append(Image.fromarray(values.astype(np.uint16) << 8))
+        else:
+            X.append(Image.fromarray(values).convert(mode))
+    modes = [mode for mode, *_ in pictures]
+    if "F" in modes:
+        with pytest.raises(ValueError, match=f"row {modes.index('F')}: its pixels are"):
+            expected.transform(X)
+    else:
+        assert np.isfinite(expected.transform(X)).all()
+
+
+def test_a_warm_start_decodes_once(images):
+    decoded = []
+
+    def form(values):
+        decoded.append(1)
+        return Image.fromarray(values)
+
+    model = quick(warm_start=True, n_jobs=1).fit(images)
+    model.fit(Pictures(images, form))
+    assert len(decoded) == N
+    assert model.n_iter_ == 2
 
 
 def test_image_size_resizes_arrays_as_well(images):
