@@ -30,7 +30,7 @@ body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 64re
 padding: 0 1rem; color: #222; background: #fff }}
 section {{ margin: 2rem 0 }} h2 {{ font-size: 1.1rem }}
 .sheet {{ display: grid; gap: 4px;
-grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)) }}
+grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) }}
 .sheet img {{ width: 100%; aspect-ratio: 1; display: block; background: #eee }}
 details {{ margin-top: .5rem; overflow-wrap: anywhere; font-size: .85rem }}
 </style></head><body><h1>{title}</h1>
@@ -256,7 +256,8 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
     if directory.exists():
         raise FileExistsError(f"{directory} exists. Choose another name.")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    groups = [(int(g), np.flatnonzero(labels == g)) for g in np.unique(labels)]
+    numbers = sorted(np.unique(labels).tolist(), key=lambda g: (g == NO_GROUP, g))
+    groups = [(g, np.flatnonzero(labels == g)) for g in numbers]
     if embeddings is not None:
         groups = [(g, _nearest_first(np.asarray(embeddings), r)) for g, r in groups]
     paths = [Path(path).absolute() for path in paths]
@@ -264,7 +265,8 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
     try:
         making.chmod(0o755)
         sections = [_export_group(making, g, rows, paths, mode) for g, rows in groups]
-        title = f"{len(paths):,} images in {int((np.unique(labels) >= 0).sum())} groups"
+        n_groups = sum(g != NO_GROUP for g in numbers)
+        title = f"{_count(len(paths), 'image')} in {_count(n_groups, 'group')}"
         page = PAGE.format(title=title, sections="\n".join(sections))
         (making / "index.html").write_text(page, encoding="utf-8")
         with open(making / "clusters.csv", "w", newline="", encoding="utf-8") as file:
@@ -277,6 +279,10 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
         raise
 
 
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def _nearest_first(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
     own = embeddings[rows]
     return rows[np.argsort(np.square(own - own.mean(axis=0)).sum(axis=1))]
@@ -286,8 +292,8 @@ def _export_group(
     making: Path, group: int, rows: np.ndarray, paths: list[Path], mode: str
 ) -> str:
     """Fill the folder of a group; return its section of the page."""
-    name = f"group_{group:03d}" if group >= 0 else "unreadable"
-    if mode != "csv" and group >= 0:
+    name = f"group_{group:03d}" if group != NO_GROUP else "unreadable"
+    if mode != "csv" and group != NO_GROUP:
         (making / name).mkdir()
         for rank, row in enumerate(rows):
             # Numbered, so that equal names do not meet and the order is kept.
@@ -297,7 +303,7 @@ def _export_group(
             else:
                 place.symlink_to(paths[row].resolve(strict=True))
     figures = []
-    for rank, row in enumerate(rows[: SHOWN if group >= 0 else 0]):
+    for rank, row in enumerate(rows[: SHOWN if group != NO_GROUP else 0]):
         image = f"thumbnails/{name}_{rank:02d}.jpg"
         (making / "thumbnails").mkdir(exist_ok=True)
         _thumbnail(paths[row], making / image)
@@ -307,9 +313,9 @@ def _export_group(
             f'<img src="{image}" alt="{told}" title="{told}" loading="lazy"></a>'
         )
     listed = "<br>\n".join(html.escape(str(paths[row])) for row in rows)
-    what = f"Group {group}" if group >= 0 else "Not readable"
+    what = f"Group {group}" if group != NO_GROUP else "Not readable"
     return (
-        f'<section id="{name}"><h2>{what}: {len(rows):,} images</h2>\n'
+        f'<section id="{name}"><h2>{what}: {_count(len(rows), "image")}</h2>\n'
         f'<div class="sheet">{"".join(figures)}</div>\n'
         f"<details><summary>Paths</summary>{listed}</details></section>"
     )

@@ -244,8 +244,8 @@ def test_unreadable_images_are_listed(folder, tmp_path):
         warnings.simplefilter("error")
         export_clusters(labels, paths, tmp_path / "x")
     page = (tmp_path / "x" / "index.html").read_text()
-    assert "Not readable: 1 images" in page
-    assert "60 images in 1 groups" in page
+    assert "Not readable: 1 image<" in page
+    assert "60 images in 1 group<" in page
     assert not (tmp_path / "x" / "unreadable").exists()
 
 
