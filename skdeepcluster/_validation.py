@@ -113,7 +113,12 @@ def read(estimator, X, fitting: bool = False, reset: bool = False) -> Given:
 def _open_array(path) -> np.ndarray:
     if not os.path.isfile(path):
         raise ValueError(f"X={os.fspath(path)!r} is no file.")
-    return np.load(path, mmap_mode="r")
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"X={os.fspath(path)!r} is no array on disk: {error}."
+        ) from error
 
 
 def _read_array(estimator, X, reset: bool) -> ArraySource:
@@ -191,7 +196,7 @@ def _decoding_workers(n_jobs: int | None, n: int) -> int:
 
     With None it is torch's number of threads, where starting a process is cheap.
     """
-    cheap = multiprocessing.get_start_method() == "fork"
+    cheap = multiprocessing.get_all_start_methods()[0] == "fork"  # the default
     if n < FEW_ITEMS or (n_jobs is None and not cheap):
         return 0
     count = (
