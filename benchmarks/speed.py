@@ -10,6 +10,8 @@ those of Fashion-MNIST. Prints a table and writes it as JSON.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import multiprocessing
 import platform
@@ -31,13 +33,15 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torchvision import transforms
 
-from skdeepcluster import DeepClusterEstimator, FaissKMeans
+from skdeepcluster import DeepClusterEstimator, FaissKMeans, _clustering
 from skdeepcluster._augment import RandomCrop
 from skdeepcluster._convnets import build_network, new_head
 from skdeepcluster._device import autocast, resolve_precision
+from skdeepcluster._empty_clusters import EmptyClusters
 from skdeepcluster._images import ArraySource
 from skdeepcluster._sampling import epoch_rows
 from skdeepcluster._training import train_epoch
+from skdeepcluster._whitening import Projection
 from skdeepcluster.datasets import load_fashion_mnist
 
 CPU = torch.device("cpu")
@@ -209,6 +213,43 @@ def features(quick):
     ]
 
 
+@contextlib.contextmanager
+def stopwatches(places):
+    """Sum the seconds spent in functions, given as name to (owner, attribute)."""
+    spent, before = dict.fromkeys(places, 0.0), {}
+
+    def watched(name, function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[name] += time.perf_counter() - start
+
+        return call
+
+    for name, (owner, attribute) in places.items():
+        before[name] = getattr(owner, attribute)
+        setattr(owner, attribute, watched(name, before[name]))
+    try:
+        yield spent
+    finally:
+        for name, (owner, attribute) in places.items():
+            setattr(owner, attribute, before[name])
+
+
+# Parts of the phases of `history_`: of training, and of clustering.
+PARTS = {
+    "augment": (RandomCrop, "__call__"),
+    "pca": (_clustering, "fit_projection"),
+    "whiten": (Projection, "__call__"),
+    "graph": (_clustering, "spectral_embedding"),
+    "kmeans": (_clustering, "kmeans"),
+    "repair": (EmptyClusters, "repair"),
+}
+
+
 def fit(quick):
     """Seconds of the floor are those that as many images take, trained and embedded."""
     n, rounds = (6000, 2) if quick else (60_000, 10)
@@ -217,7 +258,8 @@ def fit(quick):
     forward = bare_forward(jobs.modules()[0], jobs.source.values)
     model = DeepClusterEstimator(10, max_iter=rounds, random_state=0)
     before = compare(jobs.floor(), forward)
-    seconds = timed(lambda: model.fit(images))
+    with stopwatches(PARTS) as parts:
+        seconds = timed(lambda: model.fit(images))
     after = compare(jobs.floor(), forward)
     train, embed = np.mean([before, after], axis=0) / len(jobs.source)
     epochs = max(1, int(np.ceil(200 / np.ceil(n / BATCH))))
@@ -228,6 +270,7 @@ def fit(quick):
         if name.startswith("seconds_")
     }
     phases["rest"] = seconds - sum(phases.values())
+    phases |= {f"of_which_{name}": spent for name, spent in parts.items()}
     return [
         row(f"fit of {n:,} images, {rounds} rounds / floor", seconds, floor, **phases)
     ]
