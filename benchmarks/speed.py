@@ -242,7 +242,7 @@ def stopwatches(places):
 # Parts of the phases of `history_`: of training, and of clustering.
 PARTS = {
     "augment": (RandomCrop, "__call__"),
-    "pca": (_clustering, "fit_projection"),
+    "pca": (_clustering, "principal_components"),
     "whiten": (Projection, "__call__"),
     "graph": (_clustering, "spectral_embedding"),
     "kmeans": (_clustering, "kmeans"),

@@ -11,7 +11,7 @@ from sklearn.utils import gen_batches
 from ._empty_clusters import distinct_rows
 from ._kmeans import KMeansResult, assign, kmeans
 from ._neighbors import spectral_embedding
-from ._whitening import Projection, fit_projection
+from ._whitening import Projection, principal_components
 
 GRAPH_ROWS = 20_000  # largest graph; of more rows, a random sample stands for all
 KMEANS_ROWS = 2**18  # of more rows, k-means sees a random sample, and all are assigned
@@ -71,10 +71,9 @@ class Clusterer:
         With `n_neighbors`, k-means sees the spectral embedding of the features'
         neighbour graph beside the points: clusters follow the shape of the data.
         """
-        projection = fit_projection(
-            features, self.n_components, self.whiten, self.normalize
-        )
-        near = fit_projection(features, GRAPH_COMPONENTS, whiten=False, normalize=True)
+        found = principal_components(features)
+        projection = found.projection(self.n_components, self.whiten, self.normalize)
+        near = found.projection(GRAPH_COMPONENTS, whiten=False, normalize=True)
         embed = self._graph(features, near, seed)
 
         def see(part: slice | np.ndarray) -> np.ndarray:

@@ -28,25 +28,52 @@ class Projection:
         return scale_rows(points, copy=False) if self.normalize else points
 
 
-def fit_projection(
-    features: np.ndarray, n_components: str | int | None, whiten: bool, normalize: bool
-) -> Projection:
-    """Fit what turns features into the points that are clustered.
+@dataclass(frozen=True)
+class Components:
+    """The principal components of features, in order of their variance."""
 
-    Parameters
-    ----------
-    features : ndarray of shape (n, d), float32
-    n_components : "auto", int or None
-        "auto" keeps 99 % of the variance in at most 256 components: whitening all
-        directions of small features blows up those that are noise. An int is an
-        upper bound; None keeps all. Directions without variance are always dropped.
-    whiten : bool
-        Whether each component is scaled to unit variance.
-    normalize : bool
-        Whether points are scaled to unit length.
+    mean: np.ndarray  # (d,) float64
+    variances: np.ndarray  # (d,) float64
+    vectors: np.ndarray  # (d, d) float64, a column for each
 
-    Notes
-    -----
+    def projection(
+        self, n_components: str | int | None, whiten: bool, normalize: bool
+    ) -> Projection:
+        """Return what turns features into the points that are clustered.
+
+        Parameters
+        ----------
+        n_components : "auto", int or None
+            "auto" keeps 99 % of the variance in at most 256 components: whitening all
+            directions of small features blows up those that are noise. An int is an
+            upper bound; None keeps all. Directions without variance are always
+            dropped.
+        whiten : bool
+            Whether each component is scaled to unit variance.
+        normalize : bool
+            Whether points are scaled to unit length.
+        """
+        variances = self.variances
+        rank = max(1, int((variances > RANK_TOLERANCE * variances[0]).sum()))
+        if n_components == "auto":
+            share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
+            kept = min(MAX_COMPONENTS, rank, int(np.searchsorted(share, EXPLAINED)) + 1)
+        else:
+            kept = rank if n_components is None else min(n_components, rank)
+        components = self.vectors[:, :kept]
+        if whiten and variances[0] > 0:
+            components = components / np.sqrt(variances[:kept])
+        return Projection(
+            self.mean.astype(np.float32),
+            np.ascontiguousarray(components, dtype=np.float32),
+            # On a line the unit sphere is two points.
+            normalize and kept > 1,
+        )
+
+
+def principal_components(features: np.ndarray) -> Components:
+    """Find the principal components of features, float32 (n, d), in bounded memory.
+
     Section 3.4 of the paper: PCA to 256 dimensions, whitening, L2 normalisation.
     """
     mean = features.mean(axis=0, dtype=np.float64)
@@ -56,20 +83,12 @@ def fit_projection(
         covariance += centred.T @ centred
     covariance /= max(1, len(features) - 1)
     variances, vectors = np.linalg.eigh(covariance)
-    variances, vectors = variances[::-1].clip(min=0), vectors[:, ::-1]
+    return Components(mean, variances[::-1].clip(min=0), vectors[:, ::-1])
 
-    rank = max(1, int((variances > RANK_TOLERANCE * variances[0]).sum()))
-    if n_components == "auto":
-        share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
-        kept = min(MAX_COMPONENTS, rank, int(np.searchsorted(share, EXPLAINED)) + 1)
-    else:
-        kept = rank if n_components is None else min(n_components, rank)
-    components = vectors[:, :kept]
-    if whiten and variances[0] > 0:
-        components = components / np.sqrt(variances[:kept])
-    return Projection(
-        mean.astype(np.float32),
-        np.ascontiguousarray(components, dtype=np.float32),
-        # On a line the unit sphere is two points.
-        normalize and kept > 1,
-    )
+
+def fit_projection(
+    features: np.ndarray, n_components: str | int | None, whiten: bool, normalize: bool
+) -> Projection:
+    """Return the projection of features, float32 (n, d), that is fitted to them."""
+    found = principal_components(features)
+    return found.projection(n_components, whiten, normalize)
