@@ -20,6 +20,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from . import _persistence as persistence
 from ._convnets import build_network
 from ._defaults import resolve
 from ._device import limited_threads, resolve_device
@@ -521,6 +522,61 @@ class DeepClusterEstimator(
         viewed = self._assign(self._embed(source, mild_view(source)))
         others = [viewed, groups[nearest]]
         return float(np.mean([reproduced_information(groups, o) for o in others]))
+
+    def save(self, path):
+        """Write the fitted estimator to one file, without pickle.
+
+        Weights and arrays are in safetensors' format, parameters as JSON in its
+        header. The file is whole or not there.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Name of the file, which is replaced if it exists.
+
+        Raises
+        ------
+        ImportError
+            If safetensors is missing (``pip install skdeepcluster[save]``).
+
+        Warns
+        -----
+        UserWarning
+            If a parameter is a function or a random generator, which are not saved.
+        """
+        check_is_fitted(self)
+        persistence.save(self, path)
+
+    @classmethod
+    def load(cls, path, *, device=None, backbone=None):
+        """Read an estimator from a file that `save` wrote.
+
+        Nothing in the file is executed, and no more memory is taken than its size.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Name of the file.
+        device : str, torch.device or None, default=None
+            Where the network is to run. None is where it was fitted, or the CPU where
+            there is no such device.
+        backbone : torch.nn.Module or None, default=None
+            A module built like the one that was fitted, if `backbone` was a module;
+            its weights are replaced by those of the file.
+
+        Returns
+        -------
+        estimator : DeepClusterEstimator
+            Fitted, with the same parameters.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, is no such file, or does not fit the backbone.
+        ImportError
+            If safetensors is missing (``pip install skdeepcluster[save]``).
+        """
+        return persistence.load(cls, path, device, backbone)
 
     def _fit(self, X, y) -> np.ndarray:
         """Fit, and return the embedding of the training images."""

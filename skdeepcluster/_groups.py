@@ -146,7 +146,7 @@ class Linear:
             told = np.unique(groups.predict(features))
             if len(told) == n_groups:
                 break
-        return cls(groups.weights[:, told], groups.bias[told])
+        return cls(np.ascontiguousarray(groups.weights[:, told]), groups.bias[told])
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the group of each row, int32 (n,)."""

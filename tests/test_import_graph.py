@@ -41,6 +41,7 @@ LAYERS = [
     "_symptoms",
     "datasets",
     "_validation",
+    "_persistence",
     "_estimator",
     "io",
 ]
