@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ._files import replacing
 from ._images import ArraySource, Source
 from ._items import DecodedSource, Items, ahead
 
@@ -97,12 +98,12 @@ def _in_folder(source: DecodedSource, folder: Path) -> np.ndarray:
         if source.skip or not found:
             source.failures.update(found)
             return values
-    with _replacing(images) as file:
+    with replacing(images) as file:
         _write(source, file)
         places = {row: place for place, row in enumerate(source.rows.tolist())}
         known = places.keys() & source.failures.keys()  # not those of bad headers
         told = {places[row]: source.failures[row] for row in known}
-        with _replacing(failures) as beside:  # first, so that images have theirs
+        with replacing(failures) as beside:  # first, so that images have theirs
             beside.write(json.dumps(told).encode())
     return np.load(images, mmap_mode="r")
 
@@ -121,20 +122,6 @@ def _write(source: DecodedSource, file) -> int:
         file.write(images.numpy().data)
     file.flush()
     return start
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator:
-    """Open a temporary file that takes the place of `path` once it is complete."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
 
 
 def _content_key(source: DecodedSource) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import json
 import os
-import tempfile
 import warnings
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from ._convnets import Network, build_network
 from ._device import resolve_device
+from ._files import replacing
 from ._groups import Linear, NearestCenter
 from ._whitening import Projection
 
@@ -68,16 +68,8 @@ def save(estimator, path: str | os.PathLike) -> None:
     text = json.dumps(told)
     header = {KEY: text, "digest": _digest(text, tensors)}
     content = safetensors.torch.save(tensors, metadata=header)
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
+    with replacing(Path(path)) as file:
+        file.write(content)
 
 
 def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None):

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.utils.validation import check_is_fitted
 
 from ._decoding import Format, decode
+from ._files import replacing
 from ._validation import NO_GROUP, Given, read, warn_unreadable
 
 __all__ = ["export_clusters", "write_embeddings"]
@@ -112,8 +113,10 @@ def write_embeddings(estimator, X, path):
         labels = few.in_place(estimator._assign(features), NO_GROUP)
         features = few.in_place(features, np.nan)
         failures |= few.failures
-        _atomically(part, write, features, labels, few.paths)
-    _atomically(path, join, parts, (given.n, estimator._n_features_out))
+        with replacing(part) as file:
+            write(file, features, labels, few.paths)
+    with replacing(path) as file:
+        join(file, parts, (given.n, estimator._n_features_out))
     shutil.rmtree(partial)
     warn_unreadable(failures, given.n)
 
@@ -134,7 +137,8 @@ def _begin(partial: Path, description: dict) -> None:
     told = partial / "of.json"
     if not partial.exists():
         partial.mkdir()
-        _atomically(told, lambda file: file.write(json.dumps(description).encode()))
+        with replacing(told) as file:
+            file.write(json.dumps(description).encode())
         return
     try:
         found = json.loads(told.read_text(encoding="utf-8"))
@@ -147,19 +151,6 @@ def _begin(partial: Path, description: dict) -> None:
             f"{partial} holds the beginning of something else: {', '.join(differing)} "
             "differ. Remove it, or choose another name."
         )
-
-
-def _atomically(path: Path, write, *args) -> None:
-    """Call `write(file, *args)` so that the file at `path` is whole or not there."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            write(file, *args)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
 
 
 def _write_npy(file, features, labels, paths) -> None:

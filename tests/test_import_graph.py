@@ -17,6 +17,7 @@ LAYERS = [
     "metrics",
     "_random",
     "_device",
+    "_files",
     "_images",
     "_decoding",
     "_items",
