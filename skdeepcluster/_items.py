@@ -15,6 +15,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ._decoding import Format, decode, failure, header
 from ._images import Source
 
+# Of image files. PIL registers others, such as .h5 and .mpeg, that it cannot read.
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".webp", ".gif", ".avif"),
+    *(".bmp", ".tif", ".tiff", ".tga", ".pbm", ".pgm", ".ppm"),
+)
 SCANNED_AT_ONCE = 256  # headers
 SAMPLED_ITEMS = 256  # of a dataset, whose images have no headers to look at
 LARGEST_KEPT = 128  # longest side at which images of one size stay as they are
@@ -92,7 +97,6 @@ def _files_in(folder: Path) -> np.ndarray:
             f"X={os.fspath(folder)!r} is no folder. Pass the path of a folder of "
             "images or of a .npy file, or a list of paths."
         )
-    endings = Image.registered_extensions()
     found, seen = [], set()
     for place, below, names in os.walk(folder, followlinks=True):
         identity = os.path.realpath(place)
@@ -103,7 +107,7 @@ def _files_in(folder: Path) -> np.ndarray:
         found += [
             os.path.join(place, name)
             for name in names
-            if os.path.splitext(name)[1].lower() in endings and name[0] != "."
+            if name.lower().endswith(ENDINGS) and name[0] != "."
         ]
     if not found:
         raise ValueError(

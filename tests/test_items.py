@@ -121,7 +121,14 @@ def test_folders_are_read_to_their_depths_in_sorted_order(tmp_path, paths):
     below.mkdir(parents=True)
     for name in ("9.JPG", "x.jpeg", "0.webp"):
         Image.fromarray(PIXELS[0]).save(below / name)
-    for name in ("notes.txt", "._9.jpg", ".hidden.png", "labels.csv", "no_ending"):
+    for name in (
+        "notes.txt",
+        "._9.jpg",
+        ".hidden.png",
+        "labels.csv",
+        "no_ending",
+        "x.h5",
+    ):
         (below / name).write_text("no picture")
     found = find_items(tmp_path).paths.tolist()
     expected = [below / name for name in ("0.webp", "9.JPG", "x.jpeg")]
