@@ -21,6 +21,7 @@ from ._validation import NO_GROUP, Given, read, warn_unreadable
 __all__ = ["export_clusters", "write_embeddings"]
 
 ROW_GROUP = 8192  # images that are embedded, written and then done with
+COMPARED = 64  # images by which the beginning of a file is known to be of the same X
 SHOWN = 24  # images of a group on the index page
 THUMBNAIL = 96  # pixels a side
 
@@ -124,12 +125,14 @@ def write_embeddings(estimator, X, path):
 def _description(estimator, given: Given) -> dict:
     """Tell results that can be continued from those of something else."""
     weights = [w.cpu().numpy() for w in estimator.module_.state_dict().values()]
+    some = np.linspace(0, given.n - 1, COMPARED).astype(int)  # by which X is known
     return {
         "version": 1,
         "rows": given.n,
         "row_group": ROW_GROUP,
         "estimator": joblib.hash([weights, estimator._groups]),
         "paths": joblib.hash(given.paths),
+        "images": given.paths is None and joblib.hash(given.source.take(some).values),
     }
 
 

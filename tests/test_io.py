@@ -153,9 +153,9 @@ def test_the_beginning_of_something_else_is_refused(model, images, folder, tmp_p
     with pytest.raises(ValueError, match="row 59"):
         write_embeddings(model, folder, path)
     assert (tmp_path / "x.npy.partial").exists()
-    with pytest.raises(ValueError, match=r"partial holds .*: paths differ"):
+    with pytest.raises(ValueError, match=r"partial holds .*: paths, images differ"):
         write_embeddings(model, images, path)
-    with pytest.raises(ValueError, match=r"rows, paths differ"):
+    with pytest.raises(ValueError, match=r"rows, paths, images differ"):
         write_embeddings(model, images[:9], path)
     params = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 1}
     other = DeepClusterEstimator(4, **params).fit(images)
@@ -164,6 +164,21 @@ def test_the_beginning_of_something_else_is_refused(model, images, folder, tmp_p
     (tmp_path / "x.npy.partial" / "of.json").unlink()  # killed at the very start
     write_embeddings(model, images, path)
     assert_array_equal(np.load(path), model.transform(images))
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_the_beginning_of_other_arrays_is_refused(model, images, tmp_path, monkeypatch):
+    def broken(file, *args):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "_join_npy", broken)
+        with pytest.raises(OSError, match="disk full"):
+            write_embeddings(model, images, tmp_path / "x.npy")
+    with pytest.raises(ValueError, match=r"partial holds .*: images differ"):
+        write_embeddings(model, images[::-1], tmp_path / "x.npy")
+    write_embeddings(model, images, tmp_path / "x.npy")
+    assert_array_equal(np.load(tmp_path / "x.npy"), model.transform(images))
 
 
 def test_bad_names_of_files(model, images, tmp_path, monkeypatch):
