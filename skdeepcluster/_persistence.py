@@ -1,31 +1,26 @@
 """A fitted estimator -> one file without pickle, and back."""
 
-import hashlib
-import importlib
-import json
 import os
 import warnings
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ._convnets import Network, build_network
 from ._device import resolve_device
-from ._files import replacing
 from ._groups import Linear, NearestCenter
+from ._tensors import read_tensors, safetensors, write_tensors
 from ._whitening import Projection
 
 FORMAT = 1  # of the file; a reader for each that was ever written
-KEY = "skdeepcluster"  # of the JSON text in the file's header
 MODULE = "module."  # before the names of weights
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def save(estimator, path: str | os.PathLike) -> None:
     """Write a fitted estimator to a file; see `DeepClusterEstimator.save`."""
-    safetensors = _safetensors()
+    safetensors()
     fitted = vars(estimator)
     groups, arrays = estimator._groups, {"labels": estimator.labels_}
     arrays["cluster_centers"] = estimator.cluster_centers_
@@ -48,8 +43,7 @@ def save(estimator, path: str | os.PathLike) -> None:
         name: torch.from_numpy(np.array(a, order="C")) for name, a in arrays.items()
     }
     for name, weight in estimator.module_.state_dict().items():
-        # Its own memory: safetensors refuses weights that share some.
-        tensors[MODULE + name] = weight.detach().cpu().clone().contiguous()
+        tensors[MODULE + name] = weight
     told = {
         "format": FORMAT,
         "params": _plain_params(estimator),
@@ -65,27 +59,16 @@ def save(estimator, path: str | os.PathLike) -> None:
         "history": estimator.history_,
         "device": str(estimator.device_),
     }
-    text = json.dumps(told)
-    header = {KEY: text, "digest": _digest(text, tensors)}
-    content = safetensors.torch.save(tensors, metadata=header)
-    with replacing(Path(path)) as file:
-        file.write(content)
+    write_tensors(path, told, tensors)
 
 
 def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None):
     """Read what `save` wrote; see `DeepClusterEstimator.load`."""
-    safetensors = _safetensors()
+    safetensors()
     if not os.path.isfile(path):
         raise ValueError(f"{os.fspath(path)} is no file.")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if KEY not in header:
-                raise ValueError("no estimator was saved in it")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header.get("digest") != _digest(header[KEY], tensors):
-            raise ValueError("it is damaged: its checksum does not fit")
-        told = json.loads(header[KEY])
+        told, tensors = read_tensors(path)
         if told["format"] != FORMAT:
             raise ValueError(
                 f"its format is {told['format']!r}, but this version reads {FORMAT}"
@@ -107,16 +90,6 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
         except ValueError:  # it was fitted on another machine
             estimator.device_ = torch.device("cpu")
     return estimator
-
-
-def _safetensors():
-    try:
-        importlib.import_module("safetensors.torch")
-        return importlib.import_module("safetensors")
-    except ImportError as error:
-        raise ImportError(
-            "save and load need safetensors: pip install 'skdeepcluster[save]'."
-        ) from error
 
 
 def _plain_params(estimator) -> dict:
@@ -145,16 +118,6 @@ def _plain_params(estimator) -> dict:
             value = None
         plain[name] = value
     return plain
-
-
-def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(tensors):
-        values = tensors[name].contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        if values.numel():
-            digest.update(values.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _estimator(cls, told: dict, backbone: torch.nn.Module | None):

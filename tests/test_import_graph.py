@@ -18,6 +18,7 @@ LAYERS = [
     "_random",
     "_device",
     "_files",
+    "_tensors",
     "_images",
     "_decoding",
     "_items",

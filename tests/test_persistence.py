@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from skdeepcluster import DeepClusterEstimator, _persistence
+from skdeepcluster import DeepClusterEstimator, _tensors
 
 N = 60
 
@@ -194,7 +194,7 @@ def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(_persistence.importlib, "import_module", missing)
+    monkeypatch.setattr(_tensors.importlib, "import_module", missing)
     for call in (model.save, DeepClusterEstimator.load):
         with pytest.raises(ImportError, match=r"pip install 'skdeepcluster\[save\]'"):
             call(tmp_path / "model")
@@ -254,7 +254,7 @@ def forge(saved, path, change):
     change(told)
     text = json.dumps(told)
     tensors = load_file(saved)
-    digest = _persistence._digest(text, tensors)
+    digest = _tensors._digest(text, tensors)
     save_file(tensors, path, metadata={"skdeepcluster": text, "digest": digest})
 
 

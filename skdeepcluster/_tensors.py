@@ -1,0 +1,66 @@
+"""Tensors and plain values -> one file without pickle, and back."""
+
+import hashlib
+import importlib
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from ._files import replacing
+
+KEY = "skdeepcluster"  # of the JSON text in the file's header
+
+
+def safetensors():
+    """Import the package, or say how to get it."""
+    try:
+        importlib.import_module("safetensors.torch")
+        return importlib.import_module("safetensors")
+    except ImportError as error:
+        raise ImportError(
+            "save, load and checkpoints need safetensors: pip install "
+            "'skdeepcluster[save]'."
+        ) from error
+
+
+def write_tensors(
+    path: str | os.PathLike, told: dict, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Write tensors in safetensors' format, with `told` as JSON in its header."""
+    # Each in its own memory: safetensors refuses tensors that share some.
+    own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    text = json.dumps(told)
+    header = {KEY: text, "digest": _digest(text, own)}
+    content = safetensors().torch.save(own, metadata=header)
+    with replacing(Path(path)) as file:
+        file.write(content)
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Read what `write_tensors` wrote; no more memory is taken than the file's size.
+
+    Raises
+    ------
+    Exception
+        Of many kinds, if the file is another or damaged.
+    """
+    with safetensors().safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        if KEY not in header:
+            raise ValueError("no estimator was saved in it")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if header.get("digest") != _digest(header[KEY], tensors):
+        raise ValueError("it is damaged: its checksum does not fit")
+    return json.loads(header[KEY]), tensors
+
+
+def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        values = tensors[name].contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        if values.numel():
+            digest.update(values.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
