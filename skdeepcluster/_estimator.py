@@ -21,6 +21,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from . import _persistence as persistence
+from ._checkpoints import Checkpoints
 from ._convnets import build_network
 from ._defaults import resolve
 from ._device import limited_threads, resolve_device
@@ -31,7 +32,7 @@ from ._images import Source
 from ._loop import alternate
 from ._neighbors import nearest_neighbors
 from ._pixels import embed_pixels, fit_pixels
-from ._random import Streams, isolated_torch_rng
+from ._random import Streams, isolated_torch_rng, torch_generators
 from ._stability import mild_view
 from ._symptoms import final_symptoms, round_symptoms
 from ._validation import NO_GROUP, class_labels, read, warn_unreadable
@@ -196,6 +197,13 @@ class DeepClusterEstimator(
         Whether `fit` goes on from the network of the previous call, for another
         `max_iter` rounds.
 
+    checkpoint_dir : str, path-like or None, default=None
+        Folder that holds the state of the fit after each of its last two rounds. The
+        same `fit` on the same images goes on from there if it was stopped, by
+        whatever, and ends as it would have without. Each fit needs a folder of its
+        own, which is empty again at its end. Needs safetensors (``pip install
+        skdeepcluster[save]``). None for none.
+
     tol : float, default=0.0
         Training ends when 1 - NMI between successive pseudo-labels is at most `tol`.
 
@@ -312,6 +320,7 @@ class DeepClusterEstimator(
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
+        "checkpoint_dir": [str, os.PathLike, None],
         "tol": [Interval(Real, 0, None, closed="left")],
     }
 
@@ -350,6 +359,7 @@ class DeepClusterEstimator(
         random_state=None,
         verbose=0,
         warm_start=False,
+        checkpoint_dir=None,
         tol=0.0,
     ):
         self.n_clusters = n_clusters
@@ -384,6 +394,7 @@ class DeepClusterEstimator(
         self.random_state = random_state
         self.verbose = verbose
         self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
         self.tol = tol
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -597,7 +608,16 @@ class DeepClusterEstimator(
         y = class_labels(y, given.n)
         y = None if y is None else y[given.rows]
         streams = Streams.from_random_state(self.random_state)
+        checkpoints = saved = progress = None
+        if self.checkpoint_dir is not None:
+            checkpoints = Checkpoints(
+                self.checkpoint_dir, self.get_params(deep=False), source, given.paths
+            )
+            saved = checkpoints.read()
+        if saved is not None:
+            streams = Streams(saved.entropy)
         recipe, clusterer = resolve(self.get_params(deep=False), source, streams)
+        generators = torch_generators(recipe.device)
         history = list(self.history_) if warm else []
         views = deque(maxlen=AVERAGED_ROUNDS)
         told = set()  # symptoms that were warned of
@@ -613,8 +633,15 @@ class DeepClusterEstimator(
                     sobel=self.sobel,
                     head_norm=self.head_norm,
                 )
+            if saved is not None:
+                network.load_state_dict(saved.weights)
+                history, progress = saved.history, saved.progress
+                views.extend(saved.views)
+                told |= round_symptoms(history, len(source)).keys()
+                for generator, before in zip(generators, saved.generators, strict=True):
+                    generator.set_state(before)
             for state in alternate(
-                source, network, recipe, clusterer, streams, len(history)
+                source, network, recipe, clusterer, streams, len(history), progress
             ):
                 history.append(state.record)
                 views.append(state.view)
@@ -629,6 +656,12 @@ class DeepClusterEstimator(
                 told |= symptoms.keys()
                 if 1 - state.record["nmi_previous"] <= self.tol:
                     break
+                # A fit that ends after the last round has no need to go on there.
+                if checkpoints is not None and state.progress.n_rounds < self.max_iter:
+                    states = [generator.get_state() for generator in generators]
+                    checkpoints.write(
+                        state.progress, network, history, views, streams.entropy, states
+                    )
         self.module_ = network
         self.device_ = recipe.device
         self._dtype = recipe.dtype
@@ -655,6 +688,8 @@ class DeepClusterEstimator(
         self.paths_ = given.paths
         self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
         self.labels_ = given.in_place(labels, NO_GROUP)
+        if checkpoints is not None:
+            checkpoints.clear()
         return given.in_place(state.features, np.nan)
 
     def _embed(self, source: Source, augment=None) -> np.ndarray:

@@ -14,7 +14,8 @@ import torch
 
 # A batch of this many values at a time is checked or measured: 64 MiB of float32.
 CHUNK_VALUES = 2**24
-MAPPED_BYTES = 2**24  # read from a memory map before its pages are given back
+MAPPED_BYTES = 2**27  # of a memory map in memory before its pages are given back, or
+MAPPED_ROWS = 512  # rows that were read one by one: each brings pages around it along
 
 
 class Source(ABC):
@@ -113,6 +114,28 @@ class ArraySource(Source):
 
     def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
         """Return the items at `rows` as a new tensor."""
+        if isinstance(rows, slice) or len(rows) <= MAPPED_ROWS:
+            return self._read(rows)
+        if _mapping(self.values) is None:
+            return self._read(rows)
+        starts = range(0, len(rows), MAPPED_ROWS)
+        parts = [rows[start : start + MAPPED_ROWS] for start in starts]
+        return torch.cat(list(self.batches(parts)))
+
+    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+        """Return the items at each of `parts` in turn, as `batch` does."""
+        mapping, n_mapped = _mapping(self.values), 0
+        for part in parts:
+            batch = self.batch(part)
+            if mapping is not None:
+                single = 1 if isinstance(part, slice) else MAPPED_BYTES // MAPPED_ROWS
+                n_mapped += max(batch.nbytes, len(batch) * single)
+                if n_mapped >= MAPPED_BYTES:
+                    mapping.madvise(mmap.MADV_DONTNEED)
+                    n_mapped = 0
+            yield batch
+
+    def _read(self, rows: slice | np.ndarray) -> torch.Tensor:
         # A slice is a view of the user's memory, fancy indexing is a copy already.
         # order="K" keeps channels-last images channels-last, as torch likes them.
         own = isinstance(rows, slice)
@@ -120,20 +143,9 @@ class ArraySource(Source):
             self.values[rows].astype(self.dtype, order="K", copy=own)
         )
 
-    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
-        """Return the items at each of `parts` in turn, as `batch` does."""
-        n_bytes = 0
-        for part in parts:
-            batch = self.batch(part)
-            n_bytes += batch.nbytes
-            if n_bytes > MAPPED_BYTES:
-                release(self.values)
-                n_bytes = 0
-            yield batch
 
-
-def release(values: np.ndarray) -> None:
-    """Give back the pages of a memory-mapped file that have been read.
+def _mapping(values: np.ndarray) -> mmap.mmap | None:
+    """Return the memory map that values lie in, if its pages can be given back.
 
     Else a memory map counts as memory in use, as far as it has been read.
     """
@@ -141,11 +153,10 @@ def release(values: np.ndarray) -> None:
         values = getattr(values, "base", None)
     # The pages of a map that is copied on write hold what was written there.
     if values is None or values.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
-        return
+        return None
     while values is not None and not isinstance(values, mmap.mmap):
         values = getattr(values, "base", None)
-    if values is not None:
-        values.madvise(mmap.MADV_DONTNEED)
+    return values
 
 
 def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> Source:

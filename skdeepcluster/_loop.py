@@ -45,6 +45,16 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What the next round needs of those before it, besides the network."""
+
+    n_rounds: int  # of this fit
+    start: float  # how stable clusters of the features were before training
+    optimizer: dict  # states of the optimizer and of its schedule
+    schedule: dict
+
+
+@dataclass(frozen=True)
 class Round:
     """What one round leaves behind."""
 
@@ -53,6 +63,7 @@ class Round:
     found: PseudoLabels  # of these features
     view: np.ndarray | None  # float32, what it contributes to groups: a row for each of
     rows: np.ndarray  # images that stand for all
+    progress: Progress
 
 
 def alternate(
@@ -62,13 +73,15 @@ def alternate(
     clusterer: Clusterer,
     streams: Streams,
     n_done: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Round]:
     """Train `network` in place, yielding a state after each round.
 
     A round trains on the pseudo-labels, then extracts the features anew and clusters
     them, so each state is complete: the clusters are those of the features that the
     network gives now (sections 3.2 to 3.4 of the paper). `n_done` is the number of
-    rounds that the network has behind it.
+    rounds that the network has behind it, `progress` what those of them that belong to
+    this fit have left.
 
     Raises
     ------
@@ -84,7 +97,8 @@ def alternate(
     layout = torch.channels_last if len(source.shape) == 3 else torch.preserve_format
     network.to(recipe.device, memory_format=layout)
     sample = streams.sample("calibration", n, CALIBRATION_ROWS)
-    calibrate(network, source, sample, **computing)
+    if progress is None:
+        calibrate(network, source, sample, **computing)
     grouped = grouped_rows(n, clusterer.n_clusters, streams)
     judged = streams.sample("stability", n, STABILITY_ROWS)
     few = source.take(judged)
@@ -93,7 +107,10 @@ def alternate(
         view = embed(network, few, recipe.device, recipe.dtype, mild_view(few))
         return stability(seen, view, clusterer.n_clusters)
 
-    start = judge(embed(network, few, recipe.device, recipe.dtype))
+    if progress is None:
+        start = judge(embed(network, few, recipe.device, recipe.dtype))
+    else:
+        start = progress.start
     seed = streams.seed("kmeans", n_done)
     features = allocate((n, network.n_features), recipe.features_dir)
     if recipe.init == "pixels" and not n_done:
@@ -113,7 +130,12 @@ def alternate(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, recipe.max_iter * recipe.epochs_per_iter * n_steps
     )
-    for index in range(n_done + 1, n_done + recipe.max_iter + 1):
+    n_rounds = 0
+    if progress is not None:
+        optimizer.load_state_dict(progress.optimizer)
+        schedule.load_state_dict(progress.schedule)
+        n_rounds = progress.n_rounds
+    for index in range(n_done + 1, n_done + 1 + recipe.max_iter - n_rounds):
         clock = Clock()
         labels, n_labels = found.labels, int(found.labels.max()) + 1
         head = new_head(network.n_features, n_labels, streams.torch("head", index))
@@ -157,7 +179,11 @@ def alternate(
         gain = judge(features[judged]) - start
         clock.tick("judge")
         record = make_record(index, n_labels, losses, gain, labels, found, clock)
-        yield Round(record, features, found, view, grouped)
+        n_rounds += 1
+        progress = Progress(
+            n_rounds, start, optimizer.state_dict(), schedule.state_dict()
+        )
+        yield Round(record, features, found, view, grouped, progress)
 
 
 def predict_labels(head: torch.nn.Linear, features: np.ndarray) -> np.ndarray:

@@ -47,6 +47,15 @@ class Streams:
         return torch.Generator().manual_seed(self.seed(purpose, *key))
 
 
+def torch_generators(device: torch.device) -> list[torch.Generator]:
+    """Return torch's default generators that a fit on `device` draws from."""
+    if device.type == "cpu":
+        return [torch.default_generator]
+    there = torch.get_device_module(device)
+    number = there.current_device() if device.index is None else device.index
+    return [torch.default_generator, there.default_generators[number]]
+
+
 @contextlib.contextmanager
 def isolated_torch_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's default generators inside the block and restore them after it.

@@ -39,6 +39,7 @@ LAYERS = [
     "_training",
     "_history",
     "_loop",
+    "_checkpoints",
     "_defaults",
     "_symptoms",
     "datasets",
