@@ -109,9 +109,10 @@ class Checkpoints:
     ) -> None:
         """Write the state after a round; warn of a full disk, and go on."""
         state = progress.optimizer["state"]
+        momenta = {n: values.get("momentum_buffer") for n, values in state.items()}
+        momenta = {n: m for n, m in momenta.items() if m is not None}
         tensors = {NETWORK + name: w for name, w in network.state_dict().items()}
-        for number, values in state.items():
-            tensors[f"{MOMENTUM}{number}"] = values["momentum_buffer"]
+        tensors |= {f"{MOMENTUM}{number}": m for number, m in momenta.items()}
         for number, view in enumerate(views):
             if view is not None:
                 tensors[f"{VIEW}{number}"] = torch.from_numpy(view)
@@ -123,7 +124,7 @@ class Checkpoints:
             "n_rounds": progress.n_rounds,
             "start": progress.start,
             "groups": progress.optimizer["param_groups"],
-            "momenta": list(state),
+            "momenta": list(momenta),
             "schedule": progress.schedule,
             "history": history,
             "n_views": len(views),

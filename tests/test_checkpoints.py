@@ -72,7 +72,7 @@ def assert_same_fit(model, other, images):
 
 PARAMS = {
     "defaults": {},
-    "mapped": {"n_jobs": 1},
+    "no momentum": {"momentum": 0.0, "n_jobs": 1},
     "single k": {"n_pseudo_labels": 4, "n_neighbors": None, "init": "features"},
     "random": {"random_state": None},
     "dropout": {
