@@ -134,6 +134,8 @@ class ArraySource(Source):
                     mapping.madvise(mmap.MADV_DONTNEED)
                     n_mapped = 0
             yield batch
+        if mapping is not None:
+            mapping.madvise(mmap.MADV_DONTNEED)
 
     def _read(self, rows: slice | np.ndarray) -> torch.Tensor:
         # A slice is a view of the user's memory, fancy indexing is a copy already.

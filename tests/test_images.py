@@ -356,6 +356,9 @@ def test_pages_of_a_memory_map_are_given_back(tmp_path, monkeypatch, view):
     assert most < 8_000_000
     source.batch(np.random.default_rng(0).permutation(40_000)[:3000])
     assert resident(path) < 8_000_000
+    for start in range(0, 40_000, 1000):  # as in pieces of a large set
+        list(source.part(slice(start, start + 1000)).batches([slice(None)]))
+    assert resident(path) < 8_000_000
     source.batch(slice(None))
     assert resident(path) > 25_000_000  # what would be there
 
