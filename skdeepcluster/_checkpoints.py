@@ -147,8 +147,8 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove the files: the fit is complete."""
-        for path in self._files():
+        """Remove the files, also unfinished ones: the fit is complete."""
+        for path in [*self._files(), *self.folder.glob(".round_*")]:
             path.unlink(missing_ok=True)
 
 

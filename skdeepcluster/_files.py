@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +13,14 @@ def replacing(path: Path) -> Iterator:
 
     It is removed if anything goes wrong, such as a full disk.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
+    # Not tempfile's, which nobody else may read.
+    unfinished = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        with open(unfinished, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    os.replace(unfinished, path)

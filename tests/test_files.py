@@ -1,0 +1,44 @@
+"""Files are whole or not there."""
+
+import os
+
+import pytest
+
+from skdeepcluster._files import replacing
+
+
+def test_a_file_takes_the_place_of_another(tmp_path):
+    path = tmp_path / "file"
+    for content in (b"one", b"two"):
+        with replacing(path) as file:
+            file.write(content)
+            assert path.exists() == (content == b"two")
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_what_they_may_read_elsewhere(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "file") as file:
+            file.write(b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_goes_wrong_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write():
+        with replacing(path) as file:
+            file.write(b"new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
