@@ -1,6 +1,6 @@
 """How fast do files become training batches?
 
-    python benchmarks/decoding.py [--images 5000] [--side 256]
+    python benchmarks/decoding.py [--images 5000] [--side 256] [--threads 1]
 
 Writes JPEG files, crops of the two photographs that scikit-learn ships, and reads them
 in a random order, in batches of 64 images of 64x64 pixels, on two workers:
@@ -89,8 +89,10 @@ def main():
     )
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1, help="beside the workers")
     parser.add_argument("--json", default="decoding.json", help="file to write")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), arguments.images, arguments.side)
