@@ -1,8 +1,8 @@
 """Embeddings and groups in files: whole or not there, and continued where killed."""
 
 import csv
-import multiprocessing
-import time
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -97,41 +97,49 @@ def test_pictures_that_cannot_be_read(model, images, folder, tmp_path, ending):
         assert read_table(path)[1][[20, 40]].tolist() == [-1, -1]
 
 
-def write_slowly(model, X, path, embedded):
-    real = model._embed
-
-    def embed(source):
-        embedded.put(len(source))
-        time.sleep(0.3)
-        return real(source)
-
-    model._embed = embed
-    write_embeddings(model, X, path)
+SCRIPT = """
+import sys, time
+import numpy as np
+from skdeepcluster import DeepClusterEstimator, io
+io.ROW_GROUP = 16
+model = DeepClusterEstimator.load(sys.argv[1])
+real = model._embed
+def embed(source):
+    print(len(source), flush=True)
+    time.sleep(0.3)
+    return real(source)
+model._embed = embed
+io.write_embeddings(model, np.load(sys.argv[2]), sys.argv[3])
+"""
 
 
 @pytest.mark.usefixtures("small_groups")
-@pytest.mark.parametrize("ending", ["npy", "parquet"])
-@pytest.mark.parametrize("groups_before", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("groups_before", "ending"),
+    [(0, "npy"), (1, "parquet"), (2, "npy"), (3, "parquet")],
+)
 def test_what_was_killed_is_continued(model, images, tmp_path, ending, groups_before):
-    path, context = tmp_path / f"x.{ending}", multiprocessing.get_context("fork")
-    queue = context.Queue()
-    job = context.Process(target=write_slowly, args=(model, images, path, queue))
-    job.start()
+    path = tmp_path / "out" / f"x.{ending}"
+    path.parent.mkdir()
+    model.save(tmp_path / "model")
+    np.save(tmp_path / "images.npy", images)
+    files = [tmp_path / "model", tmp_path / "images.npy", path]
+    job = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *files], stdout=subprocess.PIPE, text=True
+    )
     for _ in range(groups_before + 1):
-        assert queue.get(timeout=60) in (16, 12)
+        assert job.stdout.readline() in ("16\n", "12\n")
     job.kill()
-    job.join()
+    job.communicate()
     assert not path.exists()
-    again = context.SimpleQueue()
-    write_counting(model, images, path, again)
-    sizes = again.get()
-    assert sizes == [16, 16, 16, 12][groups_before:]
+    assert write_counting(model, images, path) == [16, 16, 16, 12][groups_before:]
     found = np.load(path) if ending == "npy" else read_table(path)[2]
     assert_array_equal(found, model.transform(images))
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def write_counting(model, X, path, queue):
+def write_counting(model, X, path):
+    """Return the sizes of the groups of rows that were embedded."""
     sizes, real = [], model._embed
 
     def embed(source):
@@ -143,7 +151,7 @@ def write_counting(model, X, path, queue):
         write_embeddings(model, X, path)
     finally:
         del model._embed
-    queue.put(sizes)
+    return sizes
 
 
 @pytest.mark.usefixtures("small_groups")
