@@ -14,6 +14,9 @@ from PIL import Image
 from skdeepcluster import DeepClusterEstimator, io
 from skdeepcluster.io import export_clusters, write_embeddings
 
+# Quick fits may well say that they are.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 N = 60
 
 

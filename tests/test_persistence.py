@@ -21,6 +21,9 @@ from torch import nn
 
 from skdeepcluster import DeepClusterEstimator, _tensors
 
+# Quick fits may well say that they are.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 N = 60
 
 
@@ -82,9 +85,6 @@ MODELS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:The network is no better")
-@pytest.mark.filterwarnings("ignore:.*groups are told apart")
-@pytest.mark.filterwarnings("ignore:After round")
 @pytest.mark.parametrize("kind", MODELS)
 def test_what_is_loaded_is_what_was_saved(kind, images, tmp_path):
     form, params = MODELS[kind]

@@ -23,6 +23,9 @@ from torchvision.datasets import ImageFolder
 
 from skdeepcluster import DeepClusterEstimator
 
+# Quick fits may well say that they are.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 N = 200
 
 
