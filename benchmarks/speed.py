@@ -33,14 +33,13 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torchvision import transforms
 
-from skdeepcluster import DeepClusterEstimator, FaissKMeans, _clustering
+from skdeepcluster import DeepClusterEstimator, FaissKMeans, _clustering, _training
 from skdeepcluster._augment import RandomCrop
 from skdeepcluster._convnets import build_network, new_head
 from skdeepcluster._device import autocast, resolve_precision
 from skdeepcluster._empty_clusters import EmptyClusters
 from skdeepcluster._images import ArraySource
 from skdeepcluster._sampling import epoch_rows
-from skdeepcluster._training import train_epoch
 from skdeepcluster._whitening import Projection
 from skdeepcluster.datasets import load_fashion_mnist
 
@@ -100,27 +99,29 @@ class Training:
         """The estimator's epoch, with its sampler and its crops."""
         network, head = self.modules()
         network.to(memory_format=torch.channels_last)
-        optimizers = [self.sgd(network), self.sgd(head)]
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[0], 10**9)
-        rng, generator = np.random.default_rng(0), torch.Generator()
+        optimizer = self.sgd(network)
+        training = _training.Training(head, self.sgd(head), torch.Generator())
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10**9)
+        rng = np.random.default_rng(0)
 
         def epoch():
             rows = epoch_rows(self.labels, "uniform", rng)
-            train_epoch(
+            steps = _training.train_epoch(
                 network,
-                head,
-                optimizers,
+                training,
+                optimizer,
                 schedule,
                 self.source,
                 rows,
                 self.labels,
                 weights=None,
                 augment=RandomCrop(),
-                generator=generator,
                 batch_size=BATCH,
                 device=CPU,
                 dtype=DTYPE,
             )
+            for _ in steps:
+                pass
 
         return epoch
 

@@ -17,6 +17,7 @@ import torch
 from ._files import replacing
 from ._images import ArraySource, Source
 from ._items import DecodedSource, Items, ahead
+from ._memory import memory_for
 
 BATCH_ROWS = 64  # decoded at once
 HASHED_ROWS = 256  # files whose contents are hashed at once
@@ -56,7 +57,9 @@ def hold(
                 pass
         return replace(source, rows=source.rows[_readable(source)])
     if cache == "memory":
-        values = np.empty((len(source), *source.shape), source.format.dtype)
+        remedy = "Lower cache_bytes, or set cache to the path of a folder."
+        with memory_for("the decoded pictures", remedy, size):
+            values = np.empty((len(source), *source.shape), source.format.dtype)
         start = 0
         for images in _images(source):
             values[start : start + len(images)] = images

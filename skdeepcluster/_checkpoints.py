@@ -1,9 +1,7 @@
-"""The state of a fit after each round -> files, from which the same fit goes on."""
+"""The state of a fit -> files, from which the same fit goes on."""
 
 import os
-import warnings
-from collections import deque
-from dataclasses import dataclass
+import time
 from pathlib import Path
 
 import joblib
@@ -11,31 +9,22 @@ import numpy as np
 import torch
 
 from ._images import Source
-from ._loop import Progress
-from ._tensors import read_tensors, safetensors, write_tensors
+from ._tensors import pack, read_tensors, safetensors, unpack, write_tensors
+from ._warnings import warn
 
-FORMAT = 1
-KEPT = 2  # last rounds
+FORMAT = 2
+KEPT = 2  # last files, and that of the last complete round
+SECONDS = 120.0  # between two checkpoints inside a round
 COMPARED = 64  # images by which X is known again
-NETWORK, MOMENTUM, VIEW = "network.", "momentum.", "view."
 # Parameters that may change between a fit and its continuation.
 FREE = ("checkpoint_dir", "verbose", "n_jobs", "features_dir", "cache", "cache_bytes")
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What was read from a file."""
-
-    progress: Progress
-    weights: dict[str, torch.Tensor]
-    history: list[dict]
-    views: list[np.ndarray]
-    entropy: int  # of the random streams
-    generators: list[torch.Tensor]  # states of torch's default generators
-
-
 class Checkpoints:
     """The files of one fit in a folder.
+
+    ``round_000003`` is the state after three rounds, ``round_000003_000000417`` that
+    inside the fourth, after 417 steps in all.
 
     Parameters
     ----------
@@ -58,93 +47,87 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         some = np.linspace(0, len(source) - 1, COMPARED).astype(int)
         images = source.take(some).values
-        self.told = {
+        self.fit = {
             "X": joblib.hash([len(source), source.shape, images, paths]),
             **{name: _told(v) for name, v in params.items() if name not in FREE},
         }
+        self.written = time.monotonic()
 
     def _files(self) -> list[Path]:
-        """Return the files of rounds, the last round first."""
+        """Return the files, the last one first."""
         return sorted(self.folder.glob("round_*.safetensors"), reverse=True)
 
-    def read(self) -> Checkpoint | None:
-        """Return the last round that is whole, or None.
+    def _rounds(self) -> list[Path]:
+        """Return those of complete rounds."""
+        return [path for path in self._files() if path.stem.count("_") == 1]
+
+    def read(self, complete: bool = False) -> dict | None:
+        """Return the last state that is whole, or None.
+
+        Parameters
+        ----------
+        complete : bool
+            Whether only states at the end of a round are wanted.
 
         Raises
         ------
         ValueError
-            If it is of another fit, naming what differs.
+            If it is of another fit, naming what differs, or of another version.
         """
-        for path in self._files():
+        paths = self._rounds() if complete else self._files()
+        for path, earlier in zip(paths, [*paths[1:], None], strict=False):
             try:
                 told, tensors = read_tensors(path)
-                if told["format"] != FORMAT:
-                    raise ValueError(f"its format is {told['format']}, not {FORMAT}")
             except Exception as error:  # a damaged file may raise anything
-                warnings.warn(
-                    f"{path} cannot be read: {error}. The round before it is used.",
-                    UserWarning,
-                    stacklevel=5,
-                )
+                instead = "The fit starts anew" if earlier is None else "Used instead"
+                name = "" if earlier is None else f": {earlier.name}"
+                warn(f"{path} cannot be read: {error}. {instead}{name}.")
                 continue
+            if told["format"] != FORMAT:
+                raise ValueError(
+                    f"{path} was written by another version of skdeepcluster, in "
+                    f"format {told['format']}, not {FORMAT}. Go on with that version, "
+                    "or pass another checkpoint_dir."
+                )
             fit = told["fit"]
-            differing = [n for n in self.told if fit.get(n) != self.told[n]]
+            differing = [n for n in self.fit if fit.get(n) != self.fit[n]]
             if differing:
                 raise ValueError(
                     f"checkpoint_dir={os.fspath(self.folder)!r} holds the beginning of "
                     f"another fit: {', '.join(differing)} differ. Pass the same, or "
                     "another folder."
                 )
-            return _checkpoint(told, tensors)
+            return unpack(told["state"], tensors)
         return None
 
-    def write(
-        self,
-        progress: Progress,
-        network: torch.nn.Module,
-        history: list[dict],
-        views: deque,
-        entropy: int,
-        generators: list[torch.Tensor],
-    ) -> None:
-        """Write the state after a round; warn of a full disk, and go on."""
-        state = progress.optimizer["state"]
-        momenta = {n: values.get("momentum_buffer") for n, values in state.items()}
-        momenta = {n: m for n, m in momenta.items() if m is not None}
-        tensors = {NETWORK + name: w for name, w in network.state_dict().items()}
-        tensors |= {f"{MOMENTUM}{number}": m for number, m in momenta.items()}
-        for number, view in enumerate(views):
-            if view is not None:
-                tensors[f"{VIEW}{number}"] = torch.from_numpy(view)
-        for number, generator in enumerate(generators):
-            tensors[f"generator.{number}"] = generator
-        told = {
-            "format": FORMAT,
-            "fit": self.told,
-            "n_rounds": progress.n_rounds,
-            "start": progress.start,
-            "groups": progress.optimizer["param_groups"],
-            "momenta": list(momenta),
-            "schedule": progress.schedule,
-            "history": history,
-            "n_views": len(views),
-            "n_generators": len(generators),
-            "entropy": entropy,
-        }
-        before = self._files()
-        path = self.folder / f"round_{len(history):06d}.safetensors"
+    def due(self) -> bool:
+        """Tell whether the last file is so old that it is time for another."""
+        return time.monotonic() - self.written > SECONDS
+
+    def write(self, state: dict, n_rounds: int, n_steps: int | None = None) -> None:
+        """Write the state of a fit; warn of a full disk or memory, and go on.
+
+        Parameters
+        ----------
+        state : nested dict of tensors, arrays and plain values
+        n_rounds : int
+            Rounds that are complete.
+        n_steps : int or None
+            Steps of training, inside a round; None at the end of one.
+        """
+        tensors = {}
+        told = {"format": FORMAT, "fit": self.fit, "state": pack(state, tensors)}
+        name = f"round_{n_rounds:06d}" + ("" if n_steps is None else f"_{n_steps:09d}")
+        path = self.folder / f"{name}.safetensors"
         try:
             write_tensors(path, told, tensors)
-        except OSError as error:
-            warnings.warn(
-                f"No checkpoint of round {len(history)} in {self.folder}: {error}. The "
-                "fit goes on.",
-                UserWarning,
-                stacklevel=5,
-            )
-            return
-        for old in before[KEPT - 1 :]:
-            old.unlink(missing_ok=True)
+        except (OSError, MemoryError) as error:
+            warn(f"No checkpoint {name} in {self.folder}: {error}. The fit goes on.")
+        else:
+            kept = {*self._files()[:KEPT], *self._rounds()[:1]}
+            for old in set(self._files()) - kept:
+                old.unlink(missing_ok=True)
+        self.written = time.monotonic()
 
     def clear(self) -> None:
         """Remove the files, also unfinished ones: the fit is complete."""
@@ -162,23 +145,3 @@ def _told(value) -> str:
     if callable(value):
         return getattr(value, "__qualname__", type(value).__qualname__)
     return repr(value)
-
-
-def _checkpoint(told: dict, tensors: dict[str, torch.Tensor]) -> Checkpoint:
-    momenta = {
-        n: {"momentum_buffer": tensors[f"{MOMENTUM}{n}"]} for n in told["momenta"]
-    }
-    optimizer = {"state": momenta, "param_groups": told["groups"]}
-    views = [tensors.get(f"{VIEW}{n}") for n in range(told["n_views"])]
-    return Checkpoint(
-        Progress(told["n_rounds"], told["start"], optimizer, told["schedule"]),
-        {
-            n.removeprefix(NETWORK): w
-            for n, w in tensors.items()
-            if n.startswith(NETWORK)
-        },
-        told["history"],
-        [None if view is None else view.numpy() for view in views],
-        told["entropy"],
-        [tensors[f"generator.{n}"] for n in range(told["n_generators"])],
-    )

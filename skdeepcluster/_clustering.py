@@ -10,6 +10,7 @@ from sklearn.utils import gen_batches
 
 from ._empty_clusters import distinct_rows
 from ._kmeans import KMeansResult, assign, kmeans
+from ._memory import memory_for
 from ._neighbors import spectral_embedding
 from ._whitening import Projection, principal_components
 
@@ -18,6 +19,7 @@ KMEANS_ROWS = 2**18  # of more rows, k-means sees a random sample, and all are a
 ASSIGNED_ROWS = 2**16  # at once, of more
 GRAPH_COMPONENTS = 64  # of the features, at unit length, whose graph it is
 PIXEL_SHARE = 0.1  # length of the pixels beside the first graph's unit rows
+REMEDY = "Lower n_pseudo_labels or n_components, or set n_neighbors=None."
 MAX_EIGENVECTORS = 100  # of a graph: their cost grows with the square of their number
 
 
@@ -49,6 +51,7 @@ class Clusterer:
     backend: str
     device: torch.device
 
+    @memory_for("clustering", REMEDY)
     def first_labels(self, pixels: np.ndarray, seed: int) -> PseudoLabels:
         """Cluster the neighbour graph of the images themselves, float32 (n, m).
 
@@ -65,6 +68,7 @@ class Clusterer:
 
         return PseudoLabels(self._cluster(see, len(pixels), seed), None)
 
+    @memory_for("clustering", REMEDY)
     def pseudo_labels(self, features: np.ndarray, seed: int) -> PseudoLabels:
         """Project features, cluster them by k-means and repair empty clusters.
 

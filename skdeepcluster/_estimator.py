@@ -2,8 +2,6 @@
 
 import copy
 import os
-import warnings
-from collections import deque
 from numbers import Integral, Real
 
 import numpy as np
@@ -16,29 +14,26 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import normalized_mutual_info_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from . import _persistence as persistence
-from ._checkpoints import Checkpoints
-from ._convnets import build_network
-from ._defaults import resolve
 from ._device import limited_threads, resolve_device
 from ._features import embed
-from ._groups import AVERAGED_ROUNDS, find_groups, group_means
-from ._history import line
+from ._fitting import Fit
+from ._groups import group_means
 from ._images import Source
-from ._loop import alternate
+from ._memory import memory_for
 from ._neighbors import nearest_neighbors
 from ._pixels import embed_pixels, fit_pixels
-from ._random import Streams, isolated_torch_rng, torch_generators
+from ._random import Streams
 from ._stability import mild_view
-from ._symptoms import final_symptoms, round_symptoms
+from ._symptoms import final_symptoms
 from ._validation import NO_GROUP, class_labels, read, warn_unreadable
+from ._warnings import warn
 from .metrics import reproduced_information
 
-STATISTICS_ROWS = 10_000  # images whose mean and scale stand for all
+LESS = "Lower image_size or batch_size, or pass fewer images."
 SCORE_ROWS = 20_000  # images that `score` looks at
 
 
@@ -198,11 +193,12 @@ class DeepClusterEstimator(
         `max_iter` rounds.
 
     checkpoint_dir : str, path-like or None, default=None
-        Folder that holds the state of the fit after each of its last two rounds. The
-        same `fit` on the same images goes on from there if it was stopped, by
-        whatever, and ends as it would have without. Each fit needs a folder of its
-        own, which is empty again at its end. Needs safetensors (``pip install
-        skdeepcluster[save]``). None for none.
+        Folder for the state of the fit, after each round and every two minutes of
+        training inside one. The same `fit` on the same images goes on from there if
+        it was stopped, by whatever, and ends as it would have without; `recover` ends
+        it there instead. Each fit needs a folder of its own, which is empty again at
+        its end. Needs safetensors (``pip install skdeepcluster[save]``). None for
+        none.
 
     tol : float, default=0.0
         Training ends when 1 - NMI between successive pseudo-labels is at most `tol`.
@@ -459,6 +455,33 @@ class DeepClusterEstimator(
         """
         return self._fit(X, y)
 
+    @_fit_context(prefer_skip_nested_validation=True)
+    def recover(self, X, y=None):
+        """Be fitted as after the last complete round of a fit that was stopped.
+
+        For a fit that is to end here rather than go on: after Ctrl-C, say, or when
+        training diverged. Its checkpoints stay, and `fit` would still go on from them.
+
+        Parameters
+        ----------
+        X : array-like, tensor, folder, paths, pictures or dataset
+            The images of that fit.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : DeepClusterEstimator
+            Fitted, with the rounds in `history_` that were complete.
+
+        Raises
+        ------
+        ValueError
+            If `checkpoint_dir` holds no complete round, or one of another fit.
+        """
+        self._fit(X, None, recovering=True)
+        return self
+
     def transform(self, X):
         """Embed images.
 
@@ -589,108 +612,50 @@ class DeepClusterEstimator(
         """
         return persistence.load(cls, path, device, backbone)
 
-    def _fit(self, X, y) -> np.ndarray:
+    def _fit(self, X, y, recovering: bool = False) -> np.ndarray:
         """Fit, and return the embedding of the training images."""
         before = dict(vars(self))
         try:
-            with limited_threads(self.n_jobs):
-                return self._fit_validated(X, y)
+            with limited_threads(self.n_jobs), memory_for("a fit", LESS):
+                return self._fit_validated(X, y, recovering)
         except BaseException:
             # Nothing half-fitted is left behind, whatever stopped the fit.
             vars(self).clear()
             vars(self).update(before)
             raise
 
-    def _fit_validated(self, X, y) -> np.ndarray:
+    def _fit_validated(self, X, y, recovering: bool) -> np.ndarray:
         warm = self.warm_start and hasattr(self, "module_")
         given = read(self, X, fitting=True, reset=not warm)
         source = given.source
         y = class_labels(y, given.n)
         y = None if y is None else y[given.rows]
-        streams = Streams.from_random_state(self.random_state)
-        checkpoints = saved = progress = None
-        if self.checkpoint_dir is not None:
-            checkpoints = Checkpoints(
-                self.checkpoint_dir, self.get_params(deep=False), source, given.paths
-            )
-            saved = checkpoints.read()
-        if saved is not None:
-            streams = Streams(saved.entropy)
-        recipe, clusterer = resolve(self.get_params(deep=False), source, streams)
-        generators = torch_generators(recipe.device)
-        history = list(self.history_) if warm else []
-        views = deque(maxlen=AVERAGED_ROUNDS)
-        told = set()  # symptoms that were warned of
-        with isolated_torch_rng(streams.seed("torch"), recipe.device):
-            if warm:
-                network = copy.deepcopy(self.module_)
-            else:
-                rows = streams.sample("statistics", len(source), STATISTICS_ROWS)
-                network = build_network(
-                    self.backbone,
-                    source.shape,
-                    *source.statistics(rows),
-                    sobel=self.sobel,
-                    head_norm=self.head_norm,
-                )
-            if saved is not None:
-                network.load_state_dict(saved.weights)
-                history, progress = saved.history, saved.progress
-                views.extend(saved.views)
-                told |= round_symptoms(history, len(source)).keys()
-                for generator, before in zip(generators, saved.generators, strict=True):
-                    generator.set_state(before)
-            for state in alternate(
-                source, network, recipe, clusterer, streams, len(history), progress
-            ):
-                history.append(state.record)
-                views.append(state.view)
-                if y is not None:
-                    nmi_y = normalized_mutual_info_score(y, state.found.labels)
-                    state.record["nmi_y"] = float(nmi_y)
-                if self.verbose:
-                    print(line(state.record))
-                symptoms = round_symptoms(history, len(source))
-                for words in [w for name, w in symptoms.items() if name not in told]:
-                    warnings.warn(words, ConvergenceWarning, stacklevel=5)
-                told |= symptoms.keys()
-                if 1 - state.record["nmi_previous"] <= self.tol:
-                    break
-                # A fit that ends after the last round has no need to go on there.
-                if checkpoints is not None and state.progress.n_rounds < self.max_iter:
-                    states = [generator.get_state() for generator in generators]
-                    checkpoints.write(
-                        state.progress, network, history, views, streams.entropy, states
-                    )
-        self.module_ = network
-        self.device_ = recipe.device
-        self._dtype = recipe.dtype
+        before = (self.module_, self.history_) if warm else (None, [])
+        fit = Fit(self.get_params(deep=False), source, given.paths, *before)
+        fitted = fit.recover() if recovering else fit.run(y)
+        self.module_ = fitted.network
+        self.device_ = fitted.recipe.device
+        self._dtype = fitted.recipe.dtype
         self.image_shape_ = source.shape if len(source.shape) == 3 else None
         self._image_dtype = source.dtype
-        self.history_ = history
-        self.n_iter_ = len(history)
-        self.inertia_ = state.found.clusters.inertia
-        self._groups = find_groups(
-            state.found,
-            state.features,
-            state.rows,
-            list(views),
-            clusterer,
-            streams.seed("groups"),
-        )
-        self._n_features_out = network.n_features
-        labels = self._assign(state.features)
-        self.cluster_centers_ = group_means(state.features, labels)
+        self.history_ = fitted.history
+        self.n_iter_ = len(fitted.history)
+        self.inertia_ = fitted.inertia
+        self._groups = fitted.groups
+        self._n_features_out = fitted.network.n_features
+        labels = self._assign(fitted.features)
+        self.cluster_centers_ = group_means(fitted.features, labels)
         n_groups = len(self.cluster_centers_)
-        for words in final_symptoms(history, n_groups, self.n_clusters):
-            warnings.warn(words, ConvergenceWarning, stacklevel=5)
+        for words in final_symptoms(fitted.history, n_groups, self.n_clusters):
+            warn(words, ConvergenceWarning)
         warn_unreadable(given.failures, given.n)
         self.paths_ = given.paths
         self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
         self.labels_ = given.in_place(labels, NO_GROUP)
-        if checkpoints is not None:
-            checkpoints.clear()
-        return given.in_place(state.features, np.nan)
+        embedding = given.in_place(fitted.features, np.nan)
+        if fit.checkpoints is not None and not recovering:
+            fit.checkpoints.clear()
+        return embedding
 
     def _embed(self, source: Source, augment=None) -> np.ndarray:
         with limited_threads(self.n_jobs):

@@ -11,6 +11,7 @@ from ._augment import Augment
 from ._convnets import Network
 from ._device import autocast
 from ._images import Source
+from ._memory import memory_for
 
 CACHED_VALUES = 2**17  # input values of one forward pass, whose maps fit into a cache
 BATCH_VALUES = 2**20  # the same on accelerators
@@ -22,7 +23,9 @@ def allocate(shape: tuple[int, int], folder: str | os.PathLike | None) -> np.nda
     The file has no name: it is gone with the array, or the process.
     """
     if folder is None:
-        return np.empty(shape, np.float32)
+        remedy = "Set features_dir, or pass fewer images."
+        with memory_for(f"features of {shape[0]} images", remedy, 4 * math.prod(shape)):
+            return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(dir=folder) as file:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
@@ -33,6 +36,7 @@ def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     return batch.to(device, non_blocking=True, memory_format=layout)
 
 
+@memory_for("a forward pass", "Lower image_size, or choose a smaller backbone.")
 def embed(
     network: Network,
     source: Source,
@@ -71,7 +75,7 @@ def embed(
     # depend on the rows around it.
     fewest = 64 if len(source.shape) == 1 else 2
     shape = len(source), network.n_features
-    features = np.empty(shape, np.float32) if out is None else out
+    features = allocate(shape, None) if out is None else out
     with torch.inference_mode():
         starts = range(0, len(source), step)
         parts = [slice(start, start + step) for start in starts]

@@ -12,6 +12,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from ._clustering import MAX_EIGENVECTORS, Clusterer, PseudoLabels
 from ._kmeans import assign
+from ._memory import memory_for
 from ._random import Streams
 from ._whitening import Projection
 
@@ -66,6 +67,7 @@ def grouped_rows(n: int, n_clusters: int, streams: Streams) -> np.ndarray:
     return streams.sample("groups", n, max(GROUPED_ROWS, ROWS_PER_GROUP * n_clusters))
 
 
+@memory_for("groups", "Lower n_clusters.")
 def find_groups(
     last: PseudoLabels,
     features: np.ndarray,

@@ -1,6 +1,8 @@
 """Folders, paths, pictures and datasets -> a source that decodes by the batch."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ._decoding import Format, decode, failure, header
 from ._images import Source
+from ._warnings import warn
 
 # Of image files. PIL registers others, such as .h5 and .mpeg, that it cannot read.
 ENDINGS = (
@@ -135,19 +138,67 @@ def ahead(function: Callable, parts: list, n_workers: int) -> Iterator:
     """Call a function with each of `parts`, in processes that work ahead.
 
     Results come in order. With no workers, or one part, it is called in this process.
+    If one of the processes is killed, others take their place.
+
+    Raises
+    ------
+    RuntimeError
+        If they are killed again before there is another result.
     """
     if n_workers == 0 or len(parts) < 2:
         return map(function, parts)
-    loader = DataLoader(
-        _Calls(function),
-        sampler=parts,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=min(n_workers, len(parts), joblib.cpu_count()),
-        prefetch_factor=PREFETCHED,
-        generator=torch.Generator(),  # not the global one
-    )
-    return iter(loader)
+    return _in_processes(function, parts, n_workers)
+
+
+def _in_processes(function: Callable, parts: list, n_workers: int) -> Iterator:
+    n_done, n_before = 0, -1  # results, and those when a process was killed
+    while n_done < len(parts):
+        left = parts[n_done:]
+        loader = DataLoader(
+            _Calls(function),
+            sampler=left,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=min(n_workers, len(left), joblib.cpu_count()),
+            prefetch_factor=PREFETCHED,
+            generator=torch.Generator(),  # not the global one
+        )
+        results = _without_interrupts(loader)
+        while n_done < len(parts):
+            try:
+                found = next(results)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker (pid"):
+                    raise
+                if n_done == n_before:
+                    raise RuntimeError(
+                        "Processes that decode pictures are killed again and again, "
+                        "maybe for lack of memory. Lower n_jobs: n_jobs=1 decodes in "
+                        f"this process. ({error})"
+                    ) from error
+                warn("A process that decodes pictures was killed. Another is started.")
+                n_before = n_done
+                break
+            n_done += 1
+            yield found
+
+
+def _without_interrupts(loader: DataLoader) -> Iterator:
+    """Start the processes, whose end is only to be told where results are awaited.
+
+    Else torch raises wherever the main thread is, in the middle of an update, say.
+    """
+    if not hasattr(signal, "SIGCHLD") or not _is_main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    results = iter(loader)
+    if before is not None:  # else it is no handler of Python's
+        signal.signal(signal.SIGCHLD, before)
+    return results
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _headers(items: Items, rows: np.ndarray) -> tuple[list[Format], dict[int, str]]:

@@ -9,6 +9,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import gen_batches
 
 from ._empty_clusters import EmptyClusters, Nearest, cluster_means, unit
+from ._memory import check_searchable
 
 CPU = torch.device("cpu")
 ROWS = 65_536  # rows a search takes at once: bounds the copy of shifted points
@@ -47,6 +48,7 @@ class _FaissSearch:
 
     def nearest(self, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return labels, int32 (n,), and squared distances, float32 (n,)."""
+        check_searchable()
         metric = faiss.METRIC_INNER_PRODUCT if self.spherical else faiss.METRIC_L2
         index = faiss.IndexFlat(centers.shape[1], metric)
         if self.gpu:

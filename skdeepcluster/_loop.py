@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,14 @@ from ._pixels import embed_pixels, fit_pixels
 from ._random import Streams
 from ._sampling import epoch_rows, loss_weights
 from ._stability import mild_view, stability
-from ._training import batches, calibrate, train_epoch
+from ._training import (
+    Training,
+    batches,
+    calibrate,
+    load_optimizer_state,
+    optimizer_state,
+    train_epoch,
+)
 
 CALIBRATION_ROWS = 4096
 STABILITY_ROWS = 1000  # images whose changed copies a round is judged by
@@ -44,14 +51,32 @@ class Recipe:
     features_dir: str | os.PathLike | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Progress:
-    """What the next round needs of those before it, besides the network."""
+    """Where a fit is: what its next step needs of those before, besides the network.
 
-    n_rounds: int  # of this fit
+    It is the same object throughout, and changes with each step.
+    """
+
     start: float  # how stable clusters of the features were before training
-    optimizer: dict  # states of the optimizer and of its schedule
-    schedule: dict
+    labels: np.ndarray  # int32 (n,), that this round trains on
+    optimizer: torch.optim.SGD  # of the network
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    n_rounds: int = 0  # of this fit that are complete
+    seconds: dict[str, float] = field(default_factory=dict)  # of this round, by phase
+    training: Training | None = None  # of this round; None before it
+
+    def state_dict(self) -> dict:
+        """Return tensors, arrays and plain values that `alternate` can go on from."""
+        return {
+            "start": self.start,
+            "labels": self.labels,
+            "optimizer": optimizer_state(self.optimizer),
+            "schedule": self.schedule.state_dict(),
+            "n_rounds": self.n_rounds,
+            "seconds": self.seconds,
+            "training": self.training and self.training.state_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -61,8 +86,9 @@ class Round:
     record: dict  # one entry of the estimator's `history_`
     features: np.ndarray  # float32 (n, d), of the network now; the next round reuses it
     found: PseudoLabels  # of these features
-    view: np.ndarray | None  # float32, what it contributes to groups: a row for each of
-    rows: np.ndarray  # images that stand for all
+    view: (
+        np.ndarray | None
+    )  # float32, what it contributes to groups, see `grouped_rows`
     progress: Progress
 
 
@@ -73,15 +99,15 @@ def alternate(
     clusterer: Clusterer,
     streams: Streams,
     n_done: int = 0,
-    progress: Progress | None = None,
-) -> Iterator[Round]:
-    """Train `network` in place, yielding a state after each round.
+    saved: dict | None = None,
+) -> Iterator[Progress | Round]:
+    """Train `network` in place, yielding its progress after each batch, and each round.
 
     A round trains on the pseudo-labels, then extracts the features anew and clusters
-    them, so each state is complete: the clusters are those of the features that the
+    them, so each `Round` is complete: the clusters are those of the features that the
     network gives now (sections 3.2 to 3.4 of the paper). `n_done` is the number of
-    rounds that the network has behind it, `progress` what those of them that belong to
-    this fit have left.
+    rounds that the network has behind it, `saved` the state of the progress of this fit
+    where it is to go on, with the network as it was.
 
     Raises
     ------
@@ -97,8 +123,6 @@ def alternate(
     layout = torch.channels_last if len(source.shape) == 3 else torch.preserve_format
     network.to(recipe.device, memory_format=layout)
     sample = streams.sample("calibration", n, CALIBRATION_ROWS)
-    if progress is None:
-        calibrate(network, source, sample, **computing)
     grouped = grouped_rows(n, clusterer.n_clusters, streams)
     judged = streams.sample("stability", n, STABILITY_ROWS)
     few = source.take(judged)
@@ -107,83 +131,95 @@ def alternate(
         view = embed(network, few, recipe.device, recipe.dtype, mild_view(few))
         return stability(seen, view, clusterer.n_clusters)
 
-    if progress is None:
-        start = judge(embed(network, few, recipe.device, recipe.dtype))
-    else:
-        start = progress.start
-    seed = streams.seed("kmeans", n_done)
-    features = allocate((n, network.n_features), recipe.features_dir)
-    if recipe.init == "pixels" and not n_done:
-        rows = streams.sample("pixels", n, PIXEL_ROWS)
-        projection = fit_pixels(source, rows)
-        shape = n, projection.components.shape[1]
-        pixels = allocate(shape, recipe.features_dir)
-        embed_pixels(source, projection, out=pixels)
-        found = clusterer.first_labels(pixels, seed)
-        del pixels
-    else:
-        embed(network, source, recipe.device, recipe.dtype, out=features)
-        found = clusterer.pseudo_labels(features, seed)
-
     n_steps = len(batches(np.arange(n), recipe.batch_size))
     optimizer = _sgd(network, recipe, 1.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, recipe.max_iter * recipe.epochs_per_iter * n_steps
     )
-    n_rounds = 0
-    if progress is not None:
-        optimizer.load_state_dict(progress.optimizer)
-        schedule.load_state_dict(progress.schedule)
-        n_rounds = progress.n_rounds
-    for index in range(n_done + 1, n_done + 1 + recipe.max_iter - n_rounds):
-        clock = Clock()
-        labels, n_labels = found.labels, int(found.labels.max()) + 1
+    features = allocate((n, network.n_features), recipe.features_dir)
+    if saved is None:
+        calibrate(network, source, sample, **computing)
+        start = judge(embed(network, few, recipe.device, recipe.dtype))
+        seed = streams.seed("kmeans", n_done)
+        if recipe.init == "pixels" and not n_done:
+            labels = _first_labels(source, recipe, clusterer, streams, seed)
+        else:
+            embed(network, source, recipe.device, recipe.dtype, out=features)
+            labels = clusterer.pseudo_labels(features, seed).labels
+        progress = Progress(start, labels, optimizer, schedule)
+        yield progress
+    else:
+        load_optimizer_state(optimizer, saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        progress = Progress(
+            *(saved["start"], saved["labels"], optimizer, schedule),
+            *(saved["n_rounds"], saved["seconds"]),
+        )
+    n_left = recipe.max_iter - progress.n_rounds
+    for index in range(n_done + 1, n_done + 1 + n_left):
+        clock = Clock(progress.seconds)
+        labels, n_labels = progress.labels, int(progress.labels.max()) + 1
         head = new_head(network.n_features, n_labels, streams.torch("head", index))
         head.to(recipe.device)
-        optimizers = [optimizer, _sgd(head, recipe, HEAD_PACE)]
-        sampler = streams.numpy("sampling", index)
         generator = streams.torch("augment", index)
+        training = Training(head, _sgd(head, recipe, HEAD_PACE), generator)
+        if saved is not None and saved["training"] is not None:
+            training.load_state_dict(saved["training"])
+        saved = None
+        progress.training = training
+        sampler = streams.numpy("sampling", index)
         weights = loss_weights(labels, n_labels) if recipe.balance == "loss" else None
-        losses = []
-        for _ in range(recipe.epochs_per_iter):
+        for epoch in range(recipe.epochs_per_iter):
             drawn = epoch_rows(labels, recipe.balance, sampler)
             clock.tick("sample")
-            losses.append(
-                train_epoch(
-                    network,
-                    head,
-                    optimizers,
-                    schedule,
-                    source,
-                    drawn,
-                    labels,
-                    weights=weights,
-                    augment=recipe.augment,
-                    generator=generator,
-                    **computing,
-                )
-            )
+            if epoch < len(training.losses):
+                continue  # it was complete when the fit was stopped
+            for _ in train_epoch(
+                network,
+                training,
+                optimizer,
+                schedule,
+                source,
+                drawn,
+                labels,
+                weights=weights,
+                augment=recipe.augment,
+                **computing,
+            ):
+                clock.tick("train")
+                yield progress
             clock.tick("train")
-            _check_converging(losses[-1], "loss", index, recipe)
+            _check_converging(training.losses[-1], "loss", index, recipe)
         calibrate(network, source, sample, **computing)
         embed(network, source, recipe.device, recipe.dtype, out=features)
         _check_converging(features.sum(dtype=float), "sum of features", index, recipe)
         clock.tick("embed")
-        seed = streams.seed("kmeans", index)
-        found = clusterer.pseudo_labels(features, seed)
+        found = clusterer.pseudo_labels(features, streams.seed("kmeans", index))
         view = None
         if not clusterer.single:
             predicted = predict_labels(head, features[grouped])
             view = diffusion_map(predicted, clusterer.n_clusters)
         clock.tick("cluster")
-        gain = judge(features[judged]) - start
+        gain = judge(features[judged]) - progress.start
         clock.tick("judge")
-        record = make_record(index, n_labels, losses, gain, labels, found, clock)
-        n_rounds += 1
-        progress = Progress(
-            n_rounds, start, optimizer.state_dict(), schedule.state_dict()
+        record = make_record(
+            index, n_labels, training.losses, gain, labels, found, clock
         )
-        yield Round(record, features, found, view, grouped, progress)
+        progress.labels, progress.n_rounds = found.labels, progress.n_rounds + 1
+        progress.training, progress.seconds = None, {}
+        yield Round(record, features, found, view, progress)
+
+
+def _first_labels(
+    source: Source, recipe: Recipe, clusterer: Clusterer, streams: Streams, seed: int
+) -> np.ndarray:
+    """Return pseudo-labels that come from the pixels alone."""
+    rows = streams.sample("pixels", len(source), PIXEL_ROWS)
+    projection = fit_pixels(source, rows)
+    shape = len(source), projection.components.shape[1]
+    pixels = allocate(shape, recipe.features_dir)
+    embed_pixels(source, projection, out=pixels)
+    return clusterer.first_labels(pixels, seed).labels
 
 
 def predict_labels(head: torch.nn.Linear, features: np.ndarray) -> np.ndarray:

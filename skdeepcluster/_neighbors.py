@@ -6,6 +6,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from sklearn.preprocessing import normalize
 
+from ._memory import check_searchable
+
 DENSE_ROWS = 500  # fewer go to the dense eigensolver, which cannot fail
 LOCAL_NEIGHBOR = 6  # from 0: the neighbour whose distance is a point's local scale
 
@@ -31,6 +33,7 @@ def nearest_neighbors(
     """
     n = len(points)
     n_neighbors = min(n_neighbors, n - 1)
+    check_searchable()
     index = faiss.IndexFlatL2(points.shape[1])
     index.add(points)
     distances, found = index.search(points, n_neighbors + 1)

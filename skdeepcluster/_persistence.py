@@ -1,7 +1,6 @@
 """A fitted estimator -> one file without pickle, and back."""
 
 import os
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -11,6 +10,7 @@ from ._convnets import Network, build_network
 from ._device import resolve_device
 from ._groups import Linear, NearestCenter
 from ._tensors import read_tensors, safetensors, write_tensors
+from ._warnings import warn
 from ._whitening import Projection
 
 FORMAT = 1  # of the file; a reader for each that was ever written
@@ -109,11 +109,9 @@ def _plain_params(estimator) -> dict:
         elif isinstance(value, os.PathLike | torch.device):
             value = str(value)
         else:
-            warnings.warn(
+            warn(
                 f"{name} is a {type(value).__name__}, which is not saved: the loaded "
                 f"estimator has {name}=None. Set it again before another fit.",
-                UserWarning,
-                stacklevel=4,
             )
             value = None
         plain[name] = value

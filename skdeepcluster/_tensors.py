@@ -4,8 +4,10 @@ import hashlib
 import importlib
 import json
 import os
+from collections import deque
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ._files import replacing
@@ -23,6 +25,34 @@ def safetensors():
             "save, load and checkpoints need safetensors: pip install "
             "'skdeepcluster[save]'."
         ) from error
+
+
+def pack(value, tensors: dict[str, torch.Tensor], name: str = "state"):
+    """Return nested values as JSON has them, and put their tensors into `tensors`."""
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, np.ndarray):
+        tensors[name] = torch.from_numpy(value)
+        return {"array": name}
+    if isinstance(value, dict):
+        return {k: pack(v, tensors, f"{name}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple | deque):
+        return [pack(v, tensors, f"{name}.{i}") for i, v in enumerate(value)]
+    return value
+
+
+def unpack(value, tensors: dict[str, torch.Tensor]):
+    """Return the values that `pack` was given; sequences are lists."""
+    if isinstance(value, dict):
+        if value.keys() == {"tensor"}:
+            return tensors[value["tensor"]]
+        if value.keys() == {"array"}:
+            return tensors[value["array"]].numpy()
+        return {k: unpack(v, tensors) for k, v in value.items()}
+    if isinstance(value, list):
+        return [unpack(v, tensors) for v in value]
+    return value
 
 
 def write_tensors(
@@ -50,7 +80,9 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]
         header = file.metadata() or {}
         if KEY not in header:
             raise ValueError("no estimator was saved in it")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Copies: what safetensors gives is a map of the file, and would change with it.
+        names = file.keys()
+        tensors = {name: file.get_tensor(name).clone() for name in names}
     if header.get("digest") != _digest(header[KEY], tensors):
         raise ValueError("it is damaged: its checksum does not fit")
     return json.loads(header[KEY]), tensors

@@ -3,7 +3,6 @@
 import math
 import multiprocessing
 import os
-import warnings
 from dataclasses import dataclass
 
 import joblib
@@ -25,6 +24,7 @@ from ._images import (
     read_rows,
 )
 from ._items import DecodedSource, Items, common_format, find_items, unreadable
+from ._warnings import warn
 
 NO_GROUP = -1  # label of an image that cannot be read
 FEW_ITEMS = 64  # pictures that are not worth the start of processes
@@ -62,11 +62,9 @@ def warn_unreadable(failures: dict[int, str], n: int) -> None:
     """Warn of those of `n` rows that could not be read, if there are any."""
     if failures:
         row = min(failures)
-        warnings.warn(
+        warn(
             f"{len(failures)} of {n} images cannot be read and are skipped. The first, "
             f"in row {row}: {failures[row]}",
-            UserWarning,
-            stacklevel=3,
         )
 
 

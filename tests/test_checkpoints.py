@@ -1,17 +1,14 @@
 """A fit that was stopped, by whatever, goes on and ends as it would have without."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from torch import nn
 
-from skdeepcluster import DeepClusterEstimator, _checkpoints
+from skdeepcluster import DeepClusterEstimator, _checkpoints, _fitting
 
 # Quick fits may well say that they are.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -154,23 +151,157 @@ def test_what_may_change(images, tmp_path, expected):
     assert model.fit(images).n_iter_ == ROUNDS
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "newer"])
-def test_the_round_before_a_damaged_one_is_used(images, tmp_path, damage, monkeypatch):
-    if damage == "newer":
-        monkeypatch.setattr(_checkpoints, "FORMAT", 2)
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_the_state_before_a_damaged_one_is_used(images, tmp_path, damage):
     augment = stopped(images, tmp_path, 3)
-    monkeypatch.undo()
     earlier, last = sorted(tmp_path.iterdir())
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
-    if damage == "newer":
-        earlier.unlink()
-    else:
-        pieces = {"cut": content[:999], "empty": b"", "flipped": content}
-        last.write_bytes(bytes(pieces[damage]))
-    with pytest.warns(UserWarning, match=rf"{last} cannot be read: .*is used"):
+    pieces = {"cut": content[:999], "empty": b"", "flipped": content}
+    last.write_bytes(bytes(pieces[damage]))
+    used = rf"{last} cannot be read: .*Used instead: {earlier.name}"
+    with pytest.warns(UserWarning, match=used):
         model = quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
     assert_same_fit(model, quick(augment=augment).fit(images), images)
+
+
+def test_a_fit_whose_files_are_all_damaged_starts_anew(images, tmp_path):
+    augment = stopped(images, tmp_path, 1)
+    (only,) = tmp_path.iterdir()
+    only.write_bytes(b"")
+    with pytest.warns(UserWarning, match=rf"{only} .* The fit starts anew"):
+        model = quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
+    assert_same_fit(model, quick(augment=augment).fit(images), images)
+
+
+def test_another_version_is_refused_and_its_work_left_alone(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_checkpoints, "FORMAT", 99)
+    augment = stopped(images, tmp_path, 1)
+    monkeypatch.undo()
+    (only,) = tmp_path.iterdir()
+    with pytest.raises(ValueError, match=r"another version .*format 99, not 2"):
+        quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
+    assert only.exists()
+
+
+# Inside a round.
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Checkpoints after every batch."""
+    monkeypatch.setattr(_checkpoints, "SECONDS", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("n_batches", "params"),
+    [
+        *((n_batches, "defaults") for n_batches in (0, 1, 3)),
+        *((4, name) for name in PARAMS if name != "random"),
+    ],
+)
+def test_a_fit_goes_on_inside_a_round(images, tmp_path, params, n_batches, often):
+    params = PARAMS[params]
+    augment = StopAfter(CALLS_A_ROUND + n_batches + 1)
+    with pytest.raises(Stop):
+        quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
+    n_steps = CALLS_A_ROUND + n_batches
+    last = f"round_000001_{n_steps:09d}.safetensors" if n_batches else "round_000001"
+    assert max(tmp_path.iterdir()).name.startswith(last)
+    augment = StopAfter(-1)
+    model = quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
+    # Not a batch was repeated.
+    assert -1 - augment.calls == (ROUNDS - 1) * CALLS_A_ROUND - n_batches
+    assert_same_fit(model, quick(augment=augment, **params).fit(images), images)
+
+
+def test_two_files_are_kept_and_the_last_complete_round(images, tmp_path, often):
+    augment = StopAfter(2 * CALLS_A_ROUND + 5)
+    with pytest.raises(Stop):
+        quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
+    steps = [2 * CALLS_A_ROUND + done for done in (3, 4)]
+    names = ["round_000002", *(f"round_000002_{step:09d}" for step in steps)]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == names
+
+
+def test_inside_a_round_files_are_minutes_apart(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(_checkpoints, "SECONDS", 1e9)
+    stopped(images, tmp_path, 1)
+    assert [path.stem for path in tmp_path.iterdir()] == ["round_000001"]
+
+
+# Instead of going on.
+
+
+@pytest.mark.parametrize("kind", ["defaults", "single k"])
+def test_the_last_complete_round_can_be_recovered(images, tmp_path, kind, often):
+    augment = stopped(images, tmp_path, 2, **PARAMS[kind])
+    before = sorted(tmp_path.iterdir())
+    model = quick(augment=augment, checkpoint_dir=tmp_path, **PARAMS[kind])
+    model.recover(images)
+    assert model.n_iter_ == 2
+    assert_array_equal(model.predict(images), model.labels_)
+    assert sorted(tmp_path.iterdir()) == before
+
+    def ending(history, n):
+        """Have `tol` end a fit after two rounds."""
+        if len(history) == 2:
+            history[-1]["nmi_previous"] = 1.0
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_fitting, "round_symptoms", ending)
+        other = quick(augment=augment, **PARAMS[kind]).fit(images)
+    other.history_[-1]["nmi_previous"] = model.history_[-1]["nmi_previous"]
+    assert_same_fit(model, other, images)
+    assert model.fit(images).n_iter_ == ROUNDS  # it can still go on
+
+
+def test_there_may_be_nothing_to_recover(images, tmp_path, expected, often):
+    with pytest.raises(ValueError, match="checkpoint_dir=None holds no complete"):
+        quick().recover(images)
+    augment = stopped(images, tmp_path, 0)
+    model = quick(augment=augment, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="holds no complete round"):
+        model.recover(images)
+    assert not [name for name in vars(model) if name.endswith("_")]
+    stopped(images, tmp_path / "other", 1)
+    with pytest.raises(ValueError, match="another fit: n_clusters differ"):
+        model.set_params(n_clusters=3, checkpoint_dir=tmp_path / "other").recover(
+            images
+        )
+
+
+class Poison(nn.Module):
+    """A network whose weights become NaN after so many batches of training."""
+
+    def __init__(self, n_batches):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+        self.n_left = n_batches
+
+    def extra_repr(self):
+        return f"{self.n_left}"
+
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled():
+            self.n_left -= 1
+            if self.n_left == 0:
+                self.layers[1].weight.data[0, 0] = torch.nan
+        return self.layers(x)
+
+
+def test_weights_that_become_nan_are_not_kept(images, tmp_path, often):
+    model = quick(backbone=Poison(CALLS_A_ROUND + 2), checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"loss is nan in round 2: .*learning_rate"):
+        model.fit(images)
+    kept = [f"round_000001{step}.safetensors" for step in ("", "_000000007")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    model.recover(images)
+    assert model.n_iter_ == 1
+    assert np.isfinite(model.transform(images)).all()
 
 
 def test_a_full_disk_is_warned_of(images, tmp_path, monkeypatch, expected):
@@ -180,50 +311,9 @@ def test_a_full_disk_is_warned_of(images, tmp_path, monkeypatch, expected):
     stopping = stopped(images, tmp_path, 1)
     monkeypatch.setattr(os, "fsync", full)
     with (
-        pytest.warns(UserWarning, match="No checkpoint of round 2 .*No space left"),
-        pytest.warns(UserWarning, match="No checkpoint of round 3 .*No space left"),
+        pytest.warns(UserWarning, match="No checkpoint round_000002 .*No space left"),
+        pytest.warns(UserWarning, match="No checkpoint round_000003 .*No space left"),
     ):
         model = quick(augment=stopping, checkpoint_dir=tmp_path).fit(images)
     assert model.n_iter_ == ROUNDS
     assert_same_fit(model, quick(augment=stopping).fit(images), images)
-
-
-MOMENTS = 1  # at which a process is killed: each takes two processes
-SCRIPT = """
-import json, sys
-import numpy as np
-from skdeepcluster import DeepClusterEstimator
-images = np.load(sys.argv[1])
-model = DeepClusterEstimator(4, max_iter=6, epochs_per_iter=2, random_state=0,
-                             checkpoint_dir=sys.argv[2] if len(sys.argv) > 2 else None)
-print("start", flush=True)
-model.fit(images)
-import joblib
-print(joblib.hash([model.labels_, model.transform(images)]))
-"""
-
-
-def run(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *arguments], stdout=subprocess.PIPE, text=True
-    )
-
-
-def test_a_killed_process_goes_on(images, tmp_path):
-    np.save(tmp_path / "images.npy", images)
-    job = run(tmp_path / "images.npy")
-    assert job.stdout.readline() == "start\n"
-    begun = time.monotonic()
-    expected = job.communicate()[0]
-    seconds = time.monotonic() - begun
-    moments = np.random.default_rng(0).uniform(0.2, 0.8, MOMENTS) * seconds
-    for number, moment in enumerate(moments):
-        job = run(tmp_path / "images.npy", tmp_path / f"{number}")
-        assert job.stdout.readline() == "start\n"
-        time.sleep(moment)
-        job.kill()
-        job.communicate()
-        if job.returncode != 0:  # else it had ended before
-            assert job.returncode == -signal.SIGKILL
-            again = run(tmp_path / "images.npy", tmp_path / f"{number}")
-            assert again.communicate()[0] == "start\n" + expected

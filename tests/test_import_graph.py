@@ -15,6 +15,8 @@ PACKAGE = Path(skdeepcluster.__file__).parent
 # In the order the data flows: a module imports only from modules above it.
 LAYERS = [
     "metrics",
+    "_warnings",
+    "_memory",
     "_random",
     "_device",
     "_files",
@@ -42,6 +44,7 @@ LAYERS = [
     "_checkpoints",
     "_defaults",
     "_symptoms",
+    "_fitting",
     "datasets",
     "_validation",
     "_persistence",

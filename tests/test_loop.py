@@ -13,7 +13,7 @@ from skdeepcluster._convnets import build_network
 from skdeepcluster._defaults import resolve
 from skdeepcluster._features import embed
 from skdeepcluster._images import ArraySource
-from skdeepcluster._loop import alternate, predict_labels
+from skdeepcluster._loop import Round, alternate, predict_labels
 from skdeepcluster._random import Streams, isolated_torch_rng
 
 CPU = torch.device("cpu")
@@ -36,9 +36,14 @@ def parts(digits_images):
     return source, network, recipe, clusterer, streams
 
 
+def rounds(*args, **kwargs):
+    """The states at the ends of rounds."""
+    return (s for s in alternate(*args, **kwargs) if isinstance(s, Round))
+
+
 def test_each_state_is_that_of_the_network_as_it_is(parts):
     source, network, recipe, *_ = parts
-    for state in alternate(*parts):
+    for state in rounds(*parts):
         features = embed(network, source, CPU, recipe.dtype)
         assert_array_equal(state.features, features)
 
@@ -51,7 +56,7 @@ def test_a_round_trains_on_what_the_last_one_found(parts, monkeypatch):
         return train_epoch(*args, **kwargs)
 
     monkeypatch.setattr(_loop, "train_epoch", recording)
-    states = list(alternate(*parts))
+    states = list(rounds(*parts))
     for state, following in zip(states, trained_on[1:], strict=False):
         assert_array_equal(state.found.labels, following)
     for state, labels in zip(states, trained_on, strict=True):
@@ -63,7 +68,7 @@ def test_the_learning_rate_falls_to_zero_over_the_whole_fit(parts):
     source, network, recipe, clusterer, streams = parts
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     moved = []
-    for _ in alternate(source, network, recipe, clusterer, streams):
+    for _ in rounds(source, network, recipe, clusterer, streams):
         shift = sum(
             float((p.detach() - before[name]).square().sum())
             for name, p in network.named_parameters()
@@ -75,14 +80,14 @@ def test_the_learning_rate_falls_to_zero_over_the_whole_fit(parts):
 
 def test_rounds_go_on_from_those_done(parts):
     *first, streams = parts
-    states = list(alternate(*first, streams, n_done=4))
+    states = list(rounds(*first, streams, n_done=4))
     assert [state.record["round"] for state in states] == [5, 6, 7]
 
 
 def test_a_single_k_needs_no_view(parts):
     source, network, recipe, clusterer, streams = parts
     single = dataclasses.replace(clusterer, n_pseudo_labels=5)
-    state = next(alternate(source, network, recipe, single, streams))
+    state = next(rounds(source, network, recipe, single, streams))
     assert state.view is None
 
 
@@ -102,7 +107,7 @@ def test_what_is_not_finite_is_named(parts, in_training, name):
     _, network, *_ = parts
     network.trunk.append(Overflowing(in_training))
     with pytest.raises(ValueError, match=rf"{name} is nan in round 1.*learning_rate="):
-        list(alternate(*parts))
+        list(rounds(*parts))
 
 
 def test_predicted_labels_are_probabilities():

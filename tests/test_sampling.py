@@ -10,7 +10,7 @@ from torch import nn
 
 from skdeepcluster._images import ArraySource
 from skdeepcluster._sampling import epoch_rows, loss_weights
-from skdeepcluster._training import train_epoch
+from skdeepcluster._training import Training, train_epoch
 
 
 @st.composite
@@ -51,23 +51,29 @@ class Recorder(nn.Module):
 
 def train(network, head, source, rows, labels, *, weights=None, batch_size=16):
     """Train for one epoch with learning rate 1, and return the loss."""
-    parameters = [*network.parameters(), *head.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=1.0)
-    return train_epoch(
+    # One that has no parameters has an optimizer all the same.
+    optimizer, of_head = (
+        torch.optim.SGD([*module.parameters(), nn.Parameter(torch.zeros(()))], lr=1.0)
+        for module in (network, head)
+    )
+    training = Training(head, of_head, torch.Generator())
+    steps = train_epoch(
         network,
-        head,
-        [optimizer],
+        training,
+        optimizer,
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
         source,
         rows,
         labels,
         weights=weights,
         augment=None,
-        generator=torch.Generator(),
         batch_size=batch_size,
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
+    for _ in steps:
+        pass
+    return training.losses[-1]
 
 
 def receive(labels, balance, seed=0, batch_size=16):

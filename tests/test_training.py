@@ -13,7 +13,7 @@ from skdeepcluster._augment import RandomCrop
 from skdeepcluster._convnets import Network, build_network, new_head
 from skdeepcluster._features import embed
 from skdeepcluster._images import ArraySource
-from skdeepcluster._training import batches, calibrate, train_epoch
+from skdeepcluster._training import Training, batches, calibrate, train_epoch
 
 CPU = torch.device("cpu")
 SINGLE = {"device": CPU, "dtype": torch.float32}
@@ -48,27 +48,44 @@ def network_for(X, backbone="auto", head_norm="batch"):
         )
 
 
-def train(network, head, X, labels, learning_rate=0.05, rows=None, **parameters):
+def train(
+    network,
+    head,
+    X,
+    labels,
+    learning_rate=0.05,
+    rows=None,
+    generator=None,
+    **parameters,
+):
     """Mean loss of one epoch; augmented, weighted and so on where told."""
     parameters = {
         "weights": None,
         "augment": None,
-        "generator": torch.Generator().manual_seed(0),
         "batch_size": 16,
         **SINGLE,
         **parameters,
     }
     rows = np.random.default_rng(0).permutation(len(X)) if rows is None else rows
-    optimizers = [
-        torch.optim.SGD(module.parameters(), learning_rate)
+    # A network without parameters has an optimizer all the same.
+    optimizer, of_head = (
+        torch.optim.SGD(
+            [*module.parameters(), nn.Parameter(torch.zeros(()))], learning_rate
+        )
         for module in (network, head)
-        if list(module.parameters())
-    ]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizers[0], lambda step: 1.0)
-    loss = train_epoch(
-        network, head, optimizers, schedule, ArraySource(X), rows, labels, **parameters
     )
-    assert schedule.last_epoch == len(batches(rows, parameters["batch_size"]))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    training = Training(head, of_head, generator)
+    n_batches = len(batches(rows, parameters["batch_size"]))
+    steps = train_epoch(
+        *(network, training, optimizer, schedule, ArraySource(X), rows, labels),
+        **parameters,
+    )
+    assert [training.n_batches for _ in steps] == [*range(1, n_batches + 1)]
+    assert schedule.last_epoch == n_batches
+    (loss,) = training.losses
     return loss
 
 

@@ -1,0 +1,200 @@
+"""One fit, from fresh weights or a checkpoint to its groups."""
+
+import contextlib
+import copy
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import normalized_mutual_info_score
+
+from ._checkpoints import Checkpoints
+from ._clustering import Clusterer, PseudoLabels
+from ._convnets import Network, build_network
+from ._defaults import resolve
+from ._features import allocate, embed
+from ._groups import (
+    AVERAGED_ROUNDS,
+    Linear,
+    NearestCenter,
+    find_groups,
+    grouped_rows,
+)
+from ._history import line
+from ._images import Source
+from ._loop import Progress, Recipe, alternate
+from ._random import Streams, isolated_torch_rng, torch_generators
+from ._symptoms import round_symptoms
+from ._warnings import warn
+
+STATISTICS_ROWS = 10_000  # images whose mean and scale stand for all
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit has learned."""
+
+    network: Network
+    recipe: Recipe
+    history: list[dict]
+    inertia: float  # of the last k-means
+    features: np.ndarray  # float32 (n, d), of the images
+    groups: NearestCenter | Linear
+
+
+class Fit:
+    """The state of a fit while it runs.
+
+    Parameters
+    ----------
+    params : dict
+        The estimator's parameters.
+    source : Source
+    paths : ndarray of str or None
+        Of the images, where they are files.
+    before : Network or None
+        What a warm start goes on from.
+    history : list of dict
+        Of the rounds that `before` has behind it.
+    """
+
+    def __init__(
+        self,
+        params: dict,
+        source: Source,
+        paths: np.ndarray | None,
+        before: Network | None,
+        history: list[dict],
+    ):
+        self.params, self.source = params, source
+        self.before, self.history = before, list(history)
+        self.views = deque(maxlen=AVERAGED_ROUNDS)
+        self.streams = Streams.from_random_state(params["random_state"])
+        folder = params["checkpoint_dir"]
+        self.checkpoints = (
+            None if folder is None else Checkpoints(folder, params, source, paths)
+        )
+
+    def run(self, y: np.ndarray | None) -> Fitted:
+        """Go on from the last checkpoint, if there is one, to the end."""
+        saved = self.checkpoints.read() if self.checkpoints else None
+        with self._prepared(saved) as (network, recipe, clusterer):
+            told = set()  # symptoms that were warned of
+            if saved is not None:
+                told |= round_symptoms(self.history, len(self.source)).keys()
+            for state in alternate(
+                *(self.source, network, recipe, clusterer, self.streams),
+                *(len(self.history), saved and saved["progress"]),
+            ):
+                if isinstance(state, Progress):
+                    if self.checkpoints and self.checkpoints.due():
+                        self._write(network, state, recipe.device)
+                    continue
+                self.history.append(state.record)
+                self.views.append(state.view)
+                if y is not None:
+                    nmi_y = normalized_mutual_info_score(y, state.found.labels)
+                    state.record["nmi_y"] = float(nmi_y)
+                if self.params["verbose"]:
+                    print(line(state.record))
+                symptoms = round_symptoms(self.history, len(self.source))
+                for words in [w for name, w in symptoms.items() if name not in told]:
+                    warn(words, ConvergenceWarning)
+                told |= symptoms.keys()
+                if 1 - state.record["nmi_previous"] <= self.params["tol"]:
+                    break
+                # A fit that ends after the last round has no need to go on there.
+                if self.checkpoints and state.progress.n_rounds < recipe.max_iter:
+                    self._write(network, state.progress, recipe.device)
+        return self._fitted(network, recipe, clusterer, state.features, state.found)
+
+    def recover(self) -> Fitted:
+        """Return what the last complete round in the checkpoints had learned.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        saved = self.checkpoints.read(complete=True) if self.checkpoints else None
+        if saved is None or not saved["progress"]["n_rounds"]:
+            raise ValueError(
+                f"checkpoint_dir={self.params['checkpoint_dir']!r} holds no complete "
+                "round of a fit: there is nothing to recover. Call fit."
+            )
+        with self._prepared(saved) as (network, recipe, clusterer):
+            shape = len(self.source), network.n_features
+            features = allocate(shape, recipe.features_dir)
+            embed(network, self.source, recipe.device, recipe.dtype, out=features)
+            seed = self.streams.seed("kmeans", len(self.history))
+            found = clusterer.pseudo_labels(features, seed)
+        return self._fitted(network, recipe, clusterer, features, found)
+
+    @contextlib.contextmanager
+    def _prepared(
+        self, saved: dict | None
+    ) -> Iterator[tuple[Network, Recipe, Clusterer]]:
+        """Resolve parameters and build the network, all as saved, with its generators.
+
+        Inside the block torch's default generators are those of the fit.
+        """
+        if saved is not None:
+            self.streams = Streams(saved["entropy"])
+        recipe, clusterer = resolve(self.params, self.source, self.streams)
+        device = recipe.device
+        with isolated_torch_rng(self.streams.seed("torch"), device):
+            network = self._new_network().to(device)
+            if saved is not None:
+                network.load_state_dict(saved["network"])
+                self.history = saved["history"]
+                self.views.extend(saved["views"])
+                there = torch_generators(device)
+                for generator, state in zip(there, saved["generators"], strict=True):
+                    generator.set_state(state)
+            yield network, recipe, clusterer
+
+    def _new_network(self) -> Network:
+        if self.before is not None:
+            return copy.deepcopy(self.before)
+        n = len(self.source)
+        rows = self.streams.sample("statistics", n, STATISTICS_ROWS)
+        return build_network(
+            self.params["backbone"],
+            self.source.shape,
+            *self.source.statistics(rows),
+            sobel=self.params["sobel"],
+            head_norm=self.params["head_norm"],
+        )
+
+    def _write(self, network: Network, progress: Progress, device: torch.device):
+        """Write a checkpoint, unless training has diverged: the loop will say so."""
+        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+            return
+        state = {
+            "progress": progress.state_dict(),
+            "network": network.state_dict(),
+            "history": self.history,
+            "views": self.views,
+            "entropy": self.streams.entropy,
+            "generators": [g.get_state() for g in torch_generators(device)],
+        }
+        inside = progress.training is not None
+        n_steps = progress.schedule.last_epoch if inside else None
+        self.checkpoints.write(state, len(self.history), n_steps)
+
+    def _fitted(
+        self,
+        network: Network,
+        recipe: Recipe,
+        clusterer: Clusterer,
+        features: np.ndarray,
+        found: PseudoLabels,
+    ) -> Fitted:
+        rows = grouped_rows(len(self.source), clusterer.n_clusters, self.streams)
+        seed, views = self.streams.seed("groups"), list(self.views)
+        groups = find_groups(found, features, rows, views, clusterer, seed)
+        inertia = found.clusters.inertia
+        return Fitted(network, recipe, self.history, inertia, features, groups)

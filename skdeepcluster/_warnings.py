@@ -1,0 +1,18 @@
+"""Warnings that point to the user's line, however deep they come from."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import sklearn
+
+# scikit-learn wraps `fit` and `transform`, and calls them in pipelines.
+INSIDE = tuple(f"{Path(p).parent}/" for p in (__file__, sklearn.__file__))
+
+
+def warn(words: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, at the first line outside this package and scikit-learn."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(INSIDE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(words, category, stacklevel=level)
