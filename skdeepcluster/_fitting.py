@@ -83,7 +83,7 @@ class Fit:
         saved = self.checkpoints.read() if self.checkpoints else None
         with self._prepared(saved) as (network, recipe, clusterer):
             told = set()  # symptoms that were warned of
-            if saved is not None:
+            if saved is not None and self.history:
                 told |= round_symptoms(self.history, len(self.source)).keys()
             for state in alternate(
                 *(self.source, network, recipe, clusterer, self.streams),

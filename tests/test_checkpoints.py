@@ -196,24 +196,27 @@ def often(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n_batches", "params"),
+    ("n_rounds", "n_batches", "params"),
     [
-        *((n_batches, "defaults") for n_batches in (0, 1, 3)),
-        *((4, name) for name in PARAMS if name != "random"),
+        (0, 2, "defaults"),
+        *((1, n_batches, "defaults") for n_batches in (0, 1, 3)),
+        *((2, 4, name) for name in PARAMS if name != "random"),
     ],
 )
-def test_a_fit_goes_on_inside_a_round(images, tmp_path, params, n_batches, often):
-    params = PARAMS[params]
-    augment = StopAfter(CALLS_A_ROUND + n_batches + 1)
+def test_a_fit_goes_on_inside_a_round(
+    images, tmp_path, params, n_rounds, n_batches, often
+):
+    params, n_steps = PARAMS[params], n_rounds * CALLS_A_ROUND + n_batches
+    augment = StopAfter(n_steps + 1)
     with pytest.raises(Stop):
         quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
-    n_steps = CALLS_A_ROUND + n_batches
-    last = f"round_000001_{n_steps:09d}.safetensors" if n_batches else "round_000001"
-    assert max(tmp_path.iterdir()).name.startswith(last)
+    last = max(path.stem for path in tmp_path.iterdir())
+    inside = f"_{n_steps:09d}" if n_batches else ""
+    assert last == f"round_{n_rounds:06d}{inside}"
     augment = StopAfter(-1)
     model = quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
     # Not a batch was repeated.
-    assert -1 - augment.calls == (ROUNDS - 1) * CALLS_A_ROUND - n_batches
+    assert -1 - augment.calls == ROUNDS * CALLS_A_ROUND - n_steps
     assert_same_fit(model, quick(augment=augment, **params).fit(images), images)
 
 
