@@ -1,5 +1,6 @@
 """Features -> points for k-means: PCA, whitening and L2 normalisation."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ EXPLAINED = 0.99  # share of the variance that n_components="auto" keeps
 MAX_COMPONENTS = 256  # the paper's number (section 3.4)
 ROWS = 8192  # at once: no second copy of all features is made
 RANK_TOLERANCE = 1e-7  # of the largest variance: below lies float32 rounding
+MODERATE = 2.0**-40, 2.0**60  # total variance whose parts float32 holds without loss
+SMALLEST_SCALE = 1e-34
+EXPONENTS = -100, 100  # of units by which float32 can be divided
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Components:
     """The principal components of features, in order of their variance."""
 
     mean: np.ndarray  # (d,) float64
+    unit: float  # a power of two: what variances and points are measured in
     variances: np.ndarray  # (d,) float64
     vectors: np.ndarray  # (d, d) float64, a column for each
 
@@ -40,6 +45,8 @@ class Components:
         self, n_components: str | int | None, whiten: bool, normalize: bool
     ) -> Projection:
         """Return what turns features into the points that are clustered.
+
+        Points are of moderate size, so that their squares fit into float32.
 
         Parameters
         ----------
@@ -60,8 +67,9 @@ class Components:
             kept = min(MAX_COMPONENTS, rank, int(np.searchsorted(share, EXPLAINED)) + 1)
         else:
             kept = rank if n_components is None else min(n_components, rank)
-        components = self.vectors[:, :kept]
-        if whiten and variances[0] > 0:
+        components = self.vectors[:, :kept] / self.unit
+        # float32 has no inverse of what is smaller, down to features without variance.
+        if whiten and self.unit * np.sqrt(variances[0]) > SMALLEST_SCALE:
             components = components / np.sqrt(variances[:kept])
         return Projection(
             self.mean.astype(np.float32),
@@ -76,14 +84,31 @@ def principal_components(features: np.ndarray) -> Components:
 
     Section 3.4 of the paper: PCA to 256 dimensions, whitening, L2 normalisation.
     """
-    mean = features.mean(axis=0, dtype=np.float64)
-    covariance = np.zeros((features.shape[1], features.shape[1]))
-    for rows in gen_batches(len(features), ROWS):
-        centred = features[rows] - mean.astype(np.float32)
-        covariance += centred.T @ centred
-    covariance /= max(1, len(features) - 1)
+    mean, unit = features.mean(axis=0, dtype=np.float64), 1.0
+    # Squares of what is tiny or huge are lost in float32, which the trace tells.
+    with np.errstate(over="ignore", invalid="ignore"):
+        covariance = _covariance(features, mean, unit)
+    if not MODERATE[0] < np.trace(covariance) < MODERATE[1]:
+        largest = max(np.abs(part).max() for part in _centred(features, mean))
+        unit = 2.0 ** np.clip(np.frexp(largest)[1], *EXPONENTS)
+        covariance = _covariance(features, mean, unit)
     variances, vectors = np.linalg.eigh(covariance)
-    return Components(mean, variances[::-1].clip(min=0), vectors[:, ::-1])
+    return Components(mean, unit, variances[::-1].clip(min=0), vectors[:, ::-1])
+
+
+def _centred(features: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]:
+    for rows in gen_batches(len(features), ROWS):
+        yield features[rows] - mean.astype(np.float32)
+
+
+def _covariance(features: np.ndarray, mean: np.ndarray, unit: float) -> np.ndarray:
+    """Return the covariance, float64 (d, d), of features over a power of two."""
+    covariance = np.zeros((features.shape[1], features.shape[1]))
+    for centred in _centred(features, mean):
+        if unit != 1:
+            centred /= np.float32(unit)
+        covariance += centred.T @ centred
+    return covariance / max(1, len(features) - 1)
 
 
 def fit_projection(

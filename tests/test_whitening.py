@@ -115,6 +115,9 @@ def test_an_integer_is_an_upper_bound(n_components, kept):
         pytest.param(np.repeat(np.eye(3, dtype=np.float32), 9, 0), id="duplicates"),
         pytest.param(features_of([1e-12, 1e-13], offset=0), id="tiny"),
         pytest.param(features_of([1e12, 1e11], offset=0), id="huge"),
+        pytest.param(features_of([1e-40, 1e-41], offset=0), id="denormal"),
+        pytest.param(features_of([1e29, 1e20, 1.0], offset=1e30), id="square too huge"),
+        pytest.param(np.full((20, 4), 1e30, np.float32), id="huge constant"),
     ],
 )
 def test_degenerate_features_give_finite_points(
@@ -122,6 +125,19 @@ def test_degenerate_features_give_finite_points(
 ):
     points = points_of(features, n_components, whiten, normalize)
     assert points.shape[1] >= 1
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("exponent", [-110, -70, 30, 98])
+def test_points_do_not_depend_on_the_unit(exponent, whiten, normalize):
+    """Squares of the features themselves are 0 or infinite in float32."""
+    features = features_of([4, 2, 1], offset=3)
+    expected = points_of(features, None, whiten, normalize)
+    points = points_of(features * np.float32(2.0**exponent), None, whiten, normalize)
+    if not (whiten or normalize):  # then they are of moderate size, whatever it was
+        points *= expected.std() / points.std()
+    assert_allclose(points, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("n", "rank"), [(2000, 5), (5000, 20), (50, 1)])
