@@ -16,6 +16,7 @@ import torch
 CHUNK_VALUES = 2**24
 MAPPED_BYTES = 2**27  # of a memory map in memory before its pages are given back, or
 MAPPED_ROWS = 512  # rows that were read one by one: each brings pages around it along
+LARGEST = 2.0**100  # value, about 1e30: sums of a batch of them fit into float32
 
 
 class Source(ABC):
@@ -257,22 +258,23 @@ def checked_shape(image_shape) -> tuple[int, int, int] | None:
 
 
 def check_finite(source: ArraySource) -> None:
-    """Raise ValueError naming the first row with a NaN or infinite value."""
+    """Raise ValueError naming the first row with a NaN, infinite or too large value."""
     if source.values.dtype.kind != "f":
         return
     for rows in source.split(np.arange(len(source))):
         with np.errstate(over="ignore"):  # too large for float32: infinite, found below
             batch = source.batch(slice(rows[0], rows[-1] + 1)).flatten(1)
-        if bool(torch.isfinite(batch.sum())):  # the usual case, in one pass
+        low, high = torch.aminmax(batch)  # NaN if there is one
+        if low >= -LARGEST and high <= LARGEST:  # the usual case, in one pass
             continue
-        bad = torch.nonzero(~torch.isfinite(batch).all(dim=1)).flatten()
-        if len(bad) == 0:  # only the sum overflowed
-            continue
-        row = int(bad[0])
-        kind = "NaN" if batch[row].isnan().any() else "infinity (inf) for float32"
+        row = int(torch.nonzero(~(batch.abs() <= LARGEST).all(dim=1))[0])
+        largest = float(batch[row].abs().max())
+        kind = f"a value too large for sums in float32 ({largest:.2g}, beyond 1e30)"
+        if not np.isfinite(largest):
+            kind = "NaN" if np.isnan(largest) else "infinity (inf) for float32"
         raise ValueError(
-            f"Input X contains {kind} in row {rows[row]}. Remove that row or "
-            "replace the value."
+            f"Input X contains {kind} in row {rows[row]}. Remove that row, replace the "
+            "value or scale X."
         )
 
 

@@ -138,13 +138,14 @@ def _read_array(estimator, X, reset: bool) -> ArraySource:
                 f"X to (n, {', '.join(map(str, shape))})."
             )
         # What is in the list of dtypes stays as it is, in particular uint8.
-        values = validate_data(
-            estimator,
-            X,
-            reset=reset,
-            dtype=[np.float32, np.float64, np.uint8, np.float16],
-            ensure_all_finite=False,
-        )
+        with np.errstate(over="ignore"):  # too large for float32: found below
+            values = validate_data(
+                estimator,
+                X,
+                reset=reset,
+                dtype=[np.float32, np.float64, np.uint8, np.float16],
+                ensure_all_finite=False,
+            )
         source = read_rows(values, shape)
     check_finite(source)
     return source

@@ -250,10 +250,20 @@ def test_rows_are_checked_in_every_float_type(dtype):
         check_finite(ArraySource(rows))
 
 
-@pytest.mark.parametrize("value", [3e38, 0.0, -3e38])
+@pytest.mark.parametrize("value", [1e30, 0.0, -1e30])
 def test_large_finite_values_pass(value):
-    """Their sum overflows."""
     check_finite(ArraySource(np.full((9, 4), value, np.float32)))
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("value", [3e38, -3.4e38, 2e30])
+def test_a_value_whose_sums_overflow_names_its_row(value):
+    images = pixels().astype(np.float32)
+    images[3, 0, 2, 3] = value
+    with pytest.raises(
+        ValueError, match=r"too large .*e\+3.* in row 3\. Remove.*scale X"
+    ):
+        check_finite(read(images))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
