@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 WIDTH = 32  # channels of the small convnet's first stage
+FARTHEST = 1e6  # standardised value; no image is as far from those of the fit
 
 
 class Standardize(nn.Module):
@@ -20,8 +21,8 @@ class Standardize(nn.Module):
         self.register_buffer("scale", torch.as_tensor(scale).float().reshape(shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (x - mean) / scale."""
-        return (x - self.mean) / self.scale
+        """Return (x - mean) / scale, within limits at which no network overflows."""
+        return ((x - self.mean) / self.scale).clamp_(-FARTHEST, FARTHEST)
 
 
 class Sobel(nn.Module):

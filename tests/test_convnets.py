@@ -229,6 +229,14 @@ def test_standardize(shape, dtype):
         np.testing.assert_allclose(standardized[:, channel], expected, rtol=1e-4)
 
 
+def test_what_is_far_from_the_images_of_the_fit_stays_finite():
+    standardize = Standardize(np.array([5.0]), np.array([1e-20]), 2)
+    x = torch.tensor([[1e30], [-1e30], [5.0]])
+    assert torch.equal(standardize(x), torch.tensor([[1e6], [-1e6], [0]]))
+    network = build("mlp", (1,), mean=np.array([5.0]), scale=np.array([1e-20])).eval()
+    assert network(x).isfinite().all()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sobel_equals_scipys_inside_the_image(channels):
     images = items((channels, 9, 12))
