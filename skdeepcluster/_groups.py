@@ -138,6 +138,8 @@ class Linear:
             model = LogisticRegression(C=strength, max_iter=200)
             with warnings.catch_warnings():  # nearly converged is good enough
                 warnings.simplefilter("ignore", ConvergenceWarning)
+                # Nearly as many groups as images are groups all the same.
+                warnings.filterwarnings("ignore", "The number of unique classes")
                 model.fit(points, labels)
             coefficients, bias = model.coef_, model.intercept_
             if n_groups == 2:  # scikit-learn keeps only those of the second
