@@ -200,14 +200,23 @@ class FaissKMeans(
         FaissKMeans
             The fitted estimator.
         """
-        points = self._points(X, reset=True)
+        points, unit = self._points(X, reset=True)
         if len(points) < self.n_clusters:
             raise ValueError(
                 f"n_samples={len(points)} should be >= n_clusters={self.n_clusters}."
             )
         init = self.init
         if not isinstance(init, str):
-            init = check_array(init, dtype=np.float32, order="C", input_name="init")
+            with np.errstate(over="ignore"):  # found below, with its row
+                init = check_array(
+                    init,
+                    dtype=np.float32,
+                    order="C",
+                    ensure_all_finite=False,
+                    input_name="init",
+                )
+                init = init / unit
+            _check_squares(init, unit, "init")
             shape = (self.n_clusters, points.shape[1])
             if init.shape != shape:
                 raise ValueError(
@@ -228,9 +237,11 @@ class FaissKMeans(
             seed=Streams.from_random_state(self.random_state).seed("kmeans"),
             verbose=self.verbose,
         )
-        self.cluster_centers_ = result.centers
+        # Kept beside: where values are tiny, the product is rounded.
+        self._unit, self._centers = unit, result.centers
+        self.cluster_centers_ = result.centers if unit == 1 else result.centers * unit
         self.labels_ = result.labels
-        self.inertia_ = result.inertia
+        self.inertia_ = result.inertia * float(unit) ** 2
         self.n_iter_ = result.n_iter
         self.n_empty_clusters_ = result.n_empty_before
         return self
@@ -264,7 +275,10 @@ class FaissKMeans(
             Euclidean distances, also where `spherical` is set.
         """
         check_is_fitted(self)
-        return euclidean_distances(self._points(X), self.cluster_centers_)
+        points, unit = self._points(X)
+        distances = euclidean_distances(points, self._centers)
+        distances *= unit
+        return distances
 
     def score(self, X, y=None):
         """Compute the negative inertia of rows.
@@ -282,20 +296,21 @@ class FaissKMeans(
             Minus the sum of the squared distances of rows to their centres. Larger is
             better, among equal numbers of clusters.
         """
-        return -float(self._assign(X)[1].sum(dtype=np.float64))
+        distances = self._assign(X)[1].sum(dtype=np.float64)
+        return -float(distances) * float(self._unit) ** 2
 
     def _assign(self, X):
         check_is_fitted(self)
         return assign(
-            self._points(X),
-            self.cluster_centers_,
+            self._points(X)[0],
+            self._centers,
             spherical=self.spherical,
             backend=self.backend,
             device=resolve_device(self.device),
         )
 
     def _points(self, X, reset=False):
-        """Return X as float32, with squared distances that float32 can hold."""
+        """Return X as float32, and the unit in which float32 holds its squares."""
         with np.errstate(over="ignore"):  # found below, with its row
             points = validate_data(
                 self,
@@ -305,17 +320,12 @@ class FaissKMeans(
                 order="C",
                 ensure_all_finite=False,
             )
-            squares = np.einsum("ij,ij->i", points, points)
-        bad = np.flatnonzero(~(squares < np.finfo(np.float32).max / 8))
-        if bad.size:
-            row = points[bad[0]]
-            what = "NaN" if np.isnan(row).any() else "infinity or a value too large"
-            raise ValueError(
-                f"Input X contains {what} in row {bad[0]} (of {bad.size} such rows), "
-                "and distances in float32 need finite values below about 1e18: remove "
-                "or impute such rows, or scale X."
-            )
-        return points
+            unit = self._unit if not reset else np.float32(1)
+            if reset and not self.spherical:  # whose centres have a unit of their own
+                unit = _unit_of(points)
+            points = points / unit if unit != 1 else points
+        _check_squares(points, unit, "X")
+        return points, unit
 
     @property
     def _n_features_out(self):
@@ -328,3 +338,25 @@ class FaissKMeans(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _unit_of(points: np.ndarray) -> np.float32:
+    """Return the power of two to divide by: not 1 only where all values are tiny."""
+    exponent = np.frexp(max(points.max(), -points.min()))[1]
+    return np.float32(2.0 ** max(exponent, -100) if exponent < -30 else 1)
+
+
+def _check_squares(rows: np.ndarray, unit: np.float32, name: str) -> None:
+    """Raise ValueError naming the first row whose squares float32 cannot hold."""
+    with np.errstate(over="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows)
+    bad = np.flatnonzero(~(squares < np.finfo(np.float32).max / 8))
+    if bad.size:
+        is_nan = np.isnan(rows[bad[0]]).any()
+        what = "NaN" if is_nan else "infinity or a value too large"
+        largest = f"{1e18 * unit:.0e}".replace("+", "")
+        raise ValueError(
+            f"Input {name} contains {what} in row {bad[0]} (of {bad.size} such rows), "
+            f"and distances in float32 need finite values below about {largest}: "
+            f"remove or impute such rows, or scale {name}."
+        )

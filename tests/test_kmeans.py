@@ -449,6 +449,33 @@ def test_bad_values_name_their_row(value, message):
             method(X)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("exponent", [-40, -90, -120])
+def test_tiny_rows_are_clustered_like_others(points, exponent, backend):
+    """The squares of their values are 0 in float32."""
+    unit = np.float32(2.0**exponent)
+    rows = points[:300]
+    expected = FaissKMeans(9, backend=backend, init=rows[:9]).fit(rows)
+    model = FaissKMeans(9, backend=backend, init=rows[:9] * unit).fit(rows * unit)
+    assert_array_equal(model.labels_, expected.labels_)
+    assert_array_equal(model.predict(rows * unit), expected.labels_)
+    assert_allclose(model.cluster_centers_, expected.cluster_centers_ * unit, rtol=1e-4)
+    assert_allclose(model.inertia_, expected.inertia_ * float(unit) ** 2, rtol=1e-4)
+    assert_allclose(model.score(rows * unit), -model.inertia_)
+    distances = expected.transform(rows) * unit
+    assert_allclose(model.transform(rows * unit), distances, rtol=1e-3)
+    with pytest.raises(ValueError, match="too large in row 0 "):
+        model.predict(np.float32(1e15) * rows)
+
+
+def test_init_is_checked_like_rows(points):
+    init = points[:3].astype(float)
+    for value, message in [(1e300, "infinity"), (1e30, "too large"), (np.nan, "NaN")]:
+        init[2, 1] = value
+        with pytest.raises(ValueError, match=f"Input init contains .*{message}.*row 2"):
+            FaissKMeans(3, init=init).fit(points)
+
+
 def test_errors_say_what_is_wrong(points):
     with pytest.raises(ValueError, match=r"n_samples=5 should be >= n_clusters=8"):
         FaissKMeans().fit(points[:5])
