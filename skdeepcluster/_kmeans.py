@@ -141,7 +141,7 @@ def _origin(centers: np.ndarray, spherical: bool) -> np.ndarray:
     """
     mean = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
     spread = np.square(centers - mean).sum(axis=1).mean()
-    far = not spherical and mean @ mean > FAR * spread
+    far = not spherical and float(mean @ mean) > FAR * float(spread)
     return mean if far else np.zeros_like(mean)
 
 
@@ -225,7 +225,7 @@ def _mean_variance(points: np.ndarray) -> float:
         total += block.sum(axis=0)
         squares += float(np.vdot(block, block))
     mean = total / len(points)
-    return max(squares / len(points) - mean @ mean, 0.0) / points.shape[1]
+    return float(max(squares / len(points) - mean @ mean, 0.0)) / points.shape[1]
 
 
 def kmeans(

@@ -35,7 +35,7 @@ def stability(features: np.ndarray, viewed: np.ndarray, n_clusters: int) -> floa
         In [0, 1), see `metrics.reproduced_information`. Features that are not finite
         have none.
     """
-    if not np.isfinite(features.sum() + viewed.sum()):
+    if not (np.isfinite(features).all() and np.isfinite(viewed).all()):
         return 0.0
     projection = fit_projection(features, "auto", whiten=False, normalize=True)
     k = min(n_clusters, len(features))

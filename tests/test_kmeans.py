@@ -468,6 +468,13 @@ def test_tiny_rows_are_clustered_like_others(points, exponent, backend):
         model.predict(np.float32(1e15) * rows)
 
 
+def test_the_largest_values_do_not_overflow(points):
+    """A warning is an error."""
+    model = FaissKMeans(3, init=np.full((3, 16), 1e18), tol=1e308).fit(points[:9])
+    assert_array_equal(np.unique(model.labels_), [0, 1, 2])
+    assert np.isfinite(model.cluster_centers_).all()
+
+
 def test_init_is_checked_like_rows(points):
     init = points[:3].astype(float)
     for value, message in [(1e300, "infinity"), (1e30, "too large"), (np.nan, "NaN")]:

@@ -70,3 +70,11 @@ def test_a_network_that_training_spoils_is_told_of(trained, digits_images):
     with pytest.warns(ConvergenceWarning, match="no better than at its start"):
         spoiled.fit(digits_images[0][:300].astype(np.float32))
     assert spoiled.history_[-1]["gain"] < -0.15
+
+
+@pytest.mark.parametrize("value", [1e38, np.inf, np.nan])
+def test_huge_features_and_those_that_are_not_finite_have_none(value):
+    features = np.full((20, 4), value, np.float32)
+    assert stability(features, features, 2) == 0
+    features[::2] *= -1
+    assert stability(np.zeros((20, 4), np.float32), features, 2) == 0
