@@ -1,0 +1,343 @@
+"""Whatever X holds: a fit that keeps every promise, or an error that says why not."""
+
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from sklearn.utils import validation
+
+import skdeepcluster
+from skdeepcluster import DeepClusterEstimator, FaissKMeans
+
+# Of what repeats, k-means says that it makes fewer clusters. Other warnings are errors.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+PACKAGE = Path(skdeepcluster.__file__).parent
+N = 12
+QUICK = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0, "backbone": "mlp"}
+
+
+def check_labels(model, X, n):
+    labels = model.labels_
+    assert labels.dtype == np.int32
+    assert labels.shape == (n,)
+    assert_array_equal(np.unique(labels), np.arange(labels.max() + 1))
+    assert_array_equal(model.predict(X), labels)
+    assert np.isfinite(model.cluster_centers_).all()
+    assert len(model.cluster_centers_) == labels.max() + 1
+    assert np.isfinite(model.inertia_)
+
+
+def check_embedding(model, X, n, embedding):
+    assert embedding.dtype == np.float32
+    assert embedding.shape == (n, len(model.get_feature_names_out()))
+    assert np.isfinite(embedding).all()
+    assert_array_equal(model.transform(X), embedding)
+
+
+def check_deep(model, X):
+    check_embedding(model, X, len(X), model.fit_transform(X))
+    check_labels(model, X, len(X))
+    assert model.cluster_centers_.shape[1] == len(model.get_feature_names_out())
+    assert 0 <= model.score(X) < 1
+    for record in model.history_:
+        assert np.isfinite(list(record.values())).all()
+
+
+def check_kmeans(model, X):
+    check_embedding(model, X, len(X), model.fit_transform(X))
+    check_labels(model, X, len(X))
+    assert np.isfinite(model.score(X))
+
+
+def raised_here(error):
+    """Whether it is an error of this package, or what scikit-learn says of input."""
+    file = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path(file).parent == PACKAGE or file == validation.__file__
+
+
+def fits_or_says_why(check, model, X):
+    """Return whether X was fitted."""
+    try:
+        check(model, X)
+    except (TypeError, ValueError) as error:
+        if not raised_here(error):
+            raise
+        assert not hasattr(model, "labels_")
+        return False
+    return True
+
+
+# Drawn data -------------------------------------------------------------------------
+
+DTYPES = [
+    *("uint8", "bool", "int8", "int64", "uint64", ">i4"),
+    *("float16", "float32", "float64", ">f4", ">f8", "longdouble"),
+]
+SIZES = [0.0, 1e-300, 1e-42, 1e-30, 1e-10, 1.0, 100.0, 1e10, 2e19, 2e29, 1e38, 1e300]
+OFFSETS = [0.0, 0.0, 0.0, -1.0, 1e6, 1e30, -3e38]
+OUTLIERS = [None, None, None, 1e-42, 1e10, 1e30, -3.4e38, np.inf, np.nan]
+REPEATS = ["all differ", "all differ", "one differs", "all same", "each constant"]
+LAYOUTS = ["as it is", "Fortran", "reversed", "strided", "read-only"]
+
+
+def made(shape, size, offset, outlier, whole, repeats, dtype, layout):
+    """An array of random numbers, with all that troubles it."""
+    values = np.random.default_rng(0).standard_normal(shape)
+    if repeats in ("one differs", "all same"):
+        values[:] = values[:1]
+    if repeats == "one differs":
+        values[-1] *= -1
+    if repeats == "each constant":
+        values[:] = values.reshape(len(values), -1)[:, :1].reshape(
+            -1, *[1] * (len(shape) - 1)
+        )
+    with np.errstate(all="ignore"):  # what is too large for its type, too
+        values = values * size + offset
+        if outlier is not None:
+            values[(1,) if whole else (1, *[0] * (len(shape) - 1))] = outlier
+        values = values.astype(dtype)
+    if layout == "Fortran":
+        return np.asfortranarray(values)
+    if layout == "reversed":
+        return values[tuple([slice(None, None, -1)] * values.ndim)]
+    if layout == "strided":
+        return np.repeat(np.repeat(values, 2, axis=0), 2, axis=-1)[::2, ..., ::2]
+    values.flags.writeable = layout != "read-only"
+    return values
+
+
+def arrays(shapes):
+    return st.builds(
+        made,
+        shape=st.sampled_from(shapes),
+        size=st.sampled_from(SIZES),
+        offset=st.sampled_from(OFFSETS),
+        outlier=st.sampled_from(OUTLIERS),
+        whole=st.booleans(),
+        repeats=st.sampled_from(REPEATS),
+        dtype=st.sampled_from(DTYPES),
+        layout=st.sampled_from(LAYOUTS),
+    )
+
+
+IMAGES = [
+    *[(N, 6, 6), (N, 1, 1), (N, 1, 6), (N, 6, 1), (N, 1, 5, 5)],
+    *[(N, 5, 6, 6), (N, 6, 6, 3), (2, 4, 4), (3, 4, 4), (2, 1, 1)],
+]
+ROWS = [(N, 36), (N, 1), (N, 2), (N, 99), (2, 3), (2, 1), (40, 4)]
+
+RECIPES = {
+    "n_clusters": st.sampled_from([1, 2, 3, N - 1, N]),
+    "n_pseudo_labels": st.sampled_from(["auto", "auto", 3, N - 1, N]),
+    "n_neighbors": st.sampled_from([None, 1, 10]),
+    "init": st.sampled_from(["pixels", "features"]),
+    "whiten": st.booleans(),
+    "normalize": st.booleans(),
+    "n_components": st.sampled_from(["auto", None, 1, 5]),
+    "balance": st.sampled_from(["uniform", "loss", None]),
+    "empty_clusters": st.sampled_from(["split", "farthest", "drop", "raise"]),
+    "head_norm": st.sampled_from(["batch", None]),
+    "batch_size": st.sampled_from([2, 5, 64]),
+    "precision": st.sampled_from(["float32", "bfloat16"]),
+    "kmeans_backend": st.sampled_from(["faiss", "torch"]),
+}
+
+
+def recipe(**more):
+    return st.fixed_dictionaries(RECIPES | more)
+
+
+@settings(max_examples=150)
+@given(
+    X=arrays(IMAGES),
+    params=recipe(
+        sobel=st.booleans(),
+        augment=st.sampled_from(["auto", None]),
+        backbone=st.sampled_from(["mlp", "mlp", "convnet", "auto"]),
+    ),
+)
+def test_images(X, params):
+    fits_or_says_why(check_deep, DeepClusterEstimator(**QUICK | params), X)
+
+
+@settings(max_examples=120)
+@given(
+    X=arrays(ROWS),
+    params=recipe(
+        image_shape=st.sampled_from([None, None, (1, 6, 6), (1, 1, 1), (4, 9, 1)])
+    ),
+)
+def test_rows(X, params):
+    fits_or_says_why(check_deep, DeepClusterEstimator(**QUICK | params), X)
+
+
+@settings(max_examples=300)
+@given(
+    X=arrays(ROWS),
+    params=st.fixed_dictionaries(
+        {
+            "n_clusters": st.sampled_from([1, 2, 3, N - 1, N]),
+            "init": st.sampled_from(["k-means++", "random"]),
+            "n_init": st.sampled_from([1, 3]),
+            "tol": st.sampled_from([0, 1e-4, 1e308]),
+            "spherical": st.booleans(),
+            "empty_clusters": st.sampled_from(["split", "farthest", "drop", "raise"]),
+            "backend": st.sampled_from(["faiss", "torch"]),
+        }
+    ),
+)
+def test_rows_for_kmeans(X, params):
+    fits_or_says_why(check_kmeans, FaissKMeans(**params, random_state=0), X)
+
+
+@settings(max_examples=30)
+@given(
+    X=arrays([(N, 5, 5)]),
+    others=st.lists(arrays([(N, 5, 5)]), min_size=3, max_size=6),
+    params=recipe(backbone=st.sampled_from(["mlp", "mlp", "convnet"])),
+)
+def test_a_fit_on_one_kind_sees_another(X, others, params):
+    model = DeepClusterEstimator(**QUICK | params)
+    if not fits_or_says_why(check_deep, model, X):
+        return
+    for other in others:
+        try:
+            embedding = model.transform(other)
+        except ValueError as error:
+            if not raised_here(error):
+                raise
+            continue
+        assert np.isfinite(embedding).all()
+        assert set(model.predict(other)) <= set(range(len(model.cluster_centers_)))
+        assert 0 <= model.score(other) < 1
+
+
+# Named cases ------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+SOME = RNG.standard_normal((N, 6, 6)).astype(np.float32)
+SIGNS = np.where(SOME > 0, np.float32(1), np.float32(-1))
+
+
+def with_outlier(value, where):
+    images = SOME.copy()
+    images[where] = value
+    return images
+
+
+FITS = {
+    "black": np.zeros((N, 6, 6), np.uint8),
+    "constant 1e30": np.full((N, 6, 6), 1e30, np.float32),
+    "duplicates": np.repeat(SOME[:1], N, axis=0),
+    "all but one the same": with_outlier(SOME[1], slice(1, N)),
+    "two": SOME[:2],
+    "two the same": np.zeros((2, 6, 6)),
+    "a pixel of 1e30": with_outlier(1e30, (3, 2, 2)),
+    "an image of 1e30": with_outlier(1e30, 3),
+    "1e-30": SOME * np.float32(1e-30),
+    "denormal": SOME * np.float32(1e-42),
+    "1e-300": SOME.astype(float) * 1e-300,
+    "1e6 and noise": 1e6 + 1e-3 * SOME.astype(float),
+    "1e30 and noise": np.float32(1e30) * (1 + SOME * np.float32(1e-6)),
+    "from -1e30 to 1e30": SIGNS * np.float32(1e30),
+    "float16 at its limit": SIGNS.astype(np.float16) * np.float16(65504),
+    "int64": (SOME * 2e18).astype(np.int64),
+    "bool": SOME > 0,
+    "big-endian": SOME.astype(">f8"),
+    "reversed": SOME[::-1, ::-1, ::-1],
+    "one pixel": SOME[:, :1, :1],
+    "a constant channel": np.stack([SOME, 0 * SOME, SOME * 1e20], axis=1),
+    "bfloat16": torch.from_numpy(SOME).to(torch.bfloat16) * 1e30 / 9,
+}
+
+
+@pytest.mark.parametrize("n_clusters", [1, 2, "n - 1", "n"])
+@pytest.mark.parametrize("name", FITS)
+def test_what_fits(name, n_clusters):
+    X = FITS[name]
+    k = {"n - 1": len(X) - 1, "n": len(X)}.get(n_clusters, n_clusters)
+    check_deep(DeepClusterEstimator(k, **QUICK), X)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, X in FITS.items() if name != "bfloat16"]
+)
+def test_what_fits_as_rows(name):
+    rows = FITS[name].reshape(len(FITS[name]), -1)
+    check_deep(DeepClusterEstimator(2, **QUICK), rows)
+    image_shape = (1, 1, rows.shape[1])
+    check_deep(DeepClusterEstimator(2, image_shape=image_shape, **QUICK), rows)
+
+
+TOO_LARGE = r"too large .*\(3.*e\+38, beyond 1e30\) in row 3\. Remove that row"
+REFUSED = {
+    "a pixel of 3e38": (with_outlier(3e38, (3, 2, 2)), TOO_LARGE),
+    "no data": (with_outlier(-3.4028e38, 3), TOO_LARGE),
+    "3e38": (SIGNS * np.float32(3e38), r"too large .* in row 0\."),
+    "beyond float32": (
+        with_outlier(1, 0).astype(float) * 1e300,
+        "infinity .* in row 0",
+    ),
+    "beyond float64": (SOME.astype("longdouble") * 2, "infinity .* in row 3"),
+    "NaN": (with_outlier(np.nan, (3, 0, 0)), "contains NaN in row 3"),
+    "infinite": (with_outlier(-np.inf, (3, 0, 0)), "infinity .* in row 3"),
+    "no width": (SOME[:, :, :0], "without pixels"),
+    "no channel": (np.zeros((N, 0, 6, 6)), "without pixels"),
+    "none": (SOME[:0], "X is empty"),
+    "one": (SOME[:1], "minimum of 2 is required"),
+}
+if np.finfo(np.longdouble).maxexp > 1024:
+    REFUSED["beyond float64"][0][3, 2, 2] = np.longdouble("1e400")
+else:
+    del REFUSED["beyond float64"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name):
+    X, message = REFUSED[name]
+    rows = [X.reshape(len(X), -1)] if X.size and len(X) > 1 else []
+    for data in [X, *rows]:
+        with pytest.raises(ValueError, match=message):
+            DeepClusterEstimator(2, **QUICK).fit(data)
+
+
+@pytest.mark.parametrize("n_neighbors", [None, 10])
+@pytest.mark.parametrize("init", ["pixels", "features"])
+@pytest.mark.parametrize("exponent", [-90, 90])
+def test_the_unit_of_the_pixels_does_not_matter(exponent, init, n_neighbors):
+    """To the last bit, where one unit is the other times a power of two."""
+    params = {"init": init, "n_neighbors": n_neighbors, "n_pseudo_labels": 5}
+    expected, model = (DeepClusterEstimator(3, **QUICK, **params) for _ in range(2))
+    embedding = expected.fit_transform(SOME)
+    assert len(np.unique(expected.labels_)) == 3
+    X = SOME * np.float32(2.0**exponent)
+    assert_array_equal(model.fit_transform(X), embedding)
+    assert_array_equal(model.labels_, expected.labels_)
+
+
+def test_an_outlier_does_not_hide_in_a_frame():
+    frame = pd.DataFrame({"a": np.arange(N), "b": np.arange(N) % 2 == 0, "c": 1.0})
+    check_deep(DeepClusterEstimator(2, **QUICK), frame)
+    frame.loc[3, "c"] = -3.4e38
+    for model in DeepClusterEstimator(2, **QUICK), FaissKMeans(2):
+        with pytest.raises(ValueError, match=r"too large .*in row 3"):
+            model.fit(frame)
+
+
+def test_kinds_from_far_away_stay_apart():
+    """Tiny and huge images are clustered as well as others."""
+    kind = np.repeat([0, 1, 2], 20)
+    images = RNG.standard_normal((3, 6, 6))[kind] + 0.1 * RNG.random((60, 6, 6))
+    for size in (1e-30, 1.0, 1e29):
+        model = DeepClusterEstimator(3, **QUICK).fit(size * images)
+        assert len(set(zip(model.labels_, kind, strict=True))) == 3
+    for size in (1e-40, 1e-30, 1e16):
+        model = FaissKMeans(3, n_init=5, random_state=0)
+        model.fit((size * images).reshape(60, -1))
+        assert len(set(zip(model.labels_, kind, strict=True))) == 3
