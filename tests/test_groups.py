@@ -128,9 +128,9 @@ def test_linear_does_not_mind_scale_and_offset(scale):
 
 
 def test_groups_of_single_images_are_no_reason_for_a_warning():
-    points = 9 * np.eye(20, dtype=np.float32)
-    groups = Linear.fit(points, np.arange(20, dtype=np.int32))
-    assert_array_equal(groups.predict(points), np.arange(20))
+    points = 9 * np.eye(30, dtype=np.float32)
+    groups = Linear.fit(points, np.arange(30, dtype=np.int32))
+    assert_array_equal(groups.predict(points), np.arange(30))
 
 
 def test_a_tiny_group_inside_another_is_not_lost():
