@@ -468,6 +468,24 @@ def test_tiny_rows_are_clustered_like_others(points, exponent, backend):
         model.predict(np.float32(1e15) * rows)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_of_the_smallest_values_are_those_of_their_centres(seed):
+    """Centres between them are rounded to multiples of the smallest float32."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(0, 9, (40, 2)) * np.finfo(np.float32).smallest_subnormal
+    model = FaissKMeans(3, random_state=0).fit(X)
+    assert_array_equal(model.predict(X), model.labels_)
+    assert len(np.unique(model.labels_)) == 3
+
+
+def test_spherical_centres_of_tiny_rows_have_unit_length(points):
+    rows = points[:100] * np.float32(1e-12)
+    model = FaissKMeans(3, spherical=True, random_state=0).fit(rows)
+    assert_allclose(np.linalg.norm(model.cluster_centers_, axis=1), 1, rtol=1e-6)
+    assert_allclose(model.transform(rows), 1, rtol=1e-6)
+
+
 def test_the_largest_values_do_not_overflow(points):
     """A warning is an error."""
     model = FaissKMeans(3, init=np.full((3, 16), 1e18), tol=1e308).fit(points[:9])

@@ -61,3 +61,12 @@ def test_images_whose_kind_is_a_side_are_not_mirror_symmetric(kinds):
     for image, k in zip(images, kind, strict=True):
         image[0, 4 * (k // 2) :, 4 * (k % 2) : 4 * (k % 2) + 4] += 60
     assert not is_mirror_symmetric(ArraySource(images), np.arange(400), kinds)
+
+
+@pytest.mark.parametrize("spread", [0, 1e-40, 1e-30, 1.0])
+def test_a_side_of_huge_values_is_not_mirror_symmetric(spread):
+    """Squares of the distances to their mirror images overflow."""
+    images = np.random.default_rng(0).normal(0, 1, (20, 1, 6, 6)) * spread
+    images[..., 0] = 1e30
+    source = ArraySource(images.astype(np.float32))
+    assert not is_mirror_symmetric(source, np.arange(20), 3)
