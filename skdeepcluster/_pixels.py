@@ -14,7 +14,6 @@ MAX_VALUES = 1024  # of an image whose principal components are taken
 N_COMPONENTS = 64
 BATCH_VALUES = 2**22  # read at once
 SYMMETRY_RATIO = 1.15  # largest ratio of distances at which they do
-FARTHEST = 1e15  # coordinate of a mirrored image: squares overflow soon after
 SYMMETRY_SHARE = 0.1  # smallest of neighbours in the own cluster, to unmirrored ones
 
 
@@ -48,13 +47,10 @@ def is_mirror_symmetric(source: Source, rows: np.ndarray, n_clusters: int) -> bo
     """
     sample = source.batch(rows).numpy()
     projection = fit_pixels(source, rows)
-    with np.errstate(over="ignore", invalid="ignore"):
-        points, mirrored = (
-            embed_pixels(ArraySource(images), projection)
-            for images in (sample, sample[..., ::-1])
-        )
-    if not np.abs(mirrored).max() < FARTHEST:
-        return False
+    points, mirrored = (
+        embed_pixels(ArraySource(images), projection)
+        for images in (sample, sample[..., ::-1])
+    )
     nearest, distances = nearest_neighbors(points, 1)
     other_nearest, other_distances = assign(mirrored, points)
     k = min(n_clusters, len(points))

@@ -13,6 +13,7 @@ ROWS = 8192  # at once: no second copy of all features is made
 RANK_TOLERANCE = 1e-7  # of the largest variance: below lies float32 rounding
 MODERATE = 2.0**-40, 2.0**60  # total variance whose parts float32 holds without loss
 SMALLEST_SCALE = 1e-34
+FARTHEST = 1e15  # coordinate of a point
 EXPONENTS = -100, 100  # of units by which float32 can be divided
 
 
@@ -28,7 +29,13 @@ class Projection:
         """Return points, float32 (n, m), of features, float32 (n, d)."""
         points = np.empty((len(features), self.components.shape[1]), np.float32)
         for rows in gen_batches(len(features), ROWS):
-            np.matmul(features[rows] - self.mean, self.components, out=points[rows])
+            part = points[rows]
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.matmul(features[rows] - self.mean, self.components, out=part)
+            # Far from the features of the fit: squares must not overflow either.
+            if not (part.max() < FARTHEST and part.min() > -FARTHEST):
+                np.nan_to_num(part, copy=False)
+                part.clip(-FARTHEST, FARTHEST, out=part)
         return scale_rows(points, copy=False) if self.normalize else points
 
 

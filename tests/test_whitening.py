@@ -145,3 +145,15 @@ def test_directions_without_variance_are_dropped(n, rank):
     """Whitening them would blow up rounding errors to the size of the signal."""
     features = features_of(np.r_[np.ones(rank), np.zeros(64 - rank)], n=max(n, 65))
     assert points_of(features).shape[1] == rank
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1.0])
+def test_points_far_from_the_features_of_the_fit_can_be_squared(
+    scale, whiten, normalize
+):
+    features = features_of([scale, scale / 2], offset=0)
+    projection = fit_projection(features, None, whiten, normalize)
+    far = np.array([[1e30, 1e30], [-1e30, 1e30]], np.float32)
+    assert np.isfinite(np.square(projection(far)).sum(axis=1)).all()
