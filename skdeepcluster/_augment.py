@@ -122,4 +122,7 @@ def user_augment(
             f"augment must return a tensor of shape {tuple(images.shape)}, as it was "
             f"given, but returned {got!r}."
         )
-    return augmented.to(images.dtype)
+    augmented = augmented.to(images.dtype)
+    if not bool(augmented.sum().isfinite()):
+        raise ValueError("augment returned values that are NaN or infinite.")
+    return augmented

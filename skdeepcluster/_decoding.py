@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from ._images import LARGEST
+
 GREY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F", "LA", "La")
 PICTURE_CHANNELS = (1, 3, 4)  # of bytes that PIL takes: grey, RGB, RGBA
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap the sides
@@ -177,8 +179,8 @@ def _channels_first(item) -> np.ndarray:
         raise ValueError(f"an array of shape {item.shape} is no image (C, H, W)")
     if values.shape[0] > values.shape[2]:
         values = values.transpose(2, 0, 1)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError("an image with NaN or infinite (inf) values")
+    if values.dtype.kind == "f" and not (np.abs(values) <= np.float64(LARGEST)).all():
+        raise ValueError("an image with values that are NaN, infinite or beyond 1e30")
     return values.astype(np.uint8) if values.dtype == bool else values
 
 

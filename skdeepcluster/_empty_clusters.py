@@ -1,6 +1,5 @@
 """What to do with clusters that got no point."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +8,8 @@ import numpy as np
 from scipy.sparse import csc_matrix
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
+
+from ._warnings import warn
 
 # Centres (k, d) -> labels (n,) and squared distances (n,) of the points.
 Nearest = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -156,12 +157,11 @@ class EmptyClusters:
             centers = centers[counts > 0]
             labels, distances = nearest(centers)
         if len(centers) < k and self.policy != "drop":
-            warnings.warn(
+            warn(
                 f"Number of distinct points ({len(centers)}) is smaller than "
                 f"n_clusters ({k}) in float32 arithmetic: {len(centers)} clusters are "
                 "left. Lower n_clusters, or look for rows that repeat.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         return centers, labels, distances
 

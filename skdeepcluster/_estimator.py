@@ -22,7 +22,7 @@ from ._device import limited_threads, resolve_device
 from ._features import embed
 from ._fitting import Fit
 from ._groups import group_means
-from ._images import Source
+from ._images import LARGEST, Source
 from ._memory import memory_for
 from ._neighbors import nearest_neighbors
 from ._pixels import embed_pixels, fit_pixels
@@ -306,9 +306,9 @@ class DeepClusterEstimator(
         "empty_clusters": [StrOptions({"split", "farthest", "drop", "raise"})],
         "head_norm": [StrOptions({"batch"}), None],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, LARGEST, closed="right")],
         "momentum": [Interval(Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, LARGEST, closed="both")],
         "device": [str, torch.device],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "kmeans_backend": [StrOptions({"auto", "faiss", "torch"})],

@@ -16,7 +16,7 @@ import torch
 CHUNK_VALUES = 2**24
 MAPPED_BYTES = 2**27  # of a memory map in memory before its pages are given back, or
 MAPPED_ROWS = 512  # rows that were read one by one: each brings pages around it along
-LARGEST = 2.0**100  # value, about 1e30: sums of a batch of them fit into float32
+LARGEST = 2.0**100  # number, about 1e30: sums of a batch of them fit into float32
 
 
 class Source(ABC):

@@ -192,7 +192,9 @@ def alternate(
             _check_converging(training.losses[-1], "loss", index, recipe)
         calibrate(network, source, sample, **computing)
         embed(network, source, recipe.device, recipe.dtype, out=features)
-        _check_converging(features.sum(dtype=float), "sum of features", index, recipe)
+        with np.errstate(invalid="ignore"):  # of infinities of both signs
+            total = features.sum(dtype=float)
+        _check_converging(total, "sum of features", index, recipe)
         clock.tick("embed")
         found = clusterer.pseudo_labels(features, streams.seed("kmeans", index))
         view = None

@@ -195,7 +195,8 @@ def _decoding_workers(n_jobs: int | None, n: int) -> int:
 
     With None it is torch's number of threads, where starting a process is cheap.
     """
-    cheap = multiprocessing.get_all_start_methods()[0] == "fork"  # the default
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    cheap = (chosen or multiprocessing.get_all_start_methods()[0]) == "fork"
     if n < FEW_ITEMS or (n_jobs is None and not cheap):
         return 0
     count = (

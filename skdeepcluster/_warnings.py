@@ -1,5 +1,6 @@
 """Warnings that point to the user's line, however deep they come from."""
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import sklearn
 
 # scikit-learn wraps `fit` and `transform`, and calls them in pipelines.
-INSIDE = tuple(f"{Path(p).parent}/" for p in (__file__, sklearn.__file__))
+PACKAGES = (str(Path(path).parent) for path in (__file__, sklearn.__file__))
+INSIDE = (*PACKAGES, contextlib.__file__)
 
 
 def warn(words: str, category: type[Warning] = UserWarning) -> None:

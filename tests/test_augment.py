@@ -172,6 +172,12 @@ def test_user_augment_passes_the_batch():
     assert torch.equal(user_augment(lambda x: 2 * x, images, generator()), 2 * images)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_user_augment_refuses_nan(value):
+    with pytest.raises(ValueError, match="augment returned values that are NaN or inf"):
+        user_augment(lambda x: x * value, torch.ones(2, 1, 3, 3), generator())
+
+
 @pytest.mark.parametrize(
     ("returned", "got"),
     [

@@ -156,7 +156,12 @@ def test_floats_are_resized_as_floats():
     [
         (np.zeros((5, 9, 9)), Format((3, 9, 9), np.float32), "of 5 channels, where"),
         (np.zeros((9, 9)), Format((1, 9, 9), np.uint8), "float64 values, where others"),
-        (np.full((9, 9), np.nan), Format((1, 9, 9), np.float32), "NaN or infinite"),
+        (np.full((9, 9), 3e38), Format((1, 9, 9), np.float32), "beyond 1e30"),
+        (
+            np.full((9, 9), np.nan),
+            Format((1, 9, 9), np.float32),
+            "NaN, infinite or beyond 1e30",
+        ),
         (np.zeros(9), GREY, r"shape \(9,\) is no image"),
         (np.zeros((0, 9)), GREY, r"shape \(0, 9\) is no image"),
         (Image.new("L", (9, 9)), Format((5, 9, 9), np.uint8), "grey or colour"),

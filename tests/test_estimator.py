@@ -502,6 +502,14 @@ BAD_INPUT = {
         ValueError,
         r"augment must return",
     ),
+    "learning rate": (lambda X: X, {"learning_rate": 1e300}, ValueError, r"learning_r"),
+    "weight decay": (lambda X: X, {"weight_decay": 1e300}, ValueError, r"weight_dec"),
+    "augment's values": (
+        lambda X: X,
+        {"augment": lambda batch: batch / 0},
+        ValueError,
+        r"augment returned values that are NaN",
+    ),
     "diverged": (
         lambda X: X,
         {"learning_rate": 1e30, "head_norm": None},
