@@ -16,9 +16,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 demo: $(VENV)/.installed-plot
 	@MPLBACKEND=Agg $(BIN)/python examples/plot_digits.py
 
-# The array-API checks of scikit-learn are skipped without SCIPY_ARRAY_API.
+# The array-API checks of scikit-learn are skipped without SCIPY_ARRAY_API. Threads of
+# processes side by side would wait for each other: one each.
 test: lint
-	@SCIPY_ARRAY_API=1 $(BIN)/python -m pytest
+	@SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		--numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check --quiet .

@@ -163,24 +163,29 @@ def _in_processes(function: Callable, parts: list, n_workers: int) -> Iterator:
             prefetch_factor=PREFETCHED,
             generator=torch.Generator(),  # not the global one
         )
-        results = _without_interrupts(loader)
-        while n_done < len(parts):
-            try:
-                found = next(results)
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker (pid"):
-                    raise
-                if n_done == n_before:
-                    raise RuntimeError(
-                        "Processes that decode pictures are killed again and again, "
-                        "maybe for lack of memory. Lower n_jobs: n_jobs=1 decodes in "
-                        f"this process. ({error})"
-                    ) from error
-                warn("A process that decodes pictures was killed. Another is started.")
-                n_before = n_done
-                break
-            n_done += 1
-            yield found
+        try:
+            for found in _without_interrupts(loader):
+                n_done += 1
+                yield found
+        except (RuntimeError, OSError, EOFError) as error:
+            if not _is_death(error):
+                raise
+            if n_done == n_before:
+                raise RuntimeError(
+                    "Processes that decode pictures are killed again and again, maybe "
+                    "for lack of memory. Lower n_jobs: n_jobs=1 decodes in this "
+                    f"process. ({error})"
+                ) from error
+            warn("A process that decodes pictures was killed. Another is started.")
+            n_before = n_done
+
+
+def _is_death(error: Exception) -> bool:
+    """Tell the end of a process from what a process raised itself."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker (pid")
+    # Its last result was on its way: tensors are handed over by the process itself.
+    return not str(error).startswith("Caught ")
 
 
 def _without_interrupts(loader: DataLoader) -> Iterator:

@@ -207,6 +207,8 @@ def _network(estimator, shape: tuple, tensors: dict[str, torch.Tensor]) -> Netwo
                 f"but is {forms[1]}"
             )
     network.load_state_dict(weights, assign=True)
+    if not all(bool(p.isfinite().all()) for p in network.parameters()):
+        raise ValueError("its weights are not finite")
     return network.to(memory_format=torch.channels_last) if len(shape) == 3 else network
 
 
@@ -232,7 +234,9 @@ def _array(tensors: dict, name: str, dtype: type, ndim: int) -> np.ndarray:
     values = tensors[name].numpy()
     if values.dtype != dtype or values.ndim != ndim:
         raise ValueError(f"its {name} are {values.dtype} in {values.ndim} dimensions")
-    return values.copy()
+    if not np.isfinite(values).all():
+        raise ValueError(f"its {name} are not finite")
+    return values
 
 
 def _integer(value) -> int:

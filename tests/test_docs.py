@@ -1,5 +1,6 @@
 """The pages are valid reStructuredText; their code is run by the doctests."""
 
+import re
 from pathlib import Path
 
 import docutils.core
@@ -8,6 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.rst"), *(ROOT / "docs").glob("*.rst")]
+
+
+def test_promises_are_held_by_tests_that_are_there():
+    text = (ROOT / "docs" / "promises.rst").read_text(encoding="utf-8")
+    named = set(re.findall(r"``((?:tests|benchmarks)/\w+\.py)``", text))
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

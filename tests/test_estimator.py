@@ -156,6 +156,14 @@ def test_same_random_state_gives_the_same_bits(images, balance):
         assert_array_equal(one.transform(images), two.transform(images))
 
 
+def test_same_bits_in_worker_processes(images):
+    model = quick(n_jobs=1).fit(images)
+    jobs = [joblib.delayed(quick(n_jobs=1).fit)(images) for _ in range(2)]
+    for other in joblib.Parallel(n_jobs=2, backend="loky")(jobs):
+        assert_array_equal(other.labels_, model.labels_)
+        assert_array_equal(other.transform(images), model.transform(images))
+
+
 def test_other_random_state_gives_other_bits(fitted, images):
     other = quick(random_state=1).fit(images)
     assert not np.array_equal(other.transform(images), fitted.transform(images))

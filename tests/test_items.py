@@ -1,5 +1,8 @@
 """Folders, paths, pictures and datasets -> the same batches, from any workers."""
 
+import os
+import signal
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -293,6 +296,43 @@ def test_lack_of_memory_is_not_a_broken_picture():
 
     with pytest.raises(MemoryError):
         source_of(find_items(Huge(np.array)), skip=True).batch(slice(None))
+
+
+class Dying:
+    """Returns what it is given, but ends its process, at most so many times."""
+
+    def __init__(self, folder, n_deaths):
+        self.folder, self.n_deaths = folder, n_deaths
+
+    def __call__(self, part):
+        deaths = list(self.folder.iterdir())
+        if part == 5 and len(deaths) < self.n_deaths:
+            (self.folder / str(len(deaths))).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return part
+
+
+def test_a_killed_process_is_replaced(tmp_path):
+    before = signal.getsignal(signal.SIGCHLD)
+    with pytest.warns(UserWarning, match="decodes pictures was killed. Another"):
+        found = list(ahead(Dying(tmp_path, 1), [*range(9)], 2))
+    assert found == [*range(9)]
+    assert signal.getsignal(signal.SIGCHLD) == before
+
+
+@pytest.mark.filterwarnings("ignore:A process that decodes pictures was killed")
+def test_processes_that_are_killed_again_and_again_end_it(tmp_path):
+    results = ahead(Dying(tmp_path, 99), [*range(9)], 2)
+    with pytest.raises(RuntimeError, match=r"again and again.* Lower n_jobs"):
+        list(results)
+
+
+def test_an_error_in_a_process_is_no_death():
+    def fail(part):
+        raise RuntimeError("of its own")
+
+    with pytest.raises(RuntimeError, match="of its own"):
+        list(ahead(fail, [1, 2, 3], 2))
 
 
 def test_calls_ahead_end_with_the_parts():

@@ -299,6 +299,26 @@ def test_forged_headers(saved, tmp_path, change, message):
         DeepClusterEstimator.load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", ["module.trunk.0.weight", "groups.bias"])
+def test_values_that_are_not_finite(model, tmp_path, name):
+    model.save(tmp_path / "model")
+    told, tensors = _tensors.read_tensors(tmp_path / "model")
+    tensors[name].view(-1)[0] = torch.nan
+    _tensors.write_tensors(tmp_path / "model", told, tensors)
+    with pytest.raises(ValueError, match="are not finite"):
+        DeepClusterEstimator.load(tmp_path / "model")
+
+
+def test_a_loaded_estimator_does_not_change_with_its_file(model, images, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = DeepClusterEstimator.load(tmp_path / "model")
+    with open(tmp_path / "model", "r+b") as file:  # in place, not by another file
+        file.write(bytes((tmp_path / "model").stat().st_size))
+    assert_array_equal(loaded.transform(images), model.transform(images))
+    assert_array_equal(loaded.predict(images), model.labels_)
+    assert_array_equal(loaded.cluster_centers_, model.cluster_centers_)
+
+
 PEAKS = """
 import resource, sys
 from skdeepcluster import DeepClusterEstimator

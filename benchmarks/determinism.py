@@ -1,0 +1,103 @@
+"""What changes with the number of threads, the precision, and the k-means backend?
+
+    python benchmarks/determinism.py --data-set digits --seeds 3
+
+"same model" takes one fitted model and lets it embed and assign the images again: the
+largest difference of an embedding (features have about unit variance) and the share of
+images that change their group. "another fit" fits again: whether it is the same bit for
+bit, and how far the groups agree (NMI). "repeated" is the same setting once more, in a
+process of its own. Another seed stands beside them, to compare with.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+from quality import load
+from sklearn.metrics import normalized_mutual_info_score
+
+from skdeepcluster import DeepClusterEstimator
+
+BASE = {"n_jobs": 1, "precision": "float32", "kmeans_backend": "faiss"}
+SETTINGS = {
+    "repeated": {},
+    "2 threads": {"n_jobs": 2},
+    "bfloat16": {"precision": "bfloat16"},
+    "k-means in torch": {"kmeans_backend": "torch"},
+    "another seed": {"random_state": 1000},
+}
+
+
+def fit(images, params):
+    warnings.simplefilter("ignore")
+    return DeepClusterEstimator(10, **params).fit(images)
+
+
+def in_process(images, params):
+    """Fit in a process of its own, on as many threads as `params` say."""
+    with joblib.parallel_config("loky", inner_max_num_threads=params["n_jobs"]):
+        return joblib.Parallel(2)([joblib.delayed(fit)(images, params)])[0]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-set", default="digits")
+    parser.add_argument("--limit", type=int, help="use this many images")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", default="determinism.json", help="file to write")
+    arguments = parser.parse_args()
+    images, classes, *_ = load(arguments.data_set, arguments.limit)
+    rows = []
+    for seed in range(arguments.seeds):
+        base = {**BASE, "random_state": seed}
+        model = fit(images, base)
+        embedding = model.transform(images)
+        for name, changed in SETTINGS.items():
+            params = {**base, **changed}
+            other = (in_process if name == "repeated" else fit)(images, params)
+            again = copy.deepcopy(model).set_params(**changed)
+            again._dtype = other._dtype
+            there, labels = again.transform(images), again.predict(images)
+            row = {
+                "setting": name,
+                "seed": seed,
+                "difference": float(np.abs(there - embedding).max()),
+                "moved": float(np.mean(labels != model.labels_)),
+                "same": bool(
+                    np.array_equal(other.labels_, model.labels_)
+                    and np.array_equal(other.transform(images), embedding)
+                ),
+                "nmi": normalized_mutual_info_score(other.labels_, model.labels_),
+                "nmi_y": normalized_mutual_info_score(classes, other.labels_),
+            }
+            rows.append(row)
+    print(f"{'':18s}{'same model':>22s}{'another fit':>34s}")
+    print(
+        f"{'':18s}{'difference':>12s}{'moved':>10s}"
+        f"{'same bits':>14s}{'NMI':>10s}{'NMI to classes':>16s}"
+    )
+    for name in SETTINGS:
+        found = [row for row in rows if row["setting"] == name]
+        mean = {k: np.mean([r[k] for r in found]) for k in ("moved", "nmi", "nmi_y")}
+        print(
+            f"{name:18s}{max(r['difference'] for r in found):12.2g}"
+            f"{mean['moved']:10.2%}{sum(r['same'] for r in found):10d} of {len(found)}"
+            f"{mean['nmi']:10.3f}{mean['nmi_y']:16.3f}"
+        )
+    content = {
+        "arguments": vars(arguments),
+        "rows": rows,
+        "machine": platform.platform(),
+    }
+    Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
