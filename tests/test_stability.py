@@ -58,11 +58,17 @@ def test_views_are_of_images_and_of_rows():
     assert isinstance(mild_view(ArraySource(np.zeros((2, 8)))), Jitter)
 
 
+def pixels_anywhere(batch):
+    """Put the pixels of a batch in another order, so that nothing can be seen."""
+    order = torch.randperm(batch[0].numel())
+    return batch.flatten(1)[:, order].view_as(batch)
+
+
 def test_a_network_that_training_spoils_is_told_of(trained, digits_images):
     spoiled = DeepClusterEstimator(
         10,
         backbone=trained.module_,
-        augment=torch.randn_like,
+        augment=pixels_anywhere,
         learning_rate=0.03,
         max_iter=1,
         random_state=0,
