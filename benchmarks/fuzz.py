@@ -14,6 +14,7 @@ ValueError. "memory" is the growth of this process's peak over all files.
 
 import argparse
 import collections
+import copy
 import io
 import json
 import pickle
@@ -110,7 +111,7 @@ def forged(content, rng):
             if rng.random() < 0.2:
                 del parent[key]
             else:
-                parent[key] = JUNK[rng.integers(len(JUNK))]
+                parent[key] = copy.deepcopy(JUNK[rng.integers(len(JUNK))])
         else:
             names = sorted(tensors)
             name = names[rng.integers(len(names))]

@@ -75,6 +75,7 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
             )
         estimator = _estimator(cls, told, backbone)
         _set_fitted(estimator, told, tensors)
+        before = str(told["device"])
     except MemoryError:
         raise
     except Exception as error:  # a file may hold anything
@@ -86,7 +87,7 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
         estimator.device_ = resolve_device(device)
     else:
         try:
-            estimator.device_ = resolve_device(told["device"])
+            estimator.device_ = resolve_device(before)
         except ValueError:  # it was fitted on another machine
             estimator.device_ = torch.device("cpu")
     return estimator
@@ -184,6 +185,8 @@ def _network(estimator, shape: tuple, tensors: dict[str, torch.Tensor]) -> Netwo
     constants = [
         weights[f"front.0.{name}"].flatten().numpy() for name in ("mean", "scale")
     ]
+    if not all(len(c) == shape[0] and np.isfinite(c).all() for c in constants):
+        raise ValueError("its mean and scale do not fit its images")
     backbone = estimator.backbone
     custom = isinstance(backbone, torch.nn.Module)
     where = "cpu" if custom else "meta"
@@ -207,7 +210,9 @@ def _network(estimator, shape: tuple, tensors: dict[str, torch.Tensor]) -> Netwo
                 f"but is {forms[1]}"
             )
     network.load_state_dict(weights, assign=True)
-    if not all(bool(p.isfinite().all()) for p in network.parameters()):
+    # Masks of a user's module may hold infinities.
+    checked = network.parameters() if custom else network.state_dict().values()
+    if not all(bool(values.isfinite().all()) for values in checked):
         raise ValueError("its weights are not finite")
     return network.to(memory_format=torch.channels_last) if len(shape) == 3 else network
 

@@ -269,6 +269,7 @@ junk = st.recursive(
 )
 FIELDS = ["format", "params", "custom_backbone", "groups", "dtype", "image_dtype"]
 FIELDS += ["image_shape", "feature_names", "n_features_in", "n_iter", "history"]
+FIELDS += ["device", "inertia"]
 
 
 @settings(max_examples=60)
@@ -296,6 +297,16 @@ def test_any_header_loads_or_is_a_value_error(saved, tmp_path_factory, field, va
 def test_forged_headers(saved, tmp_path, change, message):
     forge(saved, tmp_path / "model", change)
     with pytest.raises(ValueError, match=message):
+        DeepClusterEstimator.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_mean_of_another_size(model, tmp_path, size):
+    model.save(tmp_path / "model")
+    told, tensors = _tensors.read_tensors(tmp_path / "model")
+    tensors["module.front.0.mean"] = torch.zeros(size, 1, 1)
+    _tensors.write_tensors(tmp_path / "model", told, tensors)
+    with pytest.raises(ValueError, match="mean and scale do not fit its images"):
         DeepClusterEstimator.load(tmp_path / "model")
 
 
