@@ -220,6 +220,23 @@ def test_a_fit_goes_on_inside_a_round(
     assert_same_fit(model, quick(augment=augment, **params).fit(images), images)
 
 
+def test_random_crops_go_on_where_they_were(
+    images, tmp_path, often, expected, monkeypatch
+):
+    write = _checkpoints.Checkpoints.write
+
+    def write_and_stop(self, state, n_rounds, n_steps=None):
+        write(self, state, n_rounds, n_steps)
+        if n_steps == CALLS_A_ROUND + 4:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_checkpoints.Checkpoints, "write", write_and_stop)
+        with pytest.raises(Stop):
+            quick(checkpoint_dir=tmp_path).fit(images)
+    assert_same_fit(quick(checkpoint_dir=tmp_path).fit(images), expected, images)
+
+
 def test_two_files_are_kept_and_the_last_complete_round(images, tmp_path, often):
     augment = StopAfter(2 * CALLS_A_ROUND + 5)
     with pytest.raises(Stop):
