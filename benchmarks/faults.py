@@ -187,21 +187,27 @@ def interrupted(n, folder):
     """Ctrl-C: KeyboardInterrupt, nothing half-fitted; the fit goes on, or is kept."""
     pictures = _pictures(folder / "pictures")
     params = {**QUICK, "n_jobs": 2}
-    expected, seconds = timed(fit_digest, pictures, 1e9, **params)
+    expected = Job(fit_digest, pictures, 1e9, **params).result()
     rng, recovered, rounds = np.random.default_rng(0), 0, []
     for number in range(n):
-        place = folder / f"interrupted_{number}"
-        job = Job(_interrupted_fit, place, pictures)
-        while not place.exists():
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0.1, 0.6) * seconds)
-        # Python loses it in the middle of a fork: then it is pressed again.
-        while not job.pipe.poll(0.5):
-            os.killpg(job.process.pid, signal.SIGINT)
-        left, n_rounds = job.result()
+        place, moment, n_rounds = (
+            folder / f"interrupted_{number}",
+            rng.uniform(0, 2),
+            -1,
+        )
+        while n_rounds < 0:  # it had ended before
+            job = Job(_interrupted_fit, place, pictures)
+            while not (job.pipe.poll() or any(place.glob("round_*"))):
+                time.sleep(0.01)
+            time.sleep(moment)
+            # Python loses it in the middle of a fork: then it is pressed again.
+            while not job.pipe.poll(0.5):
+                os.killpg(job.process.pid, signal.SIGINT)
+            left, n_rounds = job.result()
+            moment /= 2
         rounds.append(n_rounds)
         again = Job(fit_digest, pictures, 1e9, checkpoint_dir=place, **params).result()
-        recovered += not left and n_rounds >= 0 and again == expected
+        recovered += not left and again == expected
     kept = ", ".join(map(str, rounds))
     return Row(f"Ctrl-C (recover gave rounds: {kept})", n, recovered)
 
