@@ -51,12 +51,13 @@ def main():
     parser.add_argument("--data-set", default="digits")
     parser.add_argument("--limit", type=int, help="use this many images")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--max-iter", type=int, default=6, help="rounds of a fit")
     parser.add_argument("--json", default="determinism.json", help="file to write")
     arguments = parser.parse_args()
     images, classes, *_ = load(arguments.data_set, arguments.limit)
     rows = []
     for seed in range(arguments.seeds):
-        base = {**BASE, "random_state": seed}
+        base = {**BASE, "random_state": seed, "max_iter": arguments.max_iter}
         model = fit(images, base)
         embedding = model.transform(images)
         for name, changed in SETTINGS.items():
