@@ -86,9 +86,7 @@ class Round:
     record: dict  # one entry of the estimator's `history_`
     features: np.ndarray  # float32 (n, d), of the network now; the next round reuses it
     found: PseudoLabels  # of these features
-    view: (
-        np.ndarray | None
-    )  # float32, what it contributes to groups, see `grouped_rows`
+    view: np.ndarray | None  # float32, what it contributes to groups
     progress: Progress
 
 
