@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 .NOTPARALLEL: # the extras share one venv
 
 demo: $(VENV)/.installed-plot
@@ -21,6 +21,10 @@ demo: $(VENV)/.installed-plot
 test: lint
 	@SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 		--numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Large networks at full size, one after another.
+test-slow: lint
+	@$(BIN)/python -m pytest -m slow tests
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check --quiet .

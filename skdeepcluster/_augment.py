@@ -91,6 +91,10 @@ class RandomCrop:
         return torch.stack(rows, dim=1).reshape(-1, 2, 3)
 
 
+# Of random sizes and shapes and mirrored, and nothing else, as in the paper.
+CROPS = RandomCrop(min_area=0.08, max_stretch=4 / 3, max_angle=0, jitter=0, tint=0)
+
+
 @dataclass(frozen=True)
 class Jitter:
     """Gaussian noise on rows, for judging how stable their clusters are.

@@ -145,6 +145,32 @@ def small_convnet(shape: tuple[int, int, int], width: int = WIDTH) -> nn.Module:
     return nn.Sequential(*layers, MeanMaxPool())
 
 
+def alexnet(channels: int) -> nn.Module:
+    """Return AlexNet as the paper has it, for images of about 224 pixels a side.
+
+    Convolutions to 96, 256, 384, 384 and 256 channels, each with batch norm in place
+    of local response normalisation, then dropout and two layers of 4,096 (section 3.4).
+    """
+    return nn.Sequential(
+        *_convolution(channels, 96, 11, stride=4, padding=2),
+        nn.MaxPool2d(3, 2),
+        *_convolution(96, 256, 5, padding=2),
+        nn.MaxPool2d(3, 2),
+        *_convolution(256, 384),
+        *_convolution(384, 384),
+        *_convolution(384, 256),
+        nn.MaxPool2d(3, 2),
+        nn.AdaptiveAvgPool2d(6),  # for crops of other sizes; at 224 it does nothing
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(256 * 6 * 6, 4096),
+        nn.ReLU(inplace=True),
+        nn.Dropout(),
+        nn.Linear(4096, 4096),
+        nn.ReLU(inplace=True),
+    )
+
+
 def mlp(n_inputs: int, width: int = 256) -> nn.Module:
     """Return a batch-norm perceptron with two hidden layers for rows."""
     return nn.Sequential(
@@ -157,8 +183,10 @@ def mlp(n_inputs: int, width: int = 256) -> nn.Module:
     )
 
 
-def _convolution(channels: int, out: int, stride: int = 1) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+def _convolution(
+    channels: int, out: int, side: int = 3, stride: int = 1, padding: int = 1
+) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, out, side, stride, padding, bias=False)
     return [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
 
 
@@ -178,6 +206,8 @@ def _build_trunk(backbone: str | nn.Module, shape: tuple[int, ...]) -> nn.Module
         )
     if backbone == "convnet":
         return small_convnet(shape)
+    if backbone == "alexnet":
+        return alexnet(shape[0])
     return _torchvision_trunk(backbone, shape[0])
 
 
@@ -188,8 +218,8 @@ def _torchvision_trunk(name: str, channels: int) -> nn.Module:
     known = models.list_models(models)
     if name not in known:
         raise ValueError(
-            f"backbone={name!r} is unknown. Use 'auto', 'mlp', 'convnet', a torch "
-            f"nn.Module, or one of torchvision's: {', '.join(known)}."
+            f"backbone={name!r} is unknown. Use 'auto', 'mlp', 'convnet', 'alexnet', a "
+            f"torch nn.Module, or one of torchvision's: {', '.join(known)}."
         )
     options = {}
     if name in ("googlenet", "inception_v3"):  # else they return tuples in training

@@ -3,7 +3,7 @@
 import functools
 import math
 
-from ._augment import RandomCrop, user_augment
+from ._augment import CROPS, RandomCrop, user_augment
 from ._clustering import Clusterer
 from ._device import resolve_device, resolve_precision
 from ._images import Source
@@ -11,6 +11,7 @@ from ._kmeans import resolve_kmeans_backend
 from ._loop import Recipe
 from ._pixels import is_mirror_symmetric
 from ._random import Streams
+from ._sampling import n_updates
 
 PSEUDO_LABELS_PER_CLUSTER = 5
 IMAGES_PER_PSEUDO_LABEL = 20  # at least
@@ -62,12 +63,21 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
             rows = streams.sample("symmetry", n, SYMMETRY_ROWS)
             flip = is_mirror_symmetric(source, rows, n_clusters)
             augment = RandomCrop(flip=flip)
+    elif augment == "crops":
+        if not is_image:
+            raise ValueError(
+                "augment='crops' needs images, but X holds rows. Set image_shape=(C, "
+                "H, W), or leave augment='auto'."
+            )
+        augment = CROPS
     elif augment is not None:
         augment = functools.partial(user_augment, augment)
-    epochs_per_iter = params["epochs_per_iter"]
-    if epochs_per_iter == "auto":
-        steps = math.ceil(n / params["batch_size"])
-        epochs_per_iter = min(MAX_EPOCHS, math.ceil(STEPS_PER_ROUND / steps))
+    epochs, updates = params["epochs_per_iter"], params["updates_per_iter"]
+    if updates is None:
+        if epochs == "auto":
+            steps = math.ceil(n / params["batch_size"])
+            epochs = min(MAX_EPOCHS, math.ceil(STEPS_PER_ROUND / steps))
+        updates = epochs * n_updates(n, params["batch_size"])
     device = resolve_device(params["device"])
     precision = params["precision"]
     if precision == "auto" and not is_image:
@@ -85,12 +95,13 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         **given("whiten", "normalize", "empty_clusters"),
     )
     recipe = Recipe(
-        epochs_per_iter=epochs_per_iter,
+        updates_per_iter=updates,
         augment=augment,
         device=device,
         dtype=resolve_precision(precision, device),
         **given("init", "max_iter", "balance"),
-        **given("batch_size", "learning_rate", "momentum", "weight_decay"),
+        **given("batch_size", "learning_rate", "schedule", "momentum"),
+        **given("weight_decay"),
         **given("features_dir"),
     )
     return recipe, clusterer

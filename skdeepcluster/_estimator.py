@@ -76,12 +76,16 @@ class DeepClusterEstimator(
         Training passes over the images in one round. "auto" is as many as make
         200 SGD steps, from 1 to 30.
 
+    updates_per_iter : int or None, default=None
+        SGD steps in one round, in place of `epochs_per_iter`: where one pass over the
+        images is too long to wait for new pseudo-labels, or too short.
+
     backbone : str or torch.nn.Module, default="auto"
         The network: "convnet", small, with batch norm, its depth chosen by the image
-        size; "mlp"; the name of a torchvision classification model such as
-        "resnet18"; or a module that maps (n, C, H, W) to (n, d), which is copied and
-        starts from the weights it has. "auto" is "convnet" for images and "mlp" for
-        rows. Nothing is downloaded.
+        size; "mlp"; "alexnet", with batch norm, as in the paper; the name of a
+        torchvision classification model such as "resnet18"; or a module that maps
+        (n, C, H, W) to (n, d), which is copied and starts from the weights it has.
+        "auto" is "convnet" for images and "mlp" for rows. Nothing is downloaded.
 
     image_shape : tuple (C, H, W), default=None
         Shape that 2-D rows of `X` are read into, for use behind transformers that
@@ -117,13 +121,14 @@ class DeepClusterEstimator(
         Whether the network sees fixed Sobel gradients of the grey image instead of
         its pixels, as in the paper.
 
-    augment : "auto", callable or None, default="auto"
+    augment : {"auto", "crops"}, callable or None, default="auto"
         Transformation of training batches. "auto" is for images a random crop of at
         least 60 % of the area, turned by up to 10 degrees, with contrast and
         brightness changed by up to 30 % (and of each channel by 10 % more), and
         mirrored left to right where mirrored images look like others of their kind; for
-        rows it is nothing. A callable takes and returns a float32 tensor
-        (n, C, H, W) in the units of `X`.
+        rows it is nothing. "crops" are of random sizes from 8 % of the area, in shapes
+        from 3:4 to 4:3, and mirrored, as in the paper. A callable takes and returns a
+        float32 tensor (n, C, H, W) in the units of `X`.
 
     n_components : "auto", int or None, default="auto"
         Number of principal components of the features that are clustered. "auto" is
@@ -153,8 +158,12 @@ class DeepClusterEstimator(
         Images in one SGD step, at least 2.
 
     learning_rate : float, default=0.03
-        Step size of SGD for the network, falling to 0 by a cosine over the whole fit.
-        The head's is 1.5 times as large throughout.
+        Step size of SGD.
+
+    schedule : {"cosine", "constant"}, default="cosine"
+        How the step size goes on: for the network it falls to 0 by a cosine over the
+        whole fit, for the head it is 1.5 times as large throughout; or it stays what
+        it is for both, as in the paper.
 
     momentum : float, default=0.9
         Momentum of SGD.
@@ -283,6 +292,7 @@ class DeepClusterEstimator(
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
         ],
+        "updates_per_iter": [Interval(Integral, 1, None, closed="left"), None],
         "backbone": [str, torch.nn.Module],
         "image_shape": [tuple, list, None],
         "image_size": [
@@ -294,7 +304,7 @@ class DeepClusterEstimator(
         "cache_bytes": [Interval(Integral, 0, None, closed="left")],
         "features_dir": [str, os.PathLike, None],
         "sobel": ["boolean"],
-        "augment": [StrOptions({"auto"}), callable, None],
+        "augment": [StrOptions({"auto", "crops"}), callable, None],
         "n_components": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
@@ -307,6 +317,7 @@ class DeepClusterEstimator(
         "head_norm": [StrOptions({"batch"}), None],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
         "learning_rate": [Interval(Real, 0, LARGEST, closed="right")],
+        "schedule": [StrOptions({"cosine", "constant"})],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "weight_decay": [Interval(Real, 0, LARGEST, closed="both")],
         "device": [str, torch.device],
@@ -329,6 +340,7 @@ class DeepClusterEstimator(
         n_neighbors=10,
         max_iter=6,
         epochs_per_iter="auto",
+        updates_per_iter=None,
         backbone="auto",
         image_shape=None,
         image_size="auto",
@@ -346,6 +358,7 @@ class DeepClusterEstimator(
         head_norm="batch",
         batch_size=64,
         learning_rate=0.03,
+        schedule="cosine",
         momentum=0.9,
         weight_decay=1e-5,
         device="auto",
@@ -364,6 +377,7 @@ class DeepClusterEstimator(
         self.n_neighbors = n_neighbors
         self.max_iter = max_iter
         self.epochs_per_iter = epochs_per_iter
+        self.updates_per_iter = updates_per_iter
         self.backbone = backbone
         self.image_shape = image_shape
         self.image_size = image_size
@@ -381,6 +395,7 @@ class DeepClusterEstimator(
         self.head_norm = head_norm
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.schedule = schedule
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.device = device

@@ -16,11 +16,10 @@ from ._history import Clock, make_record
 from ._images import Source
 from ._pixels import embed_pixels, fit_pixels
 from ._random import Streams
-from ._sampling import epoch_rows, loss_weights
+from ._sampling import epoch_rows, loss_weights, passes
 from ._stability import mild_view, stability
 from ._training import (
     Training,
-    batches,
     calibrate,
     load_optimizer_state,
     optimizer_state,
@@ -30,7 +29,7 @@ from ._training import (
 CALIBRATION_ROWS = 4096
 STABILITY_ROWS = 1000  # images whose changed copies a round is judged by
 PIXEL_ROWS = 20_000  # images that the principal components of the pixels come from
-HEAD_PACE = 1.5  # the head's learning rate, relative to the network's
+HEAD_PACE = 1.5  # learning rate of the head, where that of the network falls
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,12 @@ class Recipe:
 
     init: str
     max_iter: int
-    epochs_per_iter: int
+    updates_per_iter: int
     augment: Augment | None
     balance: str | None
     batch_size: int
     learning_rate: float
+    schedule: str
     momentum: float
     weight_decay: float
     device: torch.device
@@ -129,10 +129,12 @@ def alternate(
         view = embed(network, few, recipe.device, recipe.dtype, mild_view(few))
         return stability(seen, view, clusterer.n_clusters)
 
-    n_steps = len(batches(np.arange(n), recipe.batch_size))
+    sizes = passes(recipe.updates_per_iter, n, recipe.batch_size)
     optimizer = _sgd(network, recipe, 1.0)
+    falling = recipe.schedule == "cosine"
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, recipe.max_iter * recipe.epochs_per_iter * n_steps
+        *(optimizer, recipe.max_iter * recipe.updates_per_iter),
+        eta_min=0.0 if falling else recipe.learning_rate,
     )
     features = allocate((n, network.n_features), recipe.features_dir)
     if saved is None:
@@ -160,15 +162,16 @@ def alternate(
         head = new_head(network.n_features, n_labels, streams.torch("head", index))
         head.to(recipe.device)
         generator = streams.torch("augment", index)
-        training = Training(head, _sgd(head, recipe, HEAD_PACE), generator)
+        pace = HEAD_PACE if falling else 1.0
+        training = Training(head, _sgd(head, recipe, pace), generator)
         if saved is not None and saved["training"] is not None:
             training.load_state_dict(saved["training"])
         saved = None
         progress.training = training
         sampler = streams.numpy("sampling", index)
         weights = loss_weights(labels, n_labels) if recipe.balance == "loss" else None
-        for epoch in range(recipe.epochs_per_iter):
-            drawn = epoch_rows(labels, recipe.balance, sampler)
+        for epoch, size in enumerate(sizes):
+            drawn = epoch_rows(labels, recipe.balance, sampler, size)
             clock.tick("sample")
             if epoch < len(training.losses):
                 continue  # it was complete when the fit was stopped

@@ -1,10 +1,32 @@
 """Pseudo-labels -> the rows that the network receives, and their loss weights."""
 
+import math
+
 import numpy as np
 
 
+def n_updates(n: int, batch_size: int) -> int:
+    """Return in how many batches `n` rows are passed, none of which is a single row.
+
+    Batch norm has no statistics for a single row, as a short last batch can be.
+    """
+    return max(1, min(math.ceil(n / batch_size), n // 2))
+
+
+def passes(updates: int, n: int, batch_size: int) -> list[int]:
+    """Return how many of `n` rows each pass draws that so many updates make up.
+
+    All but a last one are whole.
+    """
+    whole, rest = divmod(updates, n_updates(n, batch_size))
+    return [n] * whole + [rest * batch_size] * bool(rest)
+
+
 def epoch_rows(
-    labels: np.ndarray, balance: str | None, rng: np.random.Generator
+    labels: np.ndarray,
+    balance: str | None,
+    rng: np.random.Generator,
+    n_drawn: int | None = None,
 ) -> np.ndarray:
     """Draw the rows of one training pass, in random order.
 
@@ -14,12 +36,14 @@ def epoch_rows(
         Pseudo-label of each row of the data.
     balance : {"uniform", "loss"} or None
         "uniform" draws the same number of rows from each non-empty cluster, up to
-        one; otherwise each row comes once.
+        one; otherwise no row comes twice.
     rng : numpy.random.Generator
+    n_drawn : int or None
+        At most n; None is n.
 
     Returns
     -------
-    rows : ndarray of shape (n,), int64
+    rows : ndarray of shape (n_drawn,), int64
         Indices into the data, not into any sorted copy of it: the image that the
         network receives is `X[rows[i]]` and its target `labels[rows[i]]`.
 
@@ -31,9 +55,10 @@ def epoch_rows(
     """
     n = len(labels)
     if balance != "uniform":
-        return rng.permutation(n)
+        return rng.permutation(n)[:n_drawn]
+    n_drawn = n if n_drawn is None else n_drawn
     clusters, sizes = np.unique(labels, return_counts=True)
-    share, rest = divmod(n, len(clusters))
+    share, rest = divmod(n_drawn, len(clusters))
     quotas = np.full(len(clusters), share)
     quotas[rng.choice(len(clusters), rest, replace=False)] += 1
 

@@ -1,6 +1,5 @@
 """Supervised training of the network on pseudo-labels, and its preparation."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from ._device import autocast
 from ._features import to_device
 from ._images import Source
 from ._memory import memory_for
+from ._sampling import n_updates
 
 
 @dataclass
@@ -68,12 +68,8 @@ def load_optimizer_state(optimizer: torch.optim.SGD, state: dict) -> None:
 
 
 def batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Split rows into batches of nearly equal size, none of which is a single row.
-
-    Batch norm has no statistics for a single row, as a short last batch can be.
-    """
-    n_batches = min(math.ceil(len(rows) / batch_size), len(rows) // 2)
-    return np.array_split(rows, max(1, n_batches))
+    """Split rows into batches of nearly equal size."""
+    return np.array_split(rows, n_updates(len(rows), batch_size))
 
 
 def train_epoch(

@@ -45,8 +45,8 @@ class Components:
 
     mean: np.ndarray  # (d,) float64
     unit: float  # a power of two: what variances and points are measured in
-    variances: np.ndarray  # (d,) float64
-    vectors: np.ndarray  # (d, d) float64, a column for each
+    variances: np.ndarray  # (m,) float64, m = min(n, d) of n features
+    vectors: np.ndarray  # (d, m) float64, a column for each
 
     def projection(
         self, n_components: str | int | None, whiten: bool, normalize: bool
@@ -92,30 +92,49 @@ def principal_components(features: np.ndarray) -> Components:
     Section 3.4 of the paper: PCA to 256 dimensions, whitening, L2 normalisation.
     """
     mean, unit = features.mean(axis=0, dtype=np.float64), 1.0
+    # The products of rows have the same eigenvalues as the covariance.
+    few = len(features) < features.shape[1]
+    products = _products_of_rows if few else _covariance
     # Squares of what is tiny or huge are lost in float32, which the trace tells.
     with np.errstate(over="ignore", invalid="ignore"):
-        covariance = _covariance(features, mean, unit)
-    if not MODERATE[0] < np.trace(covariance) < MODERATE[1]:
-        largest = max(np.abs(part).max() for part in _centred(features, mean))
+        matrix = products(features, mean, unit)
+    if not MODERATE[0] < np.trace(matrix) < MODERATE[1]:
+        largest = max(np.abs(part).max() for part in _centred(features, mean, 1.0))
         unit = 2.0 ** np.clip(np.frexp(largest)[1], *EXPONENTS)
-        covariance = _covariance(features, mean, unit)
-    variances, vectors = np.linalg.eigh(covariance)
-    return Components(mean, unit, variances[::-1].clip(min=0), vectors[:, ::-1])
+        matrix = products(features, mean, unit)
+    variances, vectors = np.linalg.eigh(matrix)
+    variances, vectors = variances[::-1].clip(min=0), vectors[:, ::-1]
+    if few:
+        start = 0
+        turned = np.zeros((features.shape[1], len(features)))
+        for centred in _centred(features, mean, unit):
+            turned += centred.T @ vectors[start : start + len(centred)]
+            start += len(centred)
+        lengths = np.sqrt(variances * max(1, len(features) - 1))
+        vectors = turned / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return Components(mean, unit, variances, vectors)
 
 
-def _centred(features: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]:
+def _centred(
+    features: np.ndarray, mean: np.ndarray, unit: float
+) -> Iterator[np.ndarray]:
     for rows in gen_batches(len(features), ROWS):
-        yield features[rows] - mean.astype(np.float32)
+        centred = features[rows] - mean.astype(np.float32)
+        yield centred if unit == 1 else centred / np.float32(unit)
 
 
 def _covariance(features: np.ndarray, mean: np.ndarray, unit: float) -> np.ndarray:
     """Return the covariance, float64 (d, d), of features over a power of two."""
     covariance = np.zeros((features.shape[1], features.shape[1]))
-    for centred in _centred(features, mean):
-        if unit != 1:
-            centred /= np.float32(unit)
+    for centred in _centred(features, mean, unit):
         covariance += centred.T @ centred
     return covariance / max(1, len(features) - 1)
+
+
+def _products_of_rows(features: np.ndarray, mean: np.ndarray, unit: float):
+    """Return products of features over a power of two, scaled alike, float64 (n, n)."""
+    centred = np.concatenate(list(_centred(features, mean, unit)))
+    return (centred @ centred.T).astype(np.float64) / max(1, len(features) - 1)
 
 
 def fit_projection(

@@ -88,6 +88,23 @@ def no_download(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
 
 
+def test_alexnet_is_that_of_the_paper():
+    network = build("alexnet", (3, 224, 224), sobel=True)
+    layers = list(network.trunk)
+    convolutions = [m for m in layers if isinstance(m, nn.Conv2d)]
+    assert convolutions[0].in_channels == 2
+    assert [m.out_channels for m in convolutions] == [96, 256, 384, 384, 256]
+    assert [m.kernel_size[0] for m in convolutions] == [11, 5, 3, 3, 3]
+    for convolution in convolutions:
+        assert isinstance(layers[layers.index(convolution) + 1], nn.BatchNorm2d)
+    assert sum(isinstance(m, nn.Dropout) for m in layers) == 2
+    assert network.n_features == 4096
+    (pool,) = (i for i, m in enumerate(layers) if isinstance(m, nn.AdaptiveAvgPool2d))
+    with torch.no_grad():  # which changes nothing at 224 pixels
+        maps = network.trunk[:pool].eval()(torch.zeros(1, 2, 224, 224))
+    assert maps.shape[2:] == (6, 6)
+
+
 @pytest.mark.usefixtures("no_download")
 @pytest.mark.parametrize(
     ("name", "shape", "n_features"),

@@ -1,5 +1,7 @@
 """What "auto" stands for depends on the data, and is what the documentation says."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,9 @@ def test_pseudo_labels(n, n_clusters, expected):
 )
 def test_epochs(n, batch_size, expected):
     recipe, _ = resolved(images(n, 2), batch_size=batch_size)
-    assert recipe.epochs_per_iter == expected
+    assert recipe.updates_per_iter == expected * math.ceil(n / batch_size)
+    recipe, _ = resolved(images(n, 2), batch_size=batch_size, updates_per_iter=3)
+    assert recipe.updates_per_iter == 3
 
 
 def test_flips_only_where_mirrored_images_fit_in(digits_images):
@@ -67,5 +71,5 @@ def test_given_values_are_taken_as_they_are():
     )
     assert (clusterer.n_clusters, clusterer.n_pseudo_labels) == (4, 9)
     assert clusterer.n_neighbors is None
-    assert (recipe.epochs_per_iter, recipe.augment) == (3, None)
+    assert (recipe.updates_per_iter, recipe.augment) == (3, None)
     assert recipe.init == "features"

@@ -78,6 +78,39 @@ def test_the_learning_rate_falls_to_zero_over_the_whole_fit(parts):
     assert moved[-1] < moved[0] / 4
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_schedule_is_that_of_all_steps(parts, schedule):
+    source, network, recipe, clusterer, streams = parts
+    recipe = dataclasses.replace(recipe, schedule=schedule)
+    rates, of_head = [], set()
+    for state in alternate(source, network, recipe, clusterer, streams):
+        if not isinstance(state, Round):
+            rates += [group["lr"] for group in state.optimizer.param_groups]
+        if not isinstance(state, Round) and state.training is not None:
+            of_head |= {g["lr"] for g in state.training.optimizer.param_groups}
+    assert rates[0] == recipe.learning_rate
+    if schedule == "constant":
+        assert set(rates) == of_head == {recipe.learning_rate}
+    else:
+        done = np.linspace(0, 1, len(rates))
+        cosine = (1 + np.cos(np.pi * done)) / 2
+        assert_allclose(rates, recipe.learning_rate * cosine, atol=1e-9)
+        assert of_head == {1.5 * recipe.learning_rate}
+
+
+@pytest.mark.parametrize("n_updates", [1, 2, 7])
+def test_a_round_has_as_many_updates_as_asked_for(parts, n_updates):
+    source, network, recipe, clusterer, streams = parts
+    recipe = dataclasses.replace(recipe, updates_per_iter=n_updates)
+    steps = []
+    for state in alternate(source, network, recipe, clusterer, streams):
+        if isinstance(state, Round):
+            assert len(steps) == n_updates
+            steps = []
+        elif state.training is not None:
+            steps.append(state)
+
+
 def test_rounds_go_on_from_those_done(parts):
     *first, streams = parts
     states = list(rounds(*first, streams, n_done=4))

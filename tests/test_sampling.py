@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from skdeepcluster._images import ArraySource
-from skdeepcluster._sampling import epoch_rows, loss_weights
+from skdeepcluster._sampling import epoch_rows, loss_weights, n_updates, passes
 from skdeepcluster._training import Training, train_epoch
 
 
@@ -142,6 +142,27 @@ def test_the_odd_draw_goes_to_any_cluster():
         np.bincount(labels[epoch_rows(labels, "uniform", rng)]) for _ in range(40)
     ]
     assert set(np.argmax(counts, axis=1)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("balance", ["uniform", "loss", None])
+@given(label_vectors(), st.integers(1, 100))
+def test_a_part_of_a_pass_is_as_balanced(balance, labels, share):
+    n_drawn = max(1, len(labels) * share // 100)
+    rows = epoch_rows(labels, balance, np.random.default_rng(0), n_drawn)
+    assert len(rows) == n_drawn
+    if balance == "uniform":
+        counts = np.bincount(labels[rows], minlength=labels.max() + 1)
+        assert np.ptp(counts[np.unique(labels)]) <= 1
+    else:
+        assert len(np.unique(rows)) == n_drawn
+
+
+@given(st.integers(1, 100), st.integers(1, 60), st.integers(2, 70))
+def test_passes_make_up_the_updates_of_a_round(updates, n, batch_size):
+    sizes = passes(updates, n, batch_size)
+    assert sum(n_updates(size, batch_size) for size in sizes) == updates
+    assert set(sizes[:-1]) <= {n}
+    assert 1 <= sizes[-1] <= n
 
 
 @given(label_vectors(), st.integers(0, 5))

@@ -47,6 +47,18 @@ def test_without_whitening_distances_are_kept():
     )
 
 
+@pytest.mark.parametrize("n", [2, 3, 30, 99])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_fewer_rows_than_features_have_the_same_components(n, scale):
+    features = RNG.standard_normal((n, 100)) * np.linspace(3, 0.1, 100) * scale
+    features = features.astype(np.float32)
+    points = points_of(features, 20, whiten=True)
+    assert points.shape[1] == min(20, n - 1)
+    expected = PCA(points.shape[1], whiten=True).fit_transform(features / scale)
+    signs = np.sign((points * expected).sum(axis=0))
+    assert_allclose(points * signs, expected, atol=0.02)
+
+
 @pytest.mark.parametrize("whiten", [True, False])
 @pytest.mark.parametrize("n_components", ["auto", None, 2, 3])
 def test_normalised_points_have_unit_length(n_components, whiten):
