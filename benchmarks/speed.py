@@ -35,9 +35,10 @@ from torchvision import transforms
 
 from skdeepcluster import DeepClusterEstimator, FaissKMeans, _clustering, _training
 from skdeepcluster._augment import RandomCrop
-from skdeepcluster._convnets import build_network, new_head
+from skdeepcluster._convnets import build_network
 from skdeepcluster._device import autocast, resolve_precision
 from skdeepcluster._empty_clusters import EmptyClusters
+from skdeepcluster._heads import fresh_head
 from skdeepcluster._images import ArraySource
 from skdeepcluster._sampling import epoch_rows
 from skdeepcluster._whitening import Projection
@@ -81,7 +82,7 @@ class Training:
 
     def __init__(self, images):
         self.source = ArraySource(images[:, None])
-        self.labels = np.random.default_rng(0).integers(0, LABELS, len(images))
+        self.labels = np.random.default_rng(0).integers(0, LABELS, (1, len(images)))
 
     def modules(self):
         torch.manual_seed(0)
@@ -89,7 +90,7 @@ class Training:
         network = build_network(
             "auto", shape, *self.source.statistics(rows), sobel=False, head_norm="batch"
         )
-        head = new_head(network.n_features, LABELS, torch.Generator())
+        head = fresh_head(network.n_features, [LABELS], torch.Generator())
         return network, head
 
     def sgd(self, module):
@@ -105,7 +106,7 @@ class Training:
         rng = np.random.default_rng(0)
 
         def epoch():
-            rows = epoch_rows(self.labels, "uniform", rng)
+            rows = epoch_rows(self.labels[0], "uniform", rng)
             steps = _training.train_epoch(
                 network,
                 training,
@@ -130,7 +131,7 @@ class Training:
         model = nn.Sequential(*self.modules()).to(memory_format=torch.channels_last)
         data = torch.from_numpy(self.source.values).float()
         data = data.contiguous(memory_format=torch.channels_last)
-        targets, optimizer = torch.from_numpy(self.labels), self.sgd(model)
+        targets, optimizer = torch.from_numpy(self.labels[0]), self.sgd(model)
 
         def epoch():
             model.train()
@@ -164,7 +165,7 @@ class Training:
                 return len(pictures)
 
             def __getitem__(_, i):
-                return change(pictures[i]).float(), self.labels[i]
+                return change(pictures[i]).float(), self.labels[0, i]
 
         loader = torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True)
         optimizer = self.sgd(model)

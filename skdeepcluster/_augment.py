@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -20,7 +20,7 @@ class RandomCrop:
     Parameters
     ----------
     min_area : float
-        Smallest share of the image's area that a crop keeps; the largest is 1.
+        Smallest share of the image's area that a crop keeps.
     max_stretch : float
         The crop's aspect ratio, relative to the image's, lies between
         1 / `max_stretch` and `max_stretch`.
@@ -33,6 +33,10 @@ class RandomCrop:
         standard deviation of the batch's pixels.
     tint : float
         The same for each channel by itself, on top.
+    max_area : float
+        Largest share of the image's area that a crop keeps.
+    side : float
+        Sides of the crops that are returned, relative to those of the images.
     """
 
     min_area: float = 0.6
@@ -41,18 +45,26 @@ class RandomCrop:
     flip: bool = True
     jitter: float = 0.3
     tint: float = 0.1
+    max_area: float = 1.0
+    side: float = 1.0
+
+    def small(self) -> "RandomCrop":
+        """Return the crops of half the side that multi-crop adds, of smaller parts."""
+        return replace(
+            self, min_area=self.min_area / 3, max_area=self.min_area, side=0.5
+        )
 
     def __call__(
         self, images: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        """Return crops of `images`, float (n, C, H, W), at the same size."""
+        """Return crops of `images`, float (n, C, H, W)."""
         n, channels = images.shape[:2]
+        sides = [max(1, round(self.side * side)) for side in images.shape[2:]]
         draws = torch.rand(8 + 2 * channels, n, generator=generator).to(images.device)
+        maps = self._maps(draws[:6], images)
         crops = functional.grid_sample(
             images,
-            functional.affine_grid(
-                self._maps(draws[:6], images), list(images.shape), align_corners=False
-            ),
+            functional.affine_grid(maps, [n, channels, *sides], align_corners=False),
             padding_mode="border",
             align_corners=False,
         )
@@ -70,7 +82,7 @@ class RandomCrop:
     def _maps(self, draws: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Return affine maps (n, 2, 3) from coordinates of crops to those of images."""
         size, ratio, x, y, side, turn = draws
-        area = (self.min_area + (1 - self.min_area) * size).sqrt()
+        area = (self.min_area + (self.max_area - self.min_area) * size).sqrt()
         # Neither side is longer than the image's.
         longest = (-area.log()).clamp(max=math.log(self.max_stretch) / 2)
         stretch = torch.exp((2 * ratio - 1) * longest)
@@ -111,6 +123,32 @@ class Jitter:
         """Return noisy `rows`, float (n, d)."""
         noise = torch.randn(rows.shape, generator=generator).to(rows.device)
         return rows + self.share * (rows - rows.mean(dim=0)).std() * noise
+
+
+def views(
+    images: torch.Tensor,
+    augment: Augment | None,
+    n_crops: tuple[int, int],
+    generator: torch.Generator,
+) -> list[torch.Tensor]:
+    """Return random views of a batch (n, C, H, W), which are of the same pseudo-labels.
+
+    The first tensor holds `n_crops[0]` views of each image, one batch after the other,
+    the second, if there is one, `n_crops[1]` small ones (multi-crop, Caron et al.,
+    NeurIPS 2020, section 3.2).
+    """
+    if augment is None:
+        return [images]
+    images = images.float()
+    if n_crops == (1, 0):
+        return [augment(images, generator)]
+    kinds = [(augment, n_crops[0])]
+    if n_crops[1]:
+        kinds.append((augment.small(), n_crops[1]))
+    return [
+        torch.cat([crop(images, generator) for _ in range(count)])
+        for crop, count in kinds
+    ]
 
 
 def user_augment(

@@ -7,12 +7,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 
 from ._images import Source
 from ._tensors import pack, read_tensors, safetensors, unpack, write_tensors
 from ._warnings import warn
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 2  # last files, and that of the last complete round
 SECONDS = 120.0  # between two checkpoints inside a round
 COMPARED = 64  # images by which X is known again
@@ -140,6 +141,8 @@ def _told(value) -> str:
     if isinstance(value, torch.nn.Module):
         weights = {n: w.cpu().numpy() for n, w in value.state_dict().items()}
         return joblib.hash([repr(value), weights])
+    if isinstance(value, BaseEstimator):
+        return joblib.hash([type(value).__qualname__, value.get_params()])
     if isinstance(value, np.random.RandomState):
         return joblib.hash(value.get_state())
     if callable(value):

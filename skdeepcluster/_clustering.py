@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from sklearn.base import ClusterMixin, clone
 from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 
-from ._empty_clusters import distinct_rows
-from ._kmeans import KMeansResult, assign, kmeans
+from ._empty_clusters import cluster_means, distinct_rows
+from ._kmeans import Clusters, assign, kmeans
 from ._memory import memory_for
 from ._neighbors import spectral_embedding
+from ._pic import power_iteration_clusters
 from ._whitening import Projection, principal_components
 
 GRAPH_ROWS = 20_000  # largest graph; of more rows, a random sample stands for all
@@ -25,16 +27,16 @@ MAX_EIGENVECTORS = 100  # of a graph: their cost grows with the square of their 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Clusters of one set of features."""
+    """Clusters of one set of points."""
 
-    clusters: KMeansResult
-    # Of features to the points that are clustered; None where pixels or a graph are.
+    clusters: list[Clusters]  # for each number of them
+    # Of features to the points of k-means; None where what is clustered is not that.
     projection: Projection | None
 
     @property
     def labels(self) -> np.ndarray:
-        """What the network is trained on next, int32 (n,), consecutive from 0."""
-        return self.clusters.labels
+        """What the network is trained on next, int32 (h, n), consecutive from 0."""
+        return np.stack([each.labels for each in self.clusters])
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Clusterer:
     """The clustering half of the method, with nothing left to be resolved."""
 
     n_clusters: int
-    n_pseudo_labels: int
+    n_pseudo_labels: tuple[int, ...]
     n_neighbors: int | None
     n_components: str | int | None
     whiten: bool
@@ -50,6 +52,8 @@ class Clusterer:
     empty_clusters: str
     backend: str
     device: torch.device
+    method: str | ClusterMixin = "kmeans"
+    spherical: bool = False  # points at unit length are clustered as they are
 
     @memory_for("clustering", REMEDY)
     def first_labels(self, pixels: np.ndarray, seed: int) -> PseudoLabels:
@@ -75,6 +79,9 @@ class Clusterer:
         With `n_neighbors`, k-means sees the spectral embedding of the features'
         neighbour graph beside the points: clusters follow the shape of the data.
         """
+        if self.spherical:
+            clusters = self._cluster(features.__getitem__, len(features), seed, True)
+            return PseudoLabels(clusters, None)
         found = principal_components(features)
         projection = found.projection(self.n_components, self.whiten, self.normalize)
         near = found.projection(GRAPH_COMPONENTS, whiten=False, normalize=True)
@@ -85,21 +92,29 @@ class Clusterer:
             return points if embed is None else np.hstack([points, embed(part)])
 
         clusters = self._cluster(see, len(features), seed)
-        return PseudoLabels(clusters, projection if embed is None else None)
+        plain = embed is None and self.method == "kmeans"
+        return PseudoLabels(clusters, projection if plain else None)
 
     @property
     def single(self) -> bool:
         """Whether training and result have the same clusters, as in the paper."""
-        return self.n_pseudo_labels == self.n_clusters
+        wanted = (self.n_clusters,)
+        return self.n_pseudo_labels == wanted and self.method == "kmeans"
 
     def kmeans(
-        self, points: np.ndarray, n_clusters: int, seed: int, n_init: int = 1
-    ) -> KMeansResult:
+        self,
+        points: np.ndarray,
+        n_clusters: int,
+        seed: int,
+        n_init: int = 1,
+        spherical: bool = False,
+    ) -> Clusters:
         """Cluster points by k-means and repair empty clusters."""
         return kmeans(
             points,
             n_clusters,
             n_init=n_init,
+            spherical=spherical,
             empty_clusters=self.empty_clusters,
             backend=self.backend,
             device=self.device,
@@ -107,23 +122,57 @@ class Clusterer:
         )
 
     def _cluster(
-        self, see: Callable[[slice | np.ndarray], np.ndarray], n: int, seed: int
-    ) -> KMeansResult:
-        """Cluster the points that `see` returns for rows of `n`.
+        self,
+        see: Callable[[slice | np.ndarray], np.ndarray],
+        n: int,
+        seed: int,
+        spherical: bool = False,
+    ) -> list[Clusters]:
+        """Cluster the points that `see` returns for rows of `n`, for each k.
 
         Those of many rows are never all in memory at once.
         """
-        if n <= KMEANS_ROWS:
-            return self.kmeans(see(slice(None)), self.n_pseudo_labels, seed)
-        rng = np.random.default_rng(seed)
-        sample = np.sort(rng.choice(n, KMEANS_ROWS, replace=False, shuffle=False))
-        found = self.kmeans(see(sample), self.n_pseudo_labels, seed)
+        rows, all_seen = slice(None), n <= KMEANS_ROWS
+        if not all_seen:
+            rng = np.random.default_rng(seed)
+            rows = np.sort(rng.choice(n, KMEANS_ROWS, replace=False, shuffle=False))
+        points = see(rows)
+        found = [
+            self._partition(points, k, seed + i, spherical)
+            for i, k in enumerate(self.n_pseudo_labels)
+        ]
+        if all_seen:
+            return found
         computing = {"backend": self.backend, "device": self.device}
-        labels, inertia = np.empty(n, np.int32), 0.0
+        labels = np.empty((len(found), n), np.int32)
+        inertia = np.zeros(len(found))
         for part in gen_batches(n, ASSIGNED_ROWS):
-            labels[part], distances = assign(see(part), found.centers, **computing)
-            inertia += float(distances.sum(dtype=np.float64))
-        return replace(found, labels=labels, inertia=inertia)
+            points = see(part)
+            for i, each in enumerate(found):
+                labels[i, part], distances = assign(
+                    points, each.centers, spherical=spherical, **computing
+                )
+                inertia[i] += distances.sum(dtype=np.float64)
+        return [
+            replace(each, labels=labels[i], inertia=float(inertia[i]))
+            for i, each in enumerate(found)
+        ]
+
+    def _partition(
+        self, points: np.ndarray, n_clusters: int, seed: int, spherical: bool
+    ) -> Clusters:
+        """Cluster points by the method that was asked for."""
+        if self.method == "kmeans":
+            return self.kmeans(points, n_clusters, seed, spherical=spherical)
+        if self.method == "pic":
+            labels = power_iteration_clusters(points)
+        else:
+            labels = labels_of(self.method, points, n_clusters, seed)
+        k = int(labels.max()) + 1
+        nowhere = np.zeros((k, points.shape[1]), np.float32)
+        centers = cluster_means(points, labels, nowhere)
+        inertia = float(np.square(points - centers[labels], dtype=np.float64).sum())
+        return Clusters(centers, labels, inertia, 1, 0, 0)
 
     def _graph(
         self,
@@ -142,7 +191,7 @@ class Clusterer:
         rows = np.random.default_rng(seed).permutation(len(values))[:GRAPH_ROWS]
         points = near(values[rows])
         distinct, place = distinct_rows(points)
-        if len(distinct) <= self.n_pseudo_labels:
+        if len(distinct) <= min(self.n_pseudo_labels):
             return None  # each point is a cluster
         nodes = points[distinct]
         # At least two, since at unit length a single one tells nothing.
@@ -156,3 +205,47 @@ class Clusterer:
         in_order = np.empty_like(embedding, shape=(len(values), embedding.shape[1]))
         in_order[rows] = embedding[place]
         return lambda part: in_order[part]
+
+
+def labels_of(
+    clusterer: ClusterMixin, points: np.ndarray, n_clusters: int, seed: int
+) -> np.ndarray:
+    """Cluster points by a copy of an estimator with `fit_predict`.
+
+    It is told the number of clusters, unless it is set to find that out, and a seed,
+    unless it has one. Outliers, of negative labels, go to the nearest mean.
+
+    Returns
+    -------
+    labels : ndarray of shape (n,), int32
+        Consecutive from 0.
+
+    Raises
+    ------
+    ValueError
+        If it does not return a label for each row, or outliers alone.
+    """
+    model = clone(clusterer)
+    params = model.get_params(deep=False)
+    sizes = [name for name in ("n_clusters", "n_components") if params.get(name)]
+    told = dict.fromkeys(sizes[:1], n_clusters)
+    if params.get("random_state", seed) is None:
+        told["random_state"] = seed
+    labels = np.asarray(model.set_params(**told).fit_predict(points))
+    name = type(clusterer).__name__
+    if labels.shape != (len(points),) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"clusterer={name} must return an integer label for each of the "
+            f"{len(points)} rows, but returned {labels.dtype} of shape {labels.shape}."
+        )
+    inside = labels >= 0
+    if not inside.any():
+        raise ValueError(
+            f"clusterer={name} calls all images outliers. Change its parameters."
+        )
+    labels[inside] = np.unique(labels[inside], return_inverse=True)[1]
+    if not inside.all():
+        nowhere = np.zeros((int(labels.max()) + 1, points.shape[1]), np.float32)
+        centers = cluster_means(points[inside], labels[inside], nowhere)
+        labels[~inside] = assign(np.ascontiguousarray(points[~inside]), centers)[0]
+    return labels.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Backbones, the fixed front-end, and the head that is drawn anew each round."""
+"""Backbones, the fixed front-end, and what leads from features to points."""
 
 import copy
 import math
@@ -51,16 +51,43 @@ class MeanMaxPool(nn.Module):
         return torch.cat([positions.mean(dim=2), positions.amax(dim=2)], dim=1)
 
 
+class UnitLength(nn.Module):
+    """Scale rows to unit length."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return rows of length 1, float32; rows of zeros stay."""
+        return nn.functional.normalize(x.float(), dim=1)
+
+
+def projector(n_features: int, size: int) -> nn.Module:
+    """Return the projection head of DeepCluster-v2: a perceptron to the unit sphere."""
+    return nn.Sequential(
+        nn.Linear(n_features, n_features, bias=False),
+        nn.BatchNorm1d(n_features),
+        nn.ReLU(inplace=True),
+        nn.Linear(n_features, size),
+        UnitLength(),
+    )
+
+
 class Network(nn.Module):
     """Pixels -> standardised features: front-end, trunk, normalisation.
 
     The normalisation is a batch norm without weights between features and head: a
     fresh N(0, 0.01) head hardly learns from pooled features, whose scale is tiny, in
     the few hundred steps that a small set gives it. The paper has none (`None`).
+
+    What is clustered and classified are its points: the features, or `n_projected`
+    outputs of a projection head on top of them.
     """
 
     def __init__(
-        self, trunk: nn.Module, n_features: int, front: nn.Module, head_norm: str | None
+        self,
+        trunk: nn.Module,
+        n_features: int,
+        front: nn.Module,
+        head_norm: str | None,
+        n_projected: int | None = None,
     ):
         super().__init__()
         self.front = front
@@ -69,6 +96,14 @@ class Network(nn.Module):
             nn.BatchNorm1d(n_features, affine=False) if head_norm else nn.Identity()
         )
         self.n_features = n_features
+        self.n_points = n_projected or n_features
+        self.projection = (
+            projector(n_features, n_projected) if n_projected else nn.Identity()
+        )
+
+    def points(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what is clustered, float32 (n, n_points)."""
+        return self.projection(self(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return features, float32 (n, n_features)."""
@@ -85,6 +120,7 @@ def build_network(
     *,
     sobel: bool,
     head_norm: str | None,
+    n_projected: int | None = None,
 ) -> Network:
     """Build the network for items of `shape`, on the CPU, with fresh weights.
 
@@ -109,16 +145,7 @@ def build_network(
             f"backbone={name!r} has no parameters that require gradients: there is "
             "nothing to train."
         )
-    return Network(trunk, n_features, nn.Sequential(*front), head_norm)
-
-
-def new_head(n_features: int, n_labels: int, generator: torch.Generator) -> nn.Linear:
-    """Return the linear head of one round: N(0, 0.01) weights, zero bias."""
-    head = nn.utils.skip_init(nn.Linear, n_features, n_labels)
-    with torch.no_grad():
-        head.weight.normal_(0, 0.01, generator=generator)
-        head.bias.zero_()
-    return head
+    return Network(trunk, n_features, nn.Sequential(*front), head_norm, n_projected)
 
 
 def small_convnet(shape: tuple[int, int, int], width: int = WIDTH) -> nn.Module:

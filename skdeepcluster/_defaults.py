@@ -2,6 +2,7 @@
 
 import functools
 import math
+from numbers import Integral
 
 from ._augment import CROPS, RandomCrop, user_augment
 from ._clustering import Clusterer
@@ -18,6 +19,7 @@ IMAGES_PER_PSEUDO_LABEL = 20  # at least
 SYMMETRY_ROWS = 2_000  # images that are mirrored to see whether they still fit in
 STEPS_PER_ROUND = 200  # SGD steps at least: small sets get several epochs a round,
 MAX_EPOCHS = 30  # but no more than these
+PROJECTED = 128  # outputs of the projection head, as in DeepCluster-v2
 
 
 def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clusterer]:
@@ -47,11 +49,16 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
     if n_pseudo_labels == "auto":
         most = PSEUDO_LABELS_PER_CLUSTER * n_clusters
         n_pseudo_labels = max(n_clusters, min(most, n // IMAGES_PER_PSEUDO_LABEL))
-    elif not n_clusters <= n_pseudo_labels <= n:
-        raise ValueError(
-            f"n_pseudo_labels={n_pseudo_labels} should lie between n_clusters="
-            f"{n_clusters}, which it is merged into, and n_samples={n}."
-        )
+    if isinstance(n_pseudo_labels, Integral):
+        n_pseudo_labels = (n_pseudo_labels,)
+    for k in n_pseudo_labels:
+        if not (isinstance(k, Integral) and n_clusters <= k <= n):
+            raise ValueError(
+                f"n_pseudo_labels={k} should lie between n_clusters={n_clusters}, "
+                f"which it is merged into, and n_samples={n}."
+            )
+    if not n_pseudo_labels:
+        raise ValueError("n_pseudo_labels is empty. Name at least one number.")
     if params["sobel"] and not is_image:
         raise ValueError(
             "sobel=True needs images, but X holds rows. Set image_shape=(C, H, W)."
@@ -72,6 +79,28 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         augment = CROPS
     elif augment is not None:
         augment = functools.partial(user_augment, augment)
+    n_crops = params["n_crops"]
+    n_crops = (n_crops, 0) if isinstance(n_crops, Integral) else tuple(n_crops)
+    if not (
+        len(n_crops) == 2
+        and all(isinstance(count, Integral) for count in n_crops)
+        and n_crops[0] >= 1
+        and n_crops[1] >= 0
+    ):
+        raise ValueError(
+            f"n_crops={params['n_crops']} should be the number of crops of each image, "
+            "at least 1, or that and the number of small ones."
+        )
+    if augment is None and n_crops != (1, 0):
+        raise ValueError(
+            f"n_crops={params['n_crops']} needs random crops, but there are none: set "
+            "augment, or n_crops=1."
+        )
+    if n_crops[1] and not isinstance(augment, RandomCrop):
+        raise ValueError(
+            f"n_crops={params['n_crops']} asks for small crops, which need "
+            "augment='auto' or 'crops'."
+        )
     epochs, updates = params["epochs_per_iter"], params["updates_per_iter"]
     if updates is None:
         if epochs == "auto":
@@ -88,7 +117,9 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         return {name: params[name] for name in names}
 
     clusterer = Clusterer(
-        n_pseudo_labels=n_pseudo_labels,
+        n_pseudo_labels=tuple(map(int, n_pseudo_labels)),
+        method=params["clusterer"],
+        spherical=params["head"] == "centroids",
         backend=resolve_kmeans_backend(params["kmeans_backend"], device),
         device=device,
         **given("n_clusters", "n_neighbors", "n_components"),
@@ -96,12 +127,21 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
     )
     recipe = Recipe(
         updates_per_iter=updates,
+        n_crops=n_crops,
         augment=augment,
         device=device,
         dtype=resolve_precision(precision, device),
         **given("init", "max_iter", "balance"),
         **given("batch_size", "learning_rate", "schedule", "momentum"),
-        **given("weight_decay"),
+        **given("weight_decay", "head", "temperature"),
         **given("features_dir"),
     )
     return recipe, clusterer
+
+
+def projected_size(params: dict) -> int | None:
+    """Return the outputs of the projection head, or None where there is none."""
+    if params["head"] != "centroids":
+        return None
+    n_components = params["n_components"]
+    return n_components if isinstance(n_components, Integral) else PROJECTED

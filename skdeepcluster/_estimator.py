@@ -14,7 +14,7 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from . import _persistence as persistence
@@ -52,21 +52,29 @@ class DeepClusterEstimator(
     n_clusters : int, default=8
         Number of groups that `predict` returns.
 
-    n_pseudo_labels : "auto" or int, default="auto"
+    n_pseudo_labels : "auto", int or tuple of int, default="auto"
         Number of clusters that the network is trained on, which are finer than the
         groups that are returned. "auto" is 5 for each of the `n_clusters`, but at
         most one for 20 images. With `n_pseudo_labels=n_clusters` the clusters of the
-        last round are the groups, as in the paper.
+        last round are the groups, as in the paper. Of several numbers each has a
+        clustering and a classifier of its own, as in DeepCluster-v2.
 
     init : {"pixels", "features"}, default="pixels"
         Where the first pseudo-labels come from: the principal components of the
         pixels, or the features of the untrained network, as in the paper.
 
+    clusterer : {"kmeans", "pic"} or estimator, default="kmeans"
+        What finds the pseudo-labels: k-means; power iteration clustering, which finds
+        out their number itself, the paper's alternative; or a copy of a scikit-learn
+        clusterer with `fit_predict`, which is told `n_pseudo_labels` as its
+        `n_clusters` or `n_components`, if it has a number there.
+
     n_neighbors : int or None, default=10
         Edges from each image in the nearest-neighbour graph of the features, whose
         spectral embedding k-means sees beside the features: clusters follow the shape
         of the data. Of more than 20,000 images a random sample makes the graph. With
-        None, k-means sees the features alone, as in the paper.
+        None, k-means sees the features alone, as in the paper. With
+        `head="centroids"` only the first labels come from a graph.
 
     max_iter : int, default=6
         Largest number of rounds, each of which trains on the current pseudo-labels
@@ -130,16 +138,25 @@ class DeepClusterEstimator(
         from 3:4 to 4:3, and mirrored, as in the paper. A callable takes and returns a
         float32 tensor (n, C, H, W) in the units of `X`.
 
+    n_crops : int or (int, int), default=1
+        How often each image of a batch is augmented, for as many views that are
+        trained on together. Of a pair the second number is of further views of half
+        the side, of parts at most as large as the smallest crop: the multi-crop of
+        DeepCluster-v2, for "auto" and "crops".
+
     n_components : "auto", int or None, default="auto"
         Number of principal components of the features that are clustered. "auto" is
         as many as explain 99 % of the variance, at most 256; an int is an upper
-        bound; None is all.
+        bound; None is all. With `head="centroids"` it is the number of outputs of the
+        projection head, 128 unless it is an int.
 
     whiten : bool, default=True
-        Whether these components are scaled to unit variance.
+        Whether these components are scaled to unit variance. Not used with
+        `head="centroids"`.
 
     normalize : bool, default=True
-        Whether the points that are clustered are scaled to unit length.
+        Whether the points that are clustered are scaled to unit length; with
+        `head="centroids"` they always are.
 
     balance : {"uniform", "loss"} or None, default="uniform"
         What keeps the network from predicting one giant cluster: drawing images
@@ -149,6 +166,16 @@ class DeepClusterEstimator(
         What becomes of an empty cluster: it takes half of a large one through a
         perturbed copy of its centre (the paper's way); it is put on the point that
         its own centre explains worst; it is dropped; or `fit` raises ValueError.
+
+    head : {"reset", "centroids"}, default="reset"
+        What predicts the pseudo-labels: a linear layer that is drawn anew each round,
+        as in the paper; or the clusters' own centres, as in DeepCluster-v2. Then a
+        projection head, a perceptron with one hidden layer, leads from the features
+        to points of unit length. Spherical k-means clusters the points that the
+        training passes gave, so that a round needs no other pass over the images.
+
+    temperature : float, default=0.1
+        With `head="centroids"`, what cosines to the centres are divided by.
 
     head_norm : "batch" or None, default="batch"
         Normalisation between features and head: a batch norm without weights, or
@@ -239,7 +266,8 @@ class DeepClusterEstimator(
         before training; `inertia`; `nmi_previous`, to the previous round's
         pseudo-labels (Fig. 2b of the paper); `nmi_y` where `y` was given;
         `n_empty_before` and `n_empty_after` repair; `largest_cluster` and
-        `smallest_cluster` in images; `seconds_sample`, `seconds_train`,
+        `smallest_cluster` in images. With several `n_pseudo_labels`, NMI are means and
+        counts of empty clusters sums. And `seconds_sample`, `seconds_train`,
         `seconds_embed`, `seconds_cluster` and `seconds_judge`, which is for `gain`.
         `pandas.DataFrame(history_)` is a table.
 
@@ -284,7 +312,10 @@ class DeepClusterEstimator(
         "n_pseudo_labels": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
+            tuple,
+            list,
         ],
+        "clusterer": [StrOptions({"kmeans", "pic"}), HasMethods(["fit_predict"])],
         "init": [StrOptions({"pixels", "features"})],
         "n_neighbors": [Interval(Integral, 1, None, closed="left"), None],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -305,6 +336,7 @@ class DeepClusterEstimator(
         "features_dir": [str, os.PathLike, None],
         "sobel": ["boolean"],
         "augment": [StrOptions({"auto", "crops"}), callable, None],
+        "n_crops": [Interval(Integral, 1, None, closed="left"), tuple, list],
         "n_components": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
@@ -314,6 +346,8 @@ class DeepClusterEstimator(
         "normalize": ["boolean"],
         "balance": [StrOptions({"uniform", "loss"}), None],
         "empty_clusters": [StrOptions({"split", "farthest", "drop", "raise"})],
+        "head": [StrOptions({"reset", "centroids"})],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
         "head_norm": [StrOptions({"batch"}), None],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
         "learning_rate": [Interval(Real, 0, LARGEST, closed="right")],
@@ -337,6 +371,7 @@ class DeepClusterEstimator(
         *,
         n_pseudo_labels="auto",
         init="pixels",
+        clusterer="kmeans",
         n_neighbors=10,
         max_iter=6,
         epochs_per_iter="auto",
@@ -350,11 +385,14 @@ class DeepClusterEstimator(
         features_dir=None,
         sobel=False,
         augment="auto",
+        n_crops=1,
         n_components="auto",
         whiten=True,
         normalize=True,
         balance="uniform",
         empty_clusters="split",
+        head="reset",
+        temperature=0.1,
         head_norm="batch",
         batch_size=64,
         learning_rate=0.03,
@@ -374,6 +412,7 @@ class DeepClusterEstimator(
         self.n_clusters = n_clusters
         self.n_pseudo_labels = n_pseudo_labels
         self.init = init
+        self.clusterer = clusterer
         self.n_neighbors = n_neighbors
         self.max_iter = max_iter
         self.epochs_per_iter = epochs_per_iter
@@ -387,11 +426,14 @@ class DeepClusterEstimator(
         self.features_dir = features_dir
         self.sobel = sobel
         self.augment = augment
+        self.n_crops = n_crops
         self.n_components = n_components
         self.whiten = whiten
         self.normalize = normalize
         self.balance = balance
         self.empty_clusters = empty_clusters
+        self.head = head
+        self.temperature = temperature
         self.head_norm = head_norm
         self.batch_size = batch_size
         self.learning_rate = learning_rate

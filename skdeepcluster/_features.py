@@ -44,6 +44,7 @@ def embed(
     dtype: torch.dtype,
     augment: Augment | None = None,
     out: np.ndarray | None = None,
+    points: bool = False,
 ) -> np.ndarray:
     """Return the features of every item, in the order of the source.
 
@@ -60,6 +61,8 @@ def embed(
         themselves, as clustering sees them (section 3.4 of the paper).
     out : ndarray of shape (n, d), float32, or None
         Where to write the features; None for a new array.
+    points : bool
+        Whether the network's points are wanted in place of its features.
 
     Returns
     -------
@@ -74,8 +77,10 @@ def embed(
     # those for many: short batches are filled up, so that a row's features do not
     # depend on the rows around it.
     fewest = 64 if len(source.shape) == 1 else 2
-    shape = len(source), network.n_features
-    features = allocate(shape, None) if out is None else out
+    size, forward = network.n_features, network
+    if points:
+        size, forward = network.n_points, network.points
+    features = allocate((len(source), size), None) if out is None else out
     with torch.inference_mode():
         starts = range(0, len(source), step)
         parts = [slice(start, start + step) for start in starts]
@@ -87,6 +92,6 @@ def embed(
             if augment is not None:
                 batch = augment(batch.float(), generator)
             with autocast(device, dtype):
-                embedded = network(batch)
+                embedded = forward(batch)
             features[start : start + n] = embedded[:n].cpu().numpy()
     return features

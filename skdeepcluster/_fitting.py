@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import normalized_mutual_info_score
 
 from ._checkpoints import Checkpoints
 from ._clustering import Clusterer, PseudoLabels
 from ._convnets import Network, build_network
-from ._defaults import resolve
+from ._defaults import projected_size, resolve
 from ._features import allocate, embed
 from ._groups import (
     AVERAGED_ROUNDS,
@@ -23,7 +22,7 @@ from ._groups import (
     find_groups,
     grouped_rows,
 )
-from ._history import line
+from ._history import line, mean_nmi
 from ._images import Source
 from ._loop import Progress, Recipe, alternate
 from ._random import Streams, isolated_torch_rng, torch_generators
@@ -96,8 +95,9 @@ class Fit:
                 self.history.append(state.record)
                 self.views.append(state.view)
                 if y is not None:
-                    nmi_y = normalized_mutual_info_score(y, state.found.labels)
-                    state.record["nmi_y"] = float(nmi_y)
+                    labels = state.found.labels
+                    known = np.broadcast_to(y, labels.shape)
+                    state.record["nmi_y"] = mean_nmi(known, labels)
                 if self.params["verbose"]:
                     print(line(state.record))
                 symptoms = round_symptoms(self.history, len(self.source))
@@ -109,7 +109,10 @@ class Fit:
                 # A fit that ends after the last round has no need to go on there.
                 if self.checkpoints and state.progress.n_rounds < recipe.max_iter:
                     self._write(network, state.progress, recipe.device)
-        return self._fitted(network, recipe, clusterer, state.features, state.found)
+            features = state.features
+            if features is None:
+                features = self._features(network, recipe)
+        return self._fitted(network, recipe, clusterer, features, state.found)
 
     def recover(self) -> Fitted:
         """Return what the last complete round in the checkpoints had learned.
@@ -126,12 +129,18 @@ class Fit:
                 "round of a fit: there is nothing to recover. Call fit."
             )
         with self._prepared(saved) as (network, recipe, clusterer):
-            shape = len(self.source), network.n_features
-            features = allocate(shape, recipe.features_dir)
-            embed(network, self.source, recipe.device, recipe.dtype, out=features)
+            points = features = self._features(network, recipe)
+            if saved["progress"]["remembered"] is not None:
+                points = saved["progress"]["remembered"]
             seed = self.streams.seed("kmeans", len(self.history))
-            found = clusterer.pseudo_labels(features, seed)
+            found = clusterer.pseudo_labels(points, seed)
         return self._fitted(network, recipe, clusterer, features, found)
+
+    def _features(self, network: Network, recipe: Recipe) -> np.ndarray:
+        """Return the features of all images."""
+        shape = len(self.source), network.n_features
+        features = allocate(shape, recipe.features_dir)
+        return embed(network, self.source, recipe.device, recipe.dtype, out=features)
 
     @contextlib.contextmanager
     def _prepared(
@@ -167,6 +176,7 @@ class Fit:
             *self.source.statistics(rows),
             sobel=self.params["sobel"],
             head_norm=self.params["head_norm"],
+            n_projected=projected_size(self.params),
         )
 
     def _write(self, network: Network, progress: Progress, device: torch.device):
@@ -196,5 +206,5 @@ class Fit:
         rows = grouped_rows(len(self.source), clusterer.n_clusters, self.streams)
         seed, views = self.streams.seed("groups"), list(self.views)
         groups = find_groups(found, features, rows, views, clusterer, seed)
-        inertia = found.clusters.inertia
+        inertia = sum(each.inertia for each in found.clusters)
         return Fitted(network, recipe, self.history, inertia, features, groups)

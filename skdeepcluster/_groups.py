@@ -101,10 +101,11 @@ def find_groups(
         merged = clusterer.kmeans(np.hstack(views), k, seed, n_init)
         return Linear.fit(features[rows], merged.labels)
     if last.projection is not None:
-        return NearestCenter(last.projection, last.clusters.centers)
-    firsts = np.unique(last.labels, return_index=True)[1]
+        return NearestCenter(last.projection, last.clusters[0].centers)
+    (labels,) = last.labels
+    firsts = np.unique(labels, return_index=True)[1]
     rows = np.union1d(rows, firsts)  # every group has one
-    return Linear.fit(features[rows], last.labels[rows])
+    return Linear.fit(features[rows], labels[rows])
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ class Clock:
 
 def make_record(
     index: int,
-    n_pseudo_labels: int,
     losses: list[float],
     gain: float,
     previous: np.ndarray,
@@ -32,20 +31,26 @@ def make_record(
     clock: Clock,
 ) -> dict:
     """Return the entry of a round in the estimator's `history_`."""
-    clusters, sizes = found.clusters, np.bincount(found.labels)
+    sizes = [np.bincount(labels) for labels in found.labels]
     return {
         "round": index,
-        "n_pseudo_labels": n_pseudo_labels,
+        "n_pseudo_labels": int(previous.max()) + 1,
         "loss": float(np.mean(losses)),
         "gain": gain,
-        "inertia": clusters.inertia,
-        "nmi_previous": float(normalized_mutual_info_score(previous, found.labels)),
-        "n_empty_before": int(clusters.n_empty_before),
-        "n_empty_after": int(clusters.n_empty_after),
-        "largest_cluster": int(sizes.max()),
-        "smallest_cluster": int(sizes.min()),
+        "inertia": sum(each.inertia for each in found.clusters),
+        "nmi_previous": mean_nmi(previous, found.labels),
+        "n_empty_before": int(sum(each.n_empty_before for each in found.clusters)),
+        "n_empty_after": int(sum(each.n_empty_after for each in found.clusters)),
+        "largest_cluster": int(max(each.max() for each in sizes)),
+        "smallest_cluster": int(min(each.min() for each in sizes)),
         **{f"seconds_{phase}": spent for phase, spent in clock.spent.items()},
     }
+
+
+def mean_nmi(labels: np.ndarray, others: np.ndarray) -> float:
+    """Return the mean NMI of rows of labels with one another, int (h, n)."""
+    pairs = zip(labels, others, strict=True)
+    return float(np.mean([normalized_mutual_info_score(*pair) for pair in pairs]))
 
 
 def line(record: dict) -> str:

@@ -20,8 +20,8 @@ FAR = 100.0
 
 
 @dataclass(frozen=True)
-class KMeansResult:
-    """What one k-means found; `labels` are exactly `assign(points, centers)[0]`."""
+class Clusters:
+    """Clusters of points. Those of k-means are exactly `assign(points, centers)[0]`."""
 
     centers: np.ndarray  # (k, d) float32
     labels: np.ndarray  # (n,) int32
@@ -242,7 +242,7 @@ def kmeans(
     device: torch.device = CPU,
     seed: int,
     verbose: int = 0,
-) -> KMeansResult:
+) -> Clusters:
     """Cluster points by Lloyd's iterations, on all points.
 
     Parameters
@@ -305,5 +305,5 @@ def kmeans(
             )
         if best is None or inertia < best.inertia:
             left = len(centers) - np.count_nonzero(np.bincount(labels))
-            best = KMeansResult(centers, labels, inertia, n_iter, n_empty, left)
+            best = Clusters(centers, labels, inertia, n_iter, n_empty, left)
     return best

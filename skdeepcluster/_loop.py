@@ -9,9 +9,10 @@ import torch
 
 from ._augment import Augment
 from ._clustering import Clusterer, PseudoLabels
-from ._convnets import Network, new_head
+from ._convnets import Network
 from ._features import allocate, embed
 from ._groups import diffusion_map, grouped_rows
+from ._heads import centroid_head, count_labels, fresh_head, predict_labels
 from ._history import Clock, make_record
 from ._images import Source
 from ._pixels import embed_pixels, fit_pixels
@@ -40,6 +41,9 @@ class Recipe:
     max_iter: int
     updates_per_iter: int
     augment: Augment | None
+    n_crops: tuple[int, int]  # views of each image, and small ones
+    head: str
+    temperature: float
     balance: str | None
     batch_size: int
     learning_rate: float
@@ -59,12 +63,14 @@ class Progress:
     """
 
     start: float  # how stable clusters of the features were before training
-    labels: np.ndarray  # int32 (n,), that this round trains on
+    labels: np.ndarray  # int32 (h, n), that this round trains on
     optimizer: torch.optim.SGD  # of the network
     schedule: torch.optim.lr_scheduler.LRScheduler
     n_rounds: int = 0  # of this fit that are complete
     seconds: dict[str, float] = field(default_factory=dict)  # of this round, by phase
     training: Training | None = None  # of this round; None before it
+    # Points of the images as training saw them last, where those are clustered.
+    remembered: np.ndarray | None = None
 
     def state_dict(self) -> dict:
         """Return tensors, arrays and plain values that `alternate` can go on from."""
@@ -76,6 +82,7 @@ class Progress:
             "n_rounds": self.n_rounds,
             "seconds": self.seconds,
             "training": self.training and self.training.state_dict(),
+            "remembered": self.remembered,
         }
 
 
@@ -84,8 +91,10 @@ class Round:
     """What one round leaves behind."""
 
     record: dict  # one entry of the estimator's `history_`
-    features: np.ndarray  # float32 (n, d), of the network now; the next round reuses it
-    found: PseudoLabels  # of these features
+    # float32 (n, d), of the network now; the next round reuses it. None where what is
+    # clustered is remembered from training.
+    features: np.ndarray | None
+    found: PseudoLabels
     view: np.ndarray | None  # float32, what it contributes to groups
     progress: Progress
 
@@ -103,9 +112,12 @@ def alternate(
 
     A round trains on the pseudo-labels, then extracts the features anew and clusters
     them, so each `Round` is complete: the clusters are those of the features that the
-    network gives now (sections 3.2 to 3.4 of the paper). `n_done` is the number of
-    rounds that the network has behind it, `saved` the state of the progress of this fit
-    where it is to go on, with the network as it was.
+    network gives now (sections 3.2 to 3.4 of the paper). With a head of centroids the
+    points that training gave are clustered instead, without another pass over the
+    images (DeepCluster-v2: Caron et al., NeurIPS 2020, appendix).
+
+    `n_done` is the number of rounds that the network has behind it, `saved` the state
+    of the progress of this fit where it is to go on, with the network as it was.
 
     Raises
     ------
@@ -136,17 +148,20 @@ def alternate(
         *(optimizer, recipe.max_iter * recipe.updates_per_iter),
         eta_min=0.0 if falling else recipe.learning_rate,
     )
-    features = allocate((n, network.n_features), recipe.features_dir)
+    points = allocate((n, network.n_points), recipe.features_dir)
+    remembered = points if recipe.head == "centroids" else None
+    from_pixels = recipe.init == "pixels" and not n_done
     if saved is None:
         calibrate(network, source, sample, **computing)
         start = judge(embed(network, few, recipe.device, recipe.dtype))
         seed = streams.seed("kmeans", n_done)
-        if recipe.init == "pixels" and not n_done:
+        if remembered is not None or not from_pixels:
+            _embed_points(network, source, recipe, points)
+        if from_pixels:
             labels = _first_labels(source, recipe, clusterer, streams, seed)
         else:
-            embed(network, source, recipe.device, recipe.dtype, out=features)
-            labels = clusterer.pseudo_labels(features, seed).labels
-        progress = Progress(start, labels, optimizer, schedule)
+            labels = clusterer.pseudo_labels(points, seed).labels
+        progress = Progress(start, labels, optimizer, schedule, remembered=remembered)
         yield progress
     else:
         load_optimizer_state(optimizer, saved["optimizer"])
@@ -154,12 +169,19 @@ def alternate(
         progress = Progress(
             *(saved["start"], saved["labels"], optimizer, schedule),
             *(saved["n_rounds"], saved["seconds"]),
+            remembered=remembered,
         )
+        if remembered is not None:
+            remembered[:] = saved["remembered"]
     n_left = recipe.max_iter - progress.n_rounds
     for index in range(n_done + 1, n_done + 1 + n_left):
         clock = Clock(progress.seconds)
-        labels, n_labels = progress.labels, int(progress.labels.max()) + 1
-        head = new_head(network.n_features, n_labels, streams.torch("head", index))
+        labels = progress.labels
+        if remembered is not None:
+            head = centroid_head(remembered, labels, recipe.temperature)
+        else:
+            drawn_from = streams.torch("head", index)
+            head = fresh_head(network.n_points, count_labels(labels), drawn_from)
         head.to(recipe.device)
         generator = streams.torch("augment", index)
         pace = HEAD_PACE if falling else 1.0
@@ -169,9 +191,12 @@ def alternate(
         saved = None
         progress.training = training
         sampler = streams.numpy("sampling", index)
-        weights = loss_weights(labels, n_labels) if recipe.balance == "loss" else None
+        weights = None
+        if recipe.balance == "loss":
+            weights = [loss_weights(row, int(row.max()) + 1) for row in labels]
         for epoch, size in enumerate(sizes):
-            drawn = epoch_rows(labels, recipe.balance, sampler, size)
+            # Of several numbers of pseudo-labels the first is balanced.
+            drawn = epoch_rows(labels[0], recipe.balance, sampler, size)
             clock.tick("sample")
             if epoch < len(training.losses):
                 continue  # it was complete when the fit was stopped
@@ -185,6 +210,8 @@ def alternate(
                 labels,
                 weights=weights,
                 augment=recipe.augment,
+                n_crops=recipe.n_crops,
+                remembered=remembered,
                 **computing,
             ):
                 clock.tick("train")
@@ -192,25 +219,37 @@ def alternate(
             clock.tick("train")
             _check_converging(training.losses[-1], "loss", index, recipe)
         calibrate(network, source, sample, **computing)
-        embed(network, source, recipe.device, recipe.dtype, out=features)
+        features = None
+        if remembered is None:
+            _embed_points(network, source, recipe, points)
+            features = points
         with np.errstate(invalid="ignore"):  # of infinities of both signs
-            total = features.sum(dtype=float)
+            total = points.sum(dtype=float)
         _check_converging(total, "sum of features", index, recipe)
         clock.tick("embed")
-        found = clusterer.pseudo_labels(features, streams.seed("kmeans", index))
+        found = clusterer.pseudo_labels(points, streams.seed("kmeans", index))
         view = None
         if not clusterer.single:
-            predicted = predict_labels(head, features[grouped])
+            predicted = predict_labels(head, points[grouped])
             view = diffusion_map(predicted, clusterer.n_clusters)
         clock.tick("cluster")
-        gain = judge(features[judged]) - progress.start
+        if features is None:
+            seen = embed(network, few, recipe.device, recipe.dtype)
+        else:
+            seen = features[judged]
+        gain = judge(seen) - progress.start
         clock.tick("judge")
-        record = make_record(
-            index, n_labels, training.losses, gain, labels, found, clock
-        )
+        record = make_record(index, training.losses, gain, labels, found, clock)
         progress.labels, progress.n_rounds = found.labels, progress.n_rounds + 1
         progress.training, progress.seconds = None, {}
         yield Round(record, features, found, view, progress)
+
+
+def _embed_points(
+    network: Network, source: Source, recipe: Recipe, out: np.ndarray
+) -> None:
+    """Write the points of all images, as they are, into `out`."""
+    embed(network, source, recipe.device, recipe.dtype, out=out, points=True)
 
 
 def _first_labels(
@@ -223,13 +262,6 @@ def _first_labels(
     pixels = allocate(shape, recipe.features_dir)
     embed_pixels(source, projection, out=pixels)
     return clusterer.first_labels(pixels, seed).labels
-
-
-def predict_labels(head: torch.nn.Linear, features: np.ndarray) -> np.ndarray:
-    """Return the head's probability of each pseudo-label, float32 (n, k)."""
-    with torch.inference_mode():
-        logits = head.cpu()(torch.from_numpy(features))
-        return logits.softmax(dim=1).numpy()
 
 
 def _check_converging(value: float, name: str, index: int, recipe: Recipe) -> None:

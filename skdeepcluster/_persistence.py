@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ._convnets import Network, build_network
+from ._defaults import projected_size
 from ._device import resolve_device
 from ._groups import Linear, NearestCenter
 from ._tensors import read_tensors, safetensors, write_tensors
@@ -99,6 +100,13 @@ def _plain_params(estimator) -> dict:
     for name, value in estimator.get_params(deep=False).items():
         if isinstance(value, torch.nn.Module):
             value = "auto"
+        elif name == "clusterer" and not isinstance(value, str):
+            warn(
+                f"clusterer is a {type(value).__name__}, which is not saved: the "
+                "loaded estimator has clusterer='kmeans'. Set it again before "
+                "another fit.",
+            )
+            value = "kmeans"
         elif isinstance(value, bool | str | None):
             pass
         elif isinstance(value, Integral):
@@ -130,8 +138,9 @@ def _estimator(cls, told: dict, backbone: torch.nn.Module | None):
         params["backbone"] = backbone
     elif backbone is not None:
         raise ValueError(f"its backbone is {params['backbone']!r}: pass none to load")
-    if params["image_shape"] is not None:
-        params["image_shape"] = tuple(params["image_shape"])
+    for name, value in params.items():  # JSON has no tuples
+        if isinstance(value, list):
+            params[name] = tuple(value)
     estimator = cls(**params)
     estimator._validate_params()
     return estimator
@@ -197,6 +206,7 @@ def _network(estimator, shape: tuple, tensors: dict[str, torch.Tensor]) -> Netwo
             *constants,
             sobel=estimator.sobel,
             head_norm=estimator.head_norm,
+            n_projected=projected_size(estimator.get_params(deep=False)),
         )
     expected = network.state_dict()
     for name in expected.keys() | weights.keys():

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ._augment import Augment
+from ._augment import Augment, views
 from ._convnets import Network
 from ._device import autocast
 from ._features import to_device
+from ._heads import Head
 from ._images import Source
 from ._memory import memory_for
 from ._sampling import n_updates
@@ -21,7 +22,7 @@ from ._sampling import n_updates
 class Training:
     """Training on one set of pseudo-labels, and how far it has come."""
 
-    head: nn.Linear
+    head: Head
     optimizer: torch.optim.SGD  # of the head
     generator: torch.Generator  # what `augment` draws from
     losses: list[float] = field(default_factory=list)  # of the passes that are complete
@@ -81,8 +82,10 @@ def train_epoch(
     rows: np.ndarray,
     labels: np.ndarray,
     *,
-    weights: np.ndarray | None,
+    weights: list[np.ndarray] | None,
     augment: Augment | None,
+    n_crops: tuple[int, int] = (1, 0),
+    remembered: np.ndarray | None = None,
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
@@ -96,7 +99,7 @@ def train_epoch(
     ----------
     network : Network on `device`
         Minimising, with the head, the multinomial logistic loss of
-        head(network(images)).
+        head(network.points(images)), in the mean over views and heads.
     training : Training
         Its head is on `device`.
     optimizer : optimizer
@@ -106,29 +109,38 @@ def train_epoch(
     source : Source
     rows : ndarray of int
         Rows of the source, each drawn by its pseudo-label.
-    labels : ndarray of shape (len(source),), int
-        Pseudo-label of each item of the source.
-    weights : ndarray of shape (n_labels,) or None
+    labels : ndarray of shape (h, len(source)), int
+        Pseudo-labels of each item of the source, one for each classifier of the head.
+    weights : list of h ndarrays of shape (n_labels,), or None
         Weight of each pseudo-label in the loss.
     augment : callable or None
         Applied to each batch on the device, as float32 in the source's own units.
+    n_crops : tuple of two int
+        How many views `augment` makes of each image, and how many small ones.
+    remembered : ndarray of shape (len(source), n_points), float32, or None
+        Where the points of the first views are written.
     """
     network.train()
     optimizers = [optimizer, training.optimizer]
     targets = torch.from_numpy(labels.astype(np.int64))
-    scale = None if weights is None else torch.from_numpy(weights).to(device)
+    scales = weights and [torch.from_numpy(each).to(device) for each in weights]
     parts = batches(rows, batch_size)[training.n_batches :]
     what = f"training on batches of {batch_size}"
     for part, batch in zip(parts, source.batches(parts), strict=True):
         with memory_for(what, f"Lower batch_size={batch_size}."):
             images = to_device(batch, device)
-            target = targets[part].to(device, non_blocking=True)
-            if augment is not None:
-                images = augment(images.float(), training.generator)
-            with autocast(device, dtype):
-                logits = training.head(network(images))
-            losses = functional.cross_entropy(logits.float(), target, reduction="none")
-            loss = (losses if scale is None else losses * scale[target]).mean()
+            target = targets[:, part].to(device, non_blocking=True)
+            loss = torch.zeros((), device=device)
+            seen = views(images, augment, n_crops, training.generator)
+            for view in seen:
+                with autocast(device, dtype):
+                    points = network.points(view)
+                    logits = training.head(points)
+                if remembered is not None and view is seen[0]:
+                    remembered[part] = points[: len(part)].detach().cpu().numpy()
+                n_views = len(view) // len(part)
+                losses = _loss(logits, target.repeat(1, n_views), scales)
+                loss = loss + n_views / sum(n_crops) * losses
             for each in optimizers:
                 each.zero_grad(set_to_none=True)
             loss.backward()
@@ -140,6 +152,19 @@ def train_epoch(
         yield
     training.losses.append(float(training.total) / len(rows))
     training.n_batches, training.total = 0, 0.0
+
+
+def _loss(
+    logits: list[torch.Tensor],
+    targets: torch.Tensor,
+    scales: list[torch.Tensor] | None,
+) -> torch.Tensor:
+    """Return the mean over classifiers of their logistic losses, float32 scalars."""
+    means = []
+    for i, (each, target) in enumerate(zip(logits, targets, strict=True)):
+        losses = functional.cross_entropy(each.float(), target, reduction="none")
+        means.append((losses if scales is None else losses * scales[i][target]).mean())
+    return torch.stack(means).mean()
 
 
 @memory_for("calibration", "Lower batch_size.")
@@ -167,6 +192,6 @@ def calibrate(
     network.train()
     with torch.no_grad(), autocast(device, dtype):
         for batch in source.batches(batches(rows, batch_size)):
-            network(to_device(batch, device))
+            network.points(to_device(batch, device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -1,6 +1,11 @@
 """Recipes of papers, as parameters of `DeepClusterEstimator`."""
 
-__all__ = ["deepcluster_alexnet", "deepcluster_uncurated", "deepcluster_vgg16"]
+__all__ = [
+    "deepcluster_alexnet",
+    "deepcluster_uncurated",
+    "deepcluster_v2",
+    "deepcluster_vgg16",
+]
 
 
 def deepcluster_alexnet() -> dict:
@@ -118,3 +123,63 @@ def deepcluster_uncurated() -> dict:
     5000
     """
     return {**deepcluster_alexnet(), "updates_per_iter": 5_000}
+
+
+def deepcluster_v2() -> dict:
+    """Return the recipe of DeepCluster-v2: ResNet-50 on ImageNet.
+
+    The classifier of a round is the clusters' own centres, and clusters are those of
+    the features that training gave, so that a round is one pass over the images.
+
+    Returns
+    -------
+    params : dict
+        Parameters of `DeepClusterEstimator`. `n_clusters` is not among them.
+
+    See Also
+    --------
+    deepcluster_alexnet : The recipe of the first paper.
+
+    Notes
+    -----
+    Left out of the paper's recipe: LARS with batches of 4,096 images, in place of which
+    there is SGD with batches of 256, and the distortion of colours.
+
+    References
+    ----------
+    M. Caron, I. Misra, J. Mairal, P. Goyal, P. Bojanowski and A. Joulin, "Unsupervised
+    Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020:
+    section 4 and the appendix on DeepCluster-v2.
+
+    Examples
+    --------
+    >>> from skdeepcluster import DeepClusterEstimator, presets
+    >>> params = presets.deepcluster_v2() | {"n_pseudo_labels": (100, 100, 100)}
+    >>> model = DeepClusterEstimator(n_clusters=20, **params)
+    """
+    return {
+        # Three clusterings of the same number of clusters.
+        "n_pseudo_labels": (3_000, 3_000, 3_000),
+        "init": "features",
+        # Points on the unit sphere, compared with the clusters' centres.
+        "head": "centroids",
+        "n_components": 128,
+        "temperature": 0.1,
+        "empty_clusters": "split",
+        # New clusters after each epoch.
+        "max_iter": 400,
+        "epochs_per_iter": 1,
+        "backbone": "resnet50",
+        "image_size": 224,
+        "head_norm": None,
+        # Multi-crop.
+        "augment": "crops",
+        "n_crops": (2, 4),
+        "balance": None,
+        # SGD.
+        "batch_size": 256,
+        "learning_rate": 0.05,
+        "schedule": "cosine",
+        "momentum": 0.9,
+        "weight_decay": 1e-6,
+    }

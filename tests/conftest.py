@@ -42,7 +42,7 @@ def clusterer():
     """Of two groups, and as plain as it gets: features are clustered as they are."""
     return Clusterer(
         n_clusters=2,
-        n_pseudo_labels=12,
+        n_pseudo_labels=(12,),
         n_neighbors=10,
         n_components="auto",
         whiten=False,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skdeepcluster._augment import Jitter, RandomCrop, user_augment
+from skdeepcluster._augment import Jitter, RandomCrop, user_augment, views
 
 N, HEIGHT, WIDTH = 400, 24, 32
 
@@ -34,6 +34,34 @@ def geometry(crops):
     centre_x = (x[:, 12, 16] + x[:, 12, 15] + 1) / 2 / WIDTH
     centre_y = (y[:, 12, 16] + y[:, 11, 16] + 1) / 2 / HEIGHT
     return width, height, centre_x, centre_y
+
+
+def test_small_crops_are_half_as_large_of_smaller_parts():
+    crop = crop_only(0.6, 4 / 3, False).small()
+    crops = crop(ramps(), generator())
+    assert crops.shape == (N, 2, HEIGHT // 2, WIDTH // 2)
+    x, y = crops[:, 0], crops[:, 1]
+    width = (x[:, 6, 9] - x[:, 6, 8]) / 2
+    height = (y[:, 7, 8] - y[:, 6, 8]) / 2
+    area = width * height
+    assert 0.2 - 1e-3 <= area.min() < 0.3
+    assert 0.5 < area.max() <= 0.6 + 1e-3
+
+
+def test_views_of_a_batch_come_batch_by_batch():
+    images = ramps(3)
+    crop = RandomCrop()
+    large, small = views(images, crop, (2, 3), generator())
+    assert large.shape == (6, 2, HEIGHT, WIDTH)
+    assert small.shape == (9, 2, HEIGHT // 2, WIDTH // 2)
+    again = generator()
+    expected = [crop(images, again) for _ in range(2)]
+    expected += [crop.small()(images, again) for _ in range(3)]
+    assert torch.equal(large, torch.cat(expected[:2]))
+    assert torch.equal(small, torch.cat(expected[2:]))
+    (alone,) = views(images, crop, (1, 0), generator())
+    assert torch.equal(alone, expected[0])
+    assert views(images, None, (1, 0), generator())[0] is images
 
 
 @pytest.mark.parametrize("flip", [True, False])

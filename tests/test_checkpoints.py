@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from sklearn.cluster import KMeans
 from torch import nn
 
 from skdeepcluster import DeepClusterEstimator, _checkpoints, _fitting
@@ -75,6 +76,8 @@ PARAMS = {
     "no momentum": {"momentum": 0.0, "n_jobs": 1},
     "single k": {"n_pseudo_labels": 4, "n_neighbors": None, "init": "features"},
     "random": {"random_state": None},
+    "centroids": {"head": "centroids", "n_pseudo_labels": (6, 9)},
+    "another clusterer": {"clusterer": KMeans()},
     "dropout": {
         "backbone": nn.Sequential(
             nn.Flatten(), nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 8)
@@ -181,7 +184,7 @@ def test_another_version_is_refused_and_its_work_left_alone(
     augment = stopped(images, tmp_path, 1)
     monkeypatch.undo()
     (only,) = tmp_path.iterdir()
-    with pytest.raises(ValueError, match=r"another version .*format 99, not 2"):
+    with pytest.raises(ValueError, match=r"another version .*format 99, not 3"):
         quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
     assert only.exists()
 

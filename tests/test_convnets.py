@@ -13,7 +13,6 @@ from skdeepcluster._convnets import (
     Sobel,
     Standardize,
     build_network,
-    new_head,
 )
 
 SHAPES = [
@@ -301,17 +300,20 @@ def test_head_norm_standardises_a_batch_in_float32():
     assert plain.std(dim=0).median() < 0.5
 
 
-def test_head_is_drawn_from_its_own_generator():
-    before = torch.get_rng_state()
-    head, again, other = (
-        new_head(512, 300, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    assert torch.equal(torch.get_rng_state(), before)
-    assert head.weight.shape == (300, 512)
-    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
-    assert head.weight.mean().item() == pytest.approx(0, abs=1e-4)
-    assert torch.equal(head.bias, torch.zeros(300))
-    assert torch.equal(head.weight, again.weight)
-    assert not torch.equal(head.weight, other.weight)
-    assert head.weight.requires_grad
-    assert head.bias.requires_grad
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_points_are_the_features_or_projected_to_the_unit_sphere(dtype):
+    x = items((1, 8, 8), 6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        plain = build("convnet", (1, 8, 8)).eval()
+        assert torch.equal(plain.points(x), plain(x))
+        assert plain.n_points == plain.n_features
+        zeros, ones = np.zeros(1), np.ones(1)
+        options = {"sobel": False, "head_norm": "batch", "n_projected": 7}
+        network = build_network("convnet", (1, 8, 8), zeros, ones, **options).eval()
+        points = network.points(x)
+    assert (network.n_points, network.n_features) == (7, 256)
+    assert points.shape == (6, 7)
+    assert points.dtype == torch.float32
+    torch.testing.assert_close(points.norm(dim=1), torch.ones(6))
+    assert network(x).shape == (6, 256)

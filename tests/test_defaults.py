@@ -29,7 +29,7 @@ def images(n, side=8):
 )
 def test_pseudo_labels(n, n_clusters, expected):
     _, clusterer = resolved(images(n, 2), n_clusters=n_clusters)
-    assert clusterer.n_pseudo_labels == expected
+    assert clusterer.n_pseudo_labels == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_given_values_are_taken_as_they_are():
         init="features",
         n_neighbors=None,
     )
-    assert (clusterer.n_clusters, clusterer.n_pseudo_labels) == (4, 9)
+    assert (clusterer.n_clusters, clusterer.n_pseudo_labels) == (4, (9,))
     assert clusterer.n_neighbors is None
     assert (recipe.updates_per_iter, recipe.augment) == (3, None)
     assert recipe.init == "features"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import normalized_mutual_info_score
@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skdeepcluster import DeepClusterEstimator, _estimator
+from skdeepcluster import DeepClusterEstimator, _estimator, _loop
 
 QUICK = {
     "n_clusters": 5,
@@ -267,6 +267,16 @@ def test_empty_clusters_on_repeated_images(images, empty_clusters):
         {"updates_per_iter": 5},
         {"schedule": "constant"},
         {"augment": "crops"},
+        {"n_crops": 2},
+        {"n_crops": (1, 2)},
+        {"n_pseudo_labels": (10, 20)},
+        {"clusterer": "pic"},
+        {"clusterer": MiniBatchKMeans(n_init=1)},
+        {"head": "centroids"},
+        {"head": "centroids", "temperature": 0.5, "init": "features"},
+        {"head": "centroids", "n_components": 16, "balance": "loss", "n_crops": (2, 1)},
+        {"head": "centroids", "n_pseudo_labels": (10, 20), "clusterer": "pic"},
+        {"head": "centroids", "n_pseudo_labels": 5, "head_norm": None},
         {"momentum": 0.0},
         {"weight_decay": 0.0},
         {"backbone": "mlp"},
@@ -286,6 +296,30 @@ def test_parameters_have_their_effect_and_keep_the_promises(fitted, images, para
     if parameters not in ({"backbone": "convnet"}, {"kmeans_backend": "torch"}):
         before = fitted.transform(images)
         assert embedding.shape != before.shape or not np.array_equal(embedding, before)
+
+
+def test_images_are_passed_once_a_round_where_points_are_remembered(
+    images, monkeypatch
+):
+    monkeypatch.setattr(_loop, "CALIBRATION_ROWS", 10)
+    monkeypatch.setattr(_loop, "STABILITY_ROWS", 10)
+
+    class Counting(Tiny):
+        seen = 0
+
+        def forward(self, x):
+            Counting.seen += len(x)
+            return super().forward(x)
+
+    def passes(n_rounds, **params):
+        Counting.seen = 0
+        params |= {"max_iter": n_rounds, "backbone": Counting()}
+        quick(**params).fit(images)
+        return Counting.seen / len(images)
+
+    for head, n_passes in (("reset", 2), ("centroids", 1)):
+        more = passes(3, head=head) - passes(2, head=head)
+        assert more == pytest.approx(n_passes, abs=0.2)
 
 
 def test_n_components_bounds_the_clustered_space(images):
@@ -466,6 +500,30 @@ BAD_INPUT = {
     "no pixels": (lambda X: X[:, :0], {}, ValueError, r"without pixels"),
     "too few": (lambda X: X[:4], {}, ValueError, r"n_samples=4 .* n_clusters=5"),
     "k of 0": (lambda X: X, {"n_clusters": 0}, ValueError, r"n_clusters"),
+    "no fine": (lambda X: X, {"n_pseudo_labels": ()}, ValueError, r"is empty"),
+    "half fine": (lambda X: X, {"n_pseudo_labels": (9, 9.5)}, ValueError, r"=9.5"),
+    "no crops": (lambda X: X, {"n_crops": (0, 2)}, ValueError, r"n_crops=\(0, 2\)"),
+    "three crops": (lambda X: X, {"n_crops": (1, 2, 3)}, ValueError, r"n_crops="),
+    "crops of what": (
+        lambda X: X,
+        {"n_crops": 2, "augment": None},
+        ValueError,
+        r"n_crops=2 needs random crops",
+    ),
+    "small crops of what": (
+        lambda X: X,
+        {"n_crops": (1, 2), "augment": lambda batch: batch},
+        ValueError,
+        r"n_crops=\(1, 2\) asks for small crops",
+    ),
+    "crops of rows": (
+        lambda X: X.reshape(200, 64),
+        {"augment": "crops"},
+        ValueError,
+        r"augment='crops' needs images",
+    ),
+    "clusterer": (lambda X: X, {"clusterer": nn.ReLU()}, ValueError, r"clusterer"),
+    "temperature": (lambda X: X, {"temperature": 0}, ValueError, r"temperature"),
     "few fine": (lambda X: X, {"n_pseudo_labels": 4}, ValueError, r"n_pseudo_labels=4"),
     "many fine": (lambda X: X, {"n_pseudo_labels": 999}, ValueError, r"=999"),
     "wrong shape": (

@@ -76,6 +76,10 @@ MODELS = {
         {"n_pseudo_labels": 3, "n_neighbors": None, "normalize": False},
     ),
     "paper's head": (lambda x: x, {"head_norm": None}),
+    "centroids": (
+        lambda x: x,
+        {"head": "centroids", "n_components": 9, "n_pseudo_labels": (5, 7)},
+    ),
     "torchvision": (lambda x: x.repeat(4, 1).repeat(4, 2), {"backbone": "resnet18"}),
     "module": (lambda x: x, {"backbone": tiny()}),
     "numpy's numbers": (

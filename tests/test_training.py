@@ -10,8 +10,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skdeepcluster._augment import RandomCrop
-from skdeepcluster._convnets import Network, build_network, new_head
+from skdeepcluster._convnets import Network, build_network
 from skdeepcluster._features import embed
+from skdeepcluster._heads import Head, centroid_head, fresh_head
 from skdeepcluster._images import ArraySource
 from skdeepcluster._training import Training, batches, calibrate, train_epoch
 
@@ -66,6 +67,9 @@ def train(
         **SINGLE,
         **parameters,
     }
+    if parameters["weights"] is not None:
+        parameters["weights"] = [parameters["weights"]]
+    head = head if isinstance(head, Head) else Head([head])
     rows = np.random.default_rng(0).permutation(len(X)) if rows is None else rows
     # A network without parameters has an optimizer all the same.
     optimizer, of_head = (
@@ -80,7 +84,15 @@ def train(
     training = Training(head, of_head, generator)
     n_batches = len(batches(rows, parameters["batch_size"]))
     steps = train_epoch(
-        *(network, training, optimizer, schedule, ArraySource(X), rows, labels),
+        *(
+            network,
+            training,
+            optimizer,
+            schedule,
+            ArraySource(X),
+            rows,
+            np.atleast_2d(labels),
+        ),
         **parameters,
     )
     assert [training.n_batches for _ in steps] == [*range(1, n_batches + 1)]
@@ -98,7 +110,7 @@ def test_loss_falls_on_separable_data(kind, balance, dtype, augment):
     if kind == "rows":
         X, augment = X.reshape(len(X), -1), None
     network = network_for(X).eval()
-    head = new_head(network.n_features, 2, torch.Generator().manual_seed(0))
+    head = fresh_head(network.n_features, [2], torch.Generator().manual_seed(0))
     weights = np.ones(2, np.float32) if balance else None
     losses = [
         train(network, head, X, labels, weights=weights, augment=augment, dtype=dtype)
@@ -106,6 +118,41 @@ def test_loss_falls_on_separable_data(kind, balance, dtype, augment):
     ]
     assert losses[-1] < 0.2 * losses[0]
     assert network.training
+
+
+def test_views_heads_and_memory():
+    """Two views and three small ones are of the same labels, for each of two k."""
+    X, labels = toy_images()
+    X = np.tile(X, (1, 1, 2, 2))
+    network, seen = network_for(X), []
+    network.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    twice = np.stack([labels, np.arange(len(labels)) % 3])
+    head = fresh_head(network.n_features, [2, 3], torch.Generator().manual_seed(0))
+    remembered = np.full((len(X), network.n_points), np.nan, np.float32)
+    side = X.shape[2]
+    options = {"augment": RandomCrop(), "n_crops": (2, 3), "remembered": remembered}
+    loss = train(network, head, X, twice, 0.0, batch_size=30, rows=[3, 9], **options)
+    assert [tuple(shape) for shape in seen] == [
+        (4, *X.shape[1:]),
+        (6, X.shape[1], side // 2, side // 2),
+    ]
+    assert loss == pytest.approx((np.log(2) + np.log(3)) / 2, abs=0.1)
+    assert np.isfinite(remembered[[3, 9]]).all()
+    assert np.isnan(np.delete(remembered, [3, 9], axis=0)).all()
+
+
+def test_centroids_stay_while_the_network_moves():
+    X, labels = toy_images()
+    network = network_for(X)
+    points = RNG.standard_normal((len(X), network.n_points)).astype(np.float32)
+    head = centroid_head(points, labels[None], 0.1)
+    before = [p.clone() for p in head.parameters()]
+    moved = [p.detach().clone() for p in network.parameters()]
+    train(network, head, X, labels)
+    pairs = zip(before, head.parameters(), strict=True)
+    assert all(torch.equal(old, new) for old, new in pairs)
+    pairs = zip(moved, network.parameters(), strict=True)
+    assert not any(torch.equal(old, new) for old, new in pairs)
 
 
 def linear(X, n_labels=3):
@@ -155,7 +202,7 @@ def test_weights_multiply_the_loss_of_their_label():
 def test_every_optimizer_is_stepped_and_gradients_do_not_add_up():
     X, labels = toy_images(32)
     network = network_for(X)
-    head = new_head(network.n_features, 2, torch.Generator().manual_seed(0))
+    head = fresh_head(network.n_features, [2], torch.Generator().manual_seed(0))
     for module in (network, head):
         for parameter in module.parameters():
             parameter.grad = torch.full_like(parameter, torch.nan)  # left by another
@@ -169,7 +216,7 @@ def test_every_optimizer_is_stepped_and_gradients_do_not_add_up():
 def test_augment_sees_float32_in_the_images_own_units():
     X, labels = toy_images(20)
     network = network_for(X)
-    head = new_head(network.n_features, 2, torch.Generator().manual_seed(0))
+    head = fresh_head(network.n_features, [2], torch.Generator().manual_seed(0))
     rows, seen, given = RNG.permutation(20), [], torch.Generator()
 
     def augment(images, generator):
@@ -190,7 +237,7 @@ def test_nan_in_an_image_shows_in_the_loss(backbone, row):
     network = network_for(X, backbone)
     X = X.astype(np.float32)
     X[row, 0, 2, 2] = np.nan
-    head = new_head(network.n_features, 2, torch.Generator().manual_seed(0))
+    head = fresh_head(network.n_features, [2], torch.Generator().manual_seed(0))
     assert np.isnan(train(network, head, X, labels, batch_size=5))
 
 
@@ -199,7 +246,7 @@ def test_training_is_repeatable():
 
     def trained():
         network = network_for(X)
-        head = new_head(network.n_features, 2, torch.Generator().manual_seed(0))
+        head = fresh_head(network.n_features, [2], torch.Generator().manual_seed(0))
         losses = [
             train(network, head, X, labels, augment=RandomCrop()) for _ in range(2)
         ]
