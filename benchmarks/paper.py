@@ -17,8 +17,8 @@ Each prints mean and standard deviation over seeds, and writes all figures as JS
 every row. "Paper" is the paper's recipe: first clusters from the untrained network,
 k-means on the features alone, a bare head, and one k, 10 for each class. Probes are a
 logistic regression and 10 nearest neighbours on the embedding, judged on held-out
-images. In "balance" and "uncurated" they also learn from held-out images, one half of
-the test set, and are judged on the other, so that only the features differ.
+images. In "balance" and "uncurated" they learn from 500 images of each class, the same
+in all rows, so that only the features differ.
 """
 
 import argparse
@@ -47,6 +47,7 @@ from skdeepcluster import DeepClusterEstimator
 KS = (5, 10, 30, 100, 300, 1000)
 BARE = {"init": "features", "n_neighbors": None, "head_norm": None}
 SHARE = 0.9  # of the images, that are of one class in "balance"
+LABELLED = 500  # images of each class that probes learn from in "balance", "uncurated"
 FOREIGN = 0.2  # of the images, that are of no class in "uncurated"
 
 
@@ -109,19 +110,23 @@ def judged(name, data, seed, **params):
     return {name: figures}
 
 
+def drawn(data, counts, rng):
+    """Draw so many images of each class, in random order."""
+    rows = [
+        rng.choice(np.flatnonzero(data.classes == kind), n, replace=False)
+        for kind, n in enumerate(counts)
+    ]
+    rows = rng.permutation(np.concatenate(rows))
+    return data._replace(images=data.images[rows], classes=data.classes[rows])
+
+
 def features_judged(model, data, seed):
-    """Judge features by probes that learn and are judged on halves of the test set."""
-    halves = train_test_split(
-        model.transform(data.test),
-        data.test_classes,
-        test_size=0.5,
-        stratify=data.test_classes,
-        random_state=seed,
-    )
-    train, test, classes, test_classes = halves
-    return dict(
-        zip(("linear", "10-NN"), probe(train, classes, test, test_classes), strict=True)
-    )
+    """Judge features by probes that see as many labelled images of each class."""
+    n = min(LABELLED, np.bincount(data.classes).min())
+    seen = drawn(data, [n] * data.n_classes, np.random.default_rng(seed))
+    embedding, test = (model.transform(x) for x in (seen.images, data.test))
+    linear, nearest = probe(embedding, seen.classes, test, data.test_classes)
+    return {"linear": linear, "10-NN": nearest}
 
 
 def largest(model):
@@ -173,19 +178,9 @@ def table_sobel(data, limit, **params):
     ]
 
 
-def drawn(data, counts, rng):
-    """Draw so many images of each class, in random order."""
-    rows = [
-        rng.choice(np.flatnonzero(data.classes == kind), n, replace=False)
-        for kind, n in enumerate(counts)
-    ]
-    rows = rng.permutation(np.concatenate(rows))
-    return data._replace(images=data.images[rows], classes=data.classes[rows])
-
-
 def shares_of(n, shares):
     """Share n images out, at least one for each."""
-    return np.maximum(1, np.round(n * shares)).astype(int)
+    return np.maximum(1, n * shares + 1e-6).astype(int)
 
 
 def largest_size(data, limit, shares):
@@ -199,13 +194,13 @@ def unbalanced(name, data, limit, seed, *, bare=False, **params):
     shares = np.full(n_classes, (1 - SHARE) / (n_classes - 1))
     shares[seed % n_classes] = SHARE
     counts = shares_of(largest_size(data, limit, shares), shares)
-    data = drawn(data, counts, np.random.default_rng(seed))
-    recipe = paper(data) if bare else {}
-    model, _ = fitted(data, seed, **recipe, **params)
+    seen = drawn(data, counts, np.random.default_rng(seed))
+    recipe = paper(seen) if bare else {}
+    model, _ = fitted(seen, seed, **recipe, **params)
     figures = {
-        "images": len(data.images),
+        "images": len(seen.images),
         "largest": largest(model),
-        "NMI": normalized_mutual_info_score(data.classes, model.labels_),
+        "NMI": normalized_mutual_info_score(seen.classes, model.labels_),
         **features_judged(model, data, seed),
     }
     return {name: figures}
@@ -242,14 +237,14 @@ def curation(name, data, limit, seed, *, long_tail, stray, **params):
     n_stray = round(FOREIGN * n) if stray else 0
     even = np.full(n_classes, 1 / n_classes)
     counts = shares_of(n - n_stray, rng.permutation(zipf) if long_tail else even)
-    data = drawn(data, counts, rng)
+    seen = drawn(data, counts, rng)
     if stray:
-        images = np.concatenate([data.images, foreign(n_stray, data.images, rng)])
-        classes = np.concatenate([data.classes, np.full(n_stray, n_classes)])
+        images = np.concatenate([seen.images, foreign(n_stray, seen.images, rng)])
+        classes = np.concatenate([seen.classes, np.full(n_stray, n_classes)])
         order = rng.permutation(len(images))
-        data = data._replace(images=images[order], classes=classes[order])
-    model, _ = fitted(data, seed, **params)
-    figures = {"images": len(data.images), "largest": largest(model)}
+        seen = seen._replace(images=images[order], classes=classes[order])
+    model, _ = fitted(seen, seed, **params)
+    figures = {"images": len(seen.images), "largest": largest(model)}
     return {name: {**figures, **features_judged(model, data, seed)}}
 
 
