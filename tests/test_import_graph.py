@@ -50,6 +50,10 @@ LAYERS = [
     "_persistence",
     "_estimator",
     "io",
+    "_layers",
+    "_judged",
+    "_tuning",
+    "evaluation",
 ]
 
 MODULES = sorted(
