@@ -253,8 +253,8 @@ def average_pooled(maps: torch.Tensor, n_values: int) -> torch.Tensor:
         return maps.float()
     channels, height, breadth = maps.shape[1:]
     share = min(1.0, (n_values / (channels * height * breadth)) ** 0.5)
-    rows = max(1, int(height * share))
-    # Of maps that are a line there may be more columns than the shape allows.
+    # Of maps that are nearly a line, one side is kept longer than its share.
+    rows = max(1, min(int(height * share), n_values // channels))
     columns = max(1, min(int(breadth * share), n_values // (channels * rows)))
     pooled = functional.adaptive_avg_pool2d(maps.float(), (rows, columns))
     return pooled.flatten(1)

@@ -14,9 +14,10 @@ from ._judged import Judged, Labelled
 from ._layers import EMBEDDING, Call, average_pooled, find_layers, trace
 from ._random import Streams, isolated_torch_rng
 from ._sampling import epoch_rows
-from ._training import Training, batches, train_epoch
+from ._training import Training, batches, calibrate, train_epoch
 
 MOMENTUM = 0.9
+CALIBRATION_ROWS = 4096  # images that batch-norm statistics are taken from
 
 
 def fresh(network: nn.Module, seed: int) -> nn.Module:
@@ -93,6 +94,7 @@ def tune(
     """
     source = train.given.source
     running = {"device": judged.device, "dtype": judged.dtype}
+    sample = streams.sample("calibration", len(source), CALIBRATION_ROWS)
     classes, labels = np.unique(train.y, return_inverse=True)
     network = copy.deepcopy(judged.network)
     calls = trace(network, source.shape, **running)
@@ -153,6 +155,9 @@ def tune(
                     f"The loss is {loss} in epoch {epoch}: training diverged. Lower "
                     f"learning_rate={learning_rate}, say to a tenth."
                 )
+            if parts:
+                # Running averages of few steps are those of a network that is gone.
+                calibrate(partly, source, sample, batch_size=batch_size, **running)
             now = Judged(module, judged.device, judged.dtype, judged.estimator)
             scores, y = now.features(test, logits, pool, None)
             accuracy = float(np.mean(classes[scores.argmax(axis=1)] == y))

@@ -802,7 +802,7 @@ def cluster_table(y_true, labels):
         row = {
             "cluster": cluster.item(),
             "size": int(sizes.sum()),
-            "most_frequent": classes[sizes.argmax()],
+            "most_frequent": classes.tolist()[sizes.argmax()],
             "purity": float(sizes.max() / sizes.sum()),
         }
         table.append(row)
