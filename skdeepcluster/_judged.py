@@ -4,11 +4,13 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import joblib
 import numpy as np
 import torch
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import nn
@@ -26,6 +28,10 @@ from ._images import (
 from ._items import find_items
 from ._layers import Call, Layer, Reduce, find_layers, layer_features, trace
 from ._validation import Given, read, warn_unreadable
+
+# Of parameters: what is judged, and numbers of something.
+MODEL = [DeepClusterEstimator, nn.Module]
+COUNT = Interval(Integral, 1, None, closed="left")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 import copy
 from collections import OrderedDict
 from functools import partial
+from numbers import Integral, Real
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import Interval, validate_params
 from torch import nn
 
 from ._convnets import new_head
 from ._device import limited_threads
-from ._judged import Judged, Labelled
+from ._images import LARGEST
+from ._judged import COUNT, MODEL, Judged, Labelled, warn_of
 from ._layers import EMBEDDING, Call, average_pooled, find_layers, trace
 from ._random import Streams, isolated_torch_rng
 from ._sampling import epoch_rows
@@ -18,6 +21,163 @@ from ._training import Training, batches, calibrate, train_epoch
 
 MOMENTUM = 0.9
 CALIBRATION_ROWS = 4096  # images that batch-norm statistics are taken from
+
+
+@validate_params(
+    {
+        "model": MODEL,
+        "from_layer": [str, None],
+        "n_epochs": [COUNT],
+        "learning_rate": [Interval(Real, 0, LARGEST, closed="right")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def fine_tune(
+    model,
+    X_train,
+    y_train,
+    X_test,
+    y_test,
+    *,
+    from_layer=None,
+    n_epochs=10,
+    learning_rate=0.01,
+    batch_size=64,
+    random_state=None,
+    verbose=0,
+):
+    """Train a copy of the network, and a linear classifier on it, to tell classes.
+
+    On an `untrained` network it is supervised learning from scratch.
+
+    Parameters
+    ----------
+    model : DeepClusterEstimator or torch.nn.Module
+        As in `linear_probe`. It stays as it is.
+    X_train : array-like, tensor, folder, paths, pictures or dataset
+        Images to learn from, as they are.
+    y_train : array-like of shape (n_train,)
+        Classes of these.
+    X_test : array-like, tensor, folder, paths, pictures or dataset
+        Images to judge by.
+    y_test : array-like of shape (n_test,)
+        Classes of these.
+    from_layer : str, default=None
+        Name, as in `linear_probe`, of the first layer that learns. What is run before
+        it keeps its weights and its batch-norm statistics. "embedding" is the
+        classifier alone; None is everything.
+    n_epochs : int, default=10
+        Number of passes over the images.
+    learning_rate : float, default=0.01
+        Step size of SGD with momentum 0.9, falling to 0 by a cosine.
+    batch_size : int, default=64
+        Images in one step, at least 2.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the classifier, of the order of images and of dropout. No global
+        generator is read or advanced.
+    verbose : int, default=0
+        With 1, one line is printed for each epoch.
+
+    Returns
+    -------
+    table : list of dict
+        A row for each epoch: `epoch`, `loss`, `accuracy` on the test images.
+    module : torch.nn.Module
+        From float32 images to logits, in evaluation mode. ``module.network`` is the
+        copy, ``module.classifier`` the classifier of the sorted classes.
+
+    Raises
+    ------
+    ValueError
+        If the loss diverges, or as in `linear_probe`.
+
+    See Also
+    --------
+    linear_probe : The network stays as it is.
+    untrained : The same network with fresh weights.
+
+    Notes
+    -----
+    The section "Pascal VOC 2007" of the paper, where either the last, fully connected
+    layers are trained or all.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skdeepcluster import DeepClusterEstimator
+    >>> from skdeepcluster.evaluation import fine_tune
+    >>> images, y = load_digits().images[:400], load_digits().target
+    >>> model = DeepClusterEstimator(10, max_iter=1, epochs_per_iter=3, random_state=0)
+    >>> data = images[:300], y[:300], images[300:], y[300:400]
+    >>> table, module = fine_tune(
+    ...     model.fit(images), *data, from_layer="conv3", n_epochs=2
+    ... )
+    >>> [row["epoch"] for row in table]
+    [1, 2]
+    """
+    judged = Judged.of(model)
+    train, test = judged.split(X_train, y_train, X_test, y_test, fitting=True)
+    table, module = tune(
+        judged,
+        train,
+        test,
+        from_layer=from_layer,
+        n_epochs=n_epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        streams=Streams.from_random_state(random_state),
+        verbose=verbose,
+    )
+    warn_of(train, test)
+    return table, module
+
+
+@validate_params(
+    {"model": MODEL, "random_state": ["random_state"]},
+    prefer_skip_nested_validation=True,
+)
+def untrained(model, random_state=None):
+    """Copy the network and give it fresh random weights: what learning starts from.
+
+    Parameters
+    ----------
+    model : DeepClusterEstimator or torch.nn.Module
+        As in `linear_probe`. It stays as it is.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the weights. No global generator is read or advanced.
+
+    Returns
+    -------
+    module : torch.nn.Module
+        With weights by each submodule's ``reset_parameters``, and batch-norm
+        statistics of nothing: mean 0 and variance 1. Weights that require no gradients
+        are kept. Where `X` is no array, put it into a copy of the estimator:
+        ``other = copy.copy(model); other.module_ = untrained(model)``.
+
+    Raises
+    ------
+    ValueError
+        If a submodule has weights of its own but no ``reset_parameters``.
+
+    See Also
+    --------
+    linear_probe : Judges it, for the row "Random" of the paper's table.
+    fine_tune : Trains it with labels.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from skdeepcluster.evaluation import untrained
+    >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten())
+    >>> new = untrained(network, random_state=0)
+    >>> bool((new[0].weight != network[0].weight).all())
+    True
+    """
+    seed = Streams.from_random_state(random_state).seed("untrained")
+    return fresh(Judged.of(model).network, seed)
 
 
 def fresh(network: nn.Module, seed: int) -> nn.Module:

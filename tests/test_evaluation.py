@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchvision import models
 
-from skdeepcluster import DeepClusterEstimator, _judged, evaluation
+from skdeepcluster import DeepClusterEstimator, _judged, _probing, _retrieval
 from skdeepcluster._images import ArraySource
 from skdeepcluster._layers import (
     average_pooled,
@@ -271,7 +271,7 @@ def test_a_trained_embedding_beats_an_untrained_one(model, split):
 
 def test_passes_of_bounded_size_give_the_same(model, split, monkeypatch):
     whole = linear_probe(model, *split)
-    monkeypatch.setattr(evaluation, "PASS_BYTES", 1)
+    monkeypatch.setattr(_probing, "PASS_BYTES", 1)
     assert linear_probe(model, *split) == whole
 
 
@@ -341,9 +341,9 @@ def test_few_labels(model, split):
 
 def test_few_labels_are_as_many_of_each_class(model, split, monkeypatch):
     seen = []
-    fit = evaluation._logistic
+    fit = _probing._logistic
     monkeypatch.setattr(
-        evaluation, "_logistic", lambda X, y: seen.append(np.bincount(y)) or fit(X, y)
+        _probing, "_logistic", lambda X, y: seen.append(np.bincount(y)) or fit(X, y)
     )
     low_shot(model, *split, n_labels=(2, 5), n_repeats=2)
     assert [sizes.tolist() for sizes in seen] == [[2] * 10, [5] * 10] * 2
@@ -371,8 +371,8 @@ def test_average_precision_is_that_of_brute_force(seed, values):
     points, y = random_points(seed)
     asked = np.random.default_rng(seed).permutation(60)[:20]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "RANKED_VALUES", values)
-        found = evaluation._average_precisions(points, y, asked)
+        patch.setattr(_retrieval, "RANKED_VALUES", values)
+        found = _retrieval._average_precisions(points, y, asked)
     for row, precision in zip(asked, found, strict=True):
         others = np.delete(np.arange(60), row)
         reference = average_precision_score(
@@ -384,7 +384,7 @@ def test_average_precision_is_that_of_brute_force(seed, values):
 def test_copies_are_found_first():
     points = np.repeat(np.eye(5, dtype=np.float32), 2, axis=0)
     y = np.repeat(np.arange(5), 2)
-    assert evaluation._average_precisions(points, y, np.arange(10)).tolist() == [1] * 10
+    assert _retrieval._average_precisions(points, y, np.arange(10)).tolist() == [1] * 10
 
 
 def test_retrieval(model, split):

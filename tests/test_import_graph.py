@@ -52,7 +52,10 @@ LAYERS = [
     "io",
     "_layers",
     "_judged",
+    "_probing",
+    "_retrieval",
     "_tuning",
+    "_reports",
     "evaluation",
 ]
 
