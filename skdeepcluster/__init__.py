@@ -2,7 +2,7 @@
 
 import torch  # noqa: F401  before faiss: on macOS both carry an OpenMP runtime
 
-from . import datasets, io, metrics, presets
+from . import datasets, evaluation, io, metrics, presets
 from ._estimator import DeepClusterEstimator
 from ._faiss_kmeans import FaissKMeans
 
@@ -12,6 +12,7 @@ __all__ = [
     "DeepClusterEstimator",
     "FaissKMeans",
     "datasets",
+    "evaluation",
     "io",
     "metrics",
     "presets",

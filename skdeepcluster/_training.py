@@ -182,14 +182,13 @@ def calibrate(
     A fresh network's running statistics are those of nothing: without this the first
     clustering, in evaluation mode, sees other features than the training does.
     """
-    norms = [
-        m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    ]
+    network.train()
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = [m for m in network.modules() if isinstance(m, kind) and m.training]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
-    network.train()
     with torch.no_grad(), autocast(device, dtype):
         for batch in source.batches(batches(rows, batch_size)):
             network.points(to_device(batch, device))

@@ -6,7 +6,7 @@ from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
-__all__ = ["clustering_accuracy", "reproduced_information"]
+__all__ = ["clustering_accuracy", "purity", "reproduced_information"]
 
 
 def clustering_accuracy(y_true, y_pred) -> float:
@@ -38,6 +38,35 @@ def clustering_accuracy(y_true, y_pred) -> float:
     table = contingency_matrix(y_true, y_pred)
     rows, columns = linear_sum_assignment(table, maximize=True)
     return float(table[rows, columns].sum() / table.sum())
+
+
+def purity(y_true, y_pred) -> float:
+    """Compute the share of samples that are of their cluster's most frequent class.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        Classes.
+    y_pred : array-like of shape (n,)
+        Clusters, named in any way.
+
+    Returns
+    -------
+    purity : float
+        In (0, 1]. More clusters have more: with one for each sample it is 1.
+
+    See Also
+    --------
+    clustering_accuracy : Each class may be that of one cluster only.
+
+    Examples
+    --------
+    >>> from skdeepcluster.metrics import purity
+    >>> purity(["a", "a", "b", "b"], [0, 1, 2, 2])
+    1.0
+    """
+    table = contingency_matrix(y_true, y_pred)
+    return float(table.max(axis=0).sum() / table.sum())
 
 
 def reproduced_information(labels, other_labels) -> float:

@@ -53,6 +53,13 @@ LAYERS = [
     "_estimator",
     "io",
     "presets",
+    "_layers",
+    "_judged",
+    "_probing",
+    "_retrieval",
+    "_tuning",
+    "_reports",
+    "evaluation",
 ]
 
 MODULES = sorted(
