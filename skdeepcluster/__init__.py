@@ -2,10 +2,17 @@
 
 import torch  # noqa: F401  before faiss: on macOS both carry an OpenMP runtime
 
-from . import datasets, io, metrics
+from . import datasets, inspection, io, metrics
 from ._estimator import DeepClusterEstimator
 from ._faiss_kmeans import FaissKMeans
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["DeepClusterEstimator", "FaissKMeans", "datasets", "io", "metrics"]
+__all__ = [
+    "DeepClusterEstimator",
+    "FaissKMeans",
+    "datasets",
+    "inspection",
+    "io",
+    "metrics",
+]

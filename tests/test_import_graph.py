@@ -50,6 +50,7 @@ LAYERS = [
     "_persistence",
     "_estimator",
     "io",
+    "inspection",
 ]
 
 MODULES = sorted(
