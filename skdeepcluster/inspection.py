@@ -542,7 +542,7 @@ def _find_layer(
         for hook in hooks:
             hook.remove()
     path = paths.get(name, name)
-    if path not in outputs:
+    if not path or path not in outputs:
         raise ValueError(
             f"layer={name!r} is none of the layers, which are "
             f"{', '.join(filter(None, [*paths, *outputs]))}."
@@ -662,7 +662,8 @@ def _clustered(model, X, which: str) -> tuple[Given, np.ndarray, np.ndarray | No
     if isinstance(model, DeepClusterEstimator):
         check_is_fitted(model)
         given = _read_images(model, X)
-        embedding = model._embed(given.source)
+        with _looked_into(model):
+            embedding = model._embed(given.source)
         labels = model._assign(embedding)
         labels[np.isin(given.rows, list(given.failures))] = NO_GROUP
         distances = np.linalg.norm(embedding - model.cluster_centers_[labels], axis=1)
