@@ -26,8 +26,8 @@ model = DeepClusterEstimator(n_clusters=10, max_iter=3, random_state=0).fit(imag
 print(f"{len(images)} images in {len(np.unique(model.labels_))} clusters")
 
 # %%
-# The weights of the first convolution: edges and spots, dark where a weight is negative,
-# bright where it is positive.
+# The weights of the first convolution: edges and spots, dark where a weight is
+# negative, bright where it is positive.
 filters = first_layer_filters(model)
 figure, axes = plt.subplots(4, 8, figsize=(6, 3.4), layout="constrained")
 for axis, weights in zip(axes.flat, filters, strict=True):
