@@ -480,7 +480,6 @@ def _looked_into(model) -> Iterator[tuple[nn.Module, torch.device]]:
             limited_threads(n_jobs),
             torch.autocast(device.type, enabled=False),
             torch.inference_mode(False),
-            torch.enable_grad(),
         ):
             yield network, device
     finally:
@@ -542,7 +541,7 @@ def _find_layer(
         for hook in hooks:
             hook.remove()
     path = paths.get(name, name)
-    if not path or path not in outputs:
+    if name == "" or path not in outputs:  # "" is the network itself
         raise ValueError(
             f"layer={name!r} is none of the layers, which are "
             f"{', '.join(filter(None, [*paths, *outputs]))}."

@@ -215,6 +215,25 @@ def test_a_silent_filter_wakes_up():
     assert maps.max() > 0
 
 
+def test_each_filter_starts_from_noise_of_its_own():
+    twins = net()
+    with torch.no_grad():
+        twins[0].weight[1], twins[0].bias[1] = twins[0].weight[0], twins[0].bias[0]
+    params = {"n_steps": 1, "image_shape": SHAPE, "random_state": 0}
+    one, other = maximal_images(twins, "conv1", [0, 1], **params)
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.5
+
+
+def test_what_no_filter_sees_becomes_the_mean():
+    network = nn.Conv2d(2, 1, 3, padding=1)
+    with torch.no_grad():
+        network.weight[:, 1] = 0
+    params = {"n_steps": 200, "blur": 0, "image_shape": (2, 8, 8), "random_state": 0}
+    seen, unseen = maximal_images(network, "conv1", **params)[0]
+    assert seen.std() > 0.5
+    assert unseen.std() == pytest.approx((1 - inspection.DECAY) ** 200, rel=0.2)
+
+
 def test_layers_of_a_module_in_order_of_execution():
     class Backwards(nn.Module):
         def __init__(self):
@@ -277,6 +296,15 @@ def test_top_images_of_a_module(images):
     assert [entry["row"] for entry in table] == best.topk(2).indices.tolist()
     named = top_images(network, values, "conv2", [3], n_images=2)
     assert named[0]["activation"] == pytest.approx(max(0, float(best.max())))
+
+
+def test_convolutions_are_rectified_and_paths_are_not(images):
+    network = net()
+    with torch.no_grad():
+        network[0].bias.fill_(-1000)
+    values = images[:5, None] / np.float32(255)
+    assert {e["activation"] for e in top_images(network, values, "conv1")} == {0.0}
+    assert max(e["activation"] for e in top_images(network, values, "0")) < -990
 
 
 def test_a_broken_file_is_left_out(skipping, images, broken_folder):
@@ -370,7 +398,20 @@ def test_contact_sheet_of_colours_and_floats(channels):
     assert sorted(shown) == expected
 
 
+def test_contact_sheet_takes_pixels_of_files_as_they_are(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for i, path in enumerate(paths):
+        Image.new("L", (4, 4), 100 + i).save(path)
+    params = {"which": "random", "size": 4}
+    shown = [contact_sheet([0, 1], paths, i, **params)[2:6, 2:6] for i in (0, 1)]
+    assert [set(picture.flat) for picture in shown] == [{100}, {101}]
+
+
 def test_contact_sheet_makes_images_smaller():
+    stripes = np.tile(np.uint8([0, 200]), (2, 8, 4))
+    stripes[1, 0, 0] = 255
+    sheet = contact_sheet([0, 1], stripes, 0, which="random", size=4)
+    assert set(sheet[2:6, 2:6].flat) == {100}
     values = np.zeros((2, 40, 20), np.uint8)
     values[1, :20] = 255
     sheet = contact_sheet([0, 1], values, which="random", size=10)
