@@ -422,8 +422,8 @@ def contact_sheet(
     for name in there if cluster is None else [cluster]:
         members = np.flatnonzero(labels == name)
         if which == "random":
-            number = int(np.searchsorted(there, name))
-            members = streams.numpy("sheet", number).permutation(members)
+            # From the start for each cluster: the same images alone and among all.
+            members = streams.numpy("sheet").permutation(members)
         else:
             order = distances[members] * (1 if which == "nearest" else -1)
             members = members[np.argsort(order, kind="stable")]
