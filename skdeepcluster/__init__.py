@@ -2,7 +2,7 @@
 
 import torch  # noqa: F401  before faiss: on macOS both carry an OpenMP runtime
 
-from . import datasets, evaluation, io, metrics, presets
+from . import datasets, evaluation, inspection, io, metrics, presets
 from ._estimator import DeepClusterEstimator
 from ._faiss_kmeans import FaissKMeans
 
@@ -13,6 +13,7 @@ __all__ = [
     "FaissKMeans",
     "datasets",
     "evaluation",
+    "inspection",
     "io",
     "metrics",
     "presets",

@@ -10,8 +10,8 @@ import torch
 from sklearn.utils._param_validation import Interval, validate_params
 from torch import nn
 
-from ._convnets import new_head
 from ._device import limited_threads
+from ._heads import fresh_head
 from ._images import LARGEST
 from ._judged import COUNT, MODEL, Judged, Labelled, warn_of
 from ._layers import EMBEDDING, Call, average_pooled, find_layers, trace
@@ -225,6 +225,8 @@ class Partly(nn.Module):
         """Return features, float32 (n, d)."""
         return self.network(images.float()).float()
 
+    points = forward  # what the classifier sees
+
 
 def tune(
     judged: Judged,
@@ -277,7 +279,7 @@ def tune(
     network.requires_grad_(False)
     for parameter in learning:
         parameter.requires_grad_(True)
-    head = new_head(*embedding.shape, len(classes), streams.torch("head"))
+    head = fresh_head(*embedding.shape, [len(classes)], streams.torch("head"))
     head.to(judged.device)
     optimizer = torch.optim.SGD(
         [{"params": learning}, {"params": head.parameters()}],
@@ -290,7 +292,8 @@ def tune(
     none = torch.optim.SGD([{"params": []}])
     training = Training(head, none, streams.torch("augment"))
     partly, sampler = Partly(network, set(parts)), streams.numpy("sampling")
-    module = nn.Sequential(OrderedDict(network=network, classifier=head))
+    (classifier,) = head.classifiers
+    module = nn.Sequential(OrderedDict(network=network, classifier=classifier))
     logits = find_layers(trace(module, source.shape, **running), [EMBEDDING])
     pool = partial(average_pooled, n_values=1)
     table = []
@@ -302,7 +305,7 @@ def tune(
             for _ in train_epoch(
                 *(partly, training, optimizer, schedule, source),
                 epoch_rows(labels, None, sampler),
-                labels,
+                labels[None],
                 weights=None,
                 augment=None,
                 batch_size=batch_size,

@@ -60,6 +60,7 @@ LAYERS = [
     "_tuning",
     "_reports",
     "evaluation",
+    "inspection",
 ]
 
 MODULES = sorted(
