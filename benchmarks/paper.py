@@ -22,7 +22,6 @@ in all rows, so that only the features differ.
 """
 
 import argparse
-import copy
 import json
 import platform
 import time
@@ -42,7 +41,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.model_selection import train_test_split
 
-from skdeepcluster import DeepClusterEstimator
+from skdeepcluster import DeepClusterEstimator, evaluation
 
 KS = (5, 10, 30, 100, 300, 1000)
 BARE = {"init": "features", "n_neighbors": None, "head_norm": None}
@@ -263,14 +262,10 @@ def table_uncurated(data, limit, **params):
 
 
 def by_layers(data, n_epochs, seed, **params):
-    from skdeepcluster import evaluation
-
     model, _ = fitted(data, seed, **params)
     blank = evaluation.untrained(model, random_state=seed)
     _, module = evaluation.fine_tune(blank, *data, n_epochs=n_epochs, random_state=seed)
-    supervised = copy.copy(blank)
-    supervised.module_ = module
-    nets = {"ours": model, "untrained": blank, "supervised": supervised}
+    nets = {"ours": model, "untrained": blank, "supervised": module.network}
     return {
         name: {
             row["layer"]: row["accuracy"] for row in evaluation.linear_probe(net, *data)
