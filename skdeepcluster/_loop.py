@@ -176,16 +176,14 @@ def alternate(
     n_left = recipe.max_iter - progress.n_rounds
     for index in range(n_done + 1, n_done + 1 + n_left):
         clock = Clock(progress.seconds)
-        labels = progress.labels
-        if remembered is not None:
-            head = centroid_head(remembered, labels, recipe.temperature)
+        labels, counts = progress.labels, count_labels(progress.labels)
+        if remembered is None:
+            head = fresh_head(network.n_points, counts, streams.torch("head", index))
         else:
-            drawn_from = streams.torch("head", index)
-            head = fresh_head(network.n_points, count_labels(labels), drawn_from)
+            head = centroid_head(remembered, labels, recipe.temperature)
         head.to(recipe.device)
-        generator = streams.torch("augment", index)
-        pace = HEAD_PACE if falling else 1.0
-        training = Training(head, _sgd(head, recipe, pace), generator)
+        of_head = _sgd(head, recipe, HEAD_PACE if falling else 1.0)
+        training = Training(head, of_head, streams.torch("augment", index))
         if saved is not None and saved["training"] is not None:
             training.load_state_dict(saved["training"])
         saved = None
@@ -193,7 +191,7 @@ def alternate(
         sampler = streams.numpy("sampling", index)
         weights = None
         if recipe.balance == "loss":
-            weights = [loss_weights(row, int(row.max()) + 1) for row in labels]
+            weights = [*map(loss_weights, labels, counts)]
         for epoch, size in enumerate(sizes):
             # Of several numbers of pseudo-labels the first is balanced.
             drawn = epoch_rows(labels[0], recipe.balance, sampler, size)
@@ -219,10 +217,8 @@ def alternate(
             clock.tick("train")
             _check_converging(training.losses[-1], "loss", index, recipe)
         calibrate(network, source, sample, **computing)
-        features = None
         if remembered is None:
             _embed_points(network, source, recipe, points)
-            features = points
         with np.errstate(invalid="ignore"):  # of infinities of both signs
             total = points.sum(dtype=float)
         _check_converging(total, "sum of features", index, recipe)
@@ -233,10 +229,10 @@ def alternate(
             predicted = predict_labels(head, points[grouped])
             view = diffusion_map(predicted, clusterer.n_clusters)
         clock.tick("cluster")
-        if features is None:
-            seen = embed(network, few, recipe.device, recipe.dtype)
+        if remembered is None:
+            features, seen = points, points[judged]
         else:
-            seen = features[judged]
+            features, seen = None, embed(network, few, recipe.device, recipe.dtype)
         gain = judge(seen) - progress.start
         clock.tick("judge")
         record = make_record(index, training.losses, gain, labels, found, clock)
