@@ -1,6 +1,7 @@
 """A network, images, names of layers -> what these layers give for every image."""
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn import functional
 from ._device import autocast
 from ._features import embed
 from ._images import Source
+from ._memory import is_lack_of_memory, memory_for
 from ._random import isolated_torch_rng
 
 EMBEDDING = "embedding"  # name of the network's own output
@@ -45,11 +47,13 @@ class Layer:
     name: str
     start: str  # path of the submodule that the layer begins with
     path: str  # of the submodule whose output it is,
-    number: int  # in this of its calls,
-    rectify: bool  # less negative values, which no submodule has removed
+    number: int  # in this of its calls
+    rectified: bool  # whether negative values are removed from it:
+    activation: bool  # by the submodule, whose argument has them still; else here
     shape: tuple[int, ...]  # of it for one image: (C, H, W) or (d,)
 
 
+@memory_for("a forward pass", "Pass smaller images.")
 def trace(
     network: nn.Module, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
 ) -> list[Call]:
@@ -82,9 +86,11 @@ def trace(
         with as_judged(network, device), torch.no_grad(), autocast(device, dtype):
             network(torch.zeros(2, *shape, device=device))
     except Exception as error:  # whatever a user's module raises
+        if is_lack_of_memory(error):
+            raise
         raise ValueError(
-            f"model does not take a batch of shape (n, {', '.join(map(str, shape))}), "
-            f"which X holds: {error}"
+            f"model does not take a batch of shape (n, {', '.join(map(str, shape))}): "
+            f"{error}"
         ) from error
     finally:
         for hook in hooks:
@@ -115,17 +121,17 @@ def default_layers(calls: list[Call]) -> dict[str, tuple[Call, str, bool]]:
 
     Returns
     -------
-    layers : dict of name to (call that ends it, path of its start, whether to rectify)
+    layers : dict of name to (call that ends it, path of its start, whether rectified)
     """
     leaves = [c for c in calls if _is_convolution(c) or not any(c.module.children())]
     found = {}
     for place, call in enumerate(leaves):
         if _is_convolution(call):
             last = _followed(call, leaves[place + 1 :])
-            found[f"conv{len(found) + 1}"] = last, call.path, not last.is_activation
+            found[f"conv{len(found) + 1}"] = last, call.path, True
     if not found:
         activations = [call for call in leaves if call.is_activation]
-        found = {f"layer{i}": (c, c.path, False) for i, c in enumerate(activations, 1)}
+        found = {f"layer{i}": (c, c.path, True) for i, c in enumerate(activations, 1)}
     return {**found, EMBEDDING: (calls[0], "", False)}
 
 
@@ -172,51 +178,68 @@ def find_layers(calls: list[Call], names: list[str] | None) -> list[Layer]:
                 f"{name!r} is no layer of the model. There are {', '.join(defaults)}, "
                 f"and the submodules {', '.join(by_path) or '(none)'}."
             )
-        call, start, rectify = known[name]
+        call, start, rectified = known[name]
+        activation = rectified and call.is_activation
         found = getattr(call.result, "shape", type(call.result).__name__)
         if not isinstance(call.result, torch.Tensor) or len(found) not in (2, 4):
             raise ValueError(
                 f"Layer {name!r} gives {found} for 2 images, but only maps "
-                "(n, C, H, W) and vectors (n, d) are judged. Choose other layers, or "
-                "wrap the model."
+                "(n, C, H, W) and vectors (n, d) are looked at. Choose other layers, "
+                "or wrap the model."
             )
-        layers.append(
-            Layer(name, start, call.path, call.number, rectify, tuple(found[1:]))
-        )
+        where = start, call.path, call.number, rectified, activation
+        layers.append(Layer(name, *where, tuple(found[1:])))
     return layers
 
 
-class Tapped(nn.Module):
-    """A network whose output is that of some of its layers, side by side."""
+class _Reached(Exception):
+    """Ends a forward pass at the last of the layers that it was for."""
 
-    def __init__(self, network: nn.Module, layers: list[Layer], reduce: Reduce):
+
+class Tapped(nn.Module):
+    """A network whose output is that of some of its layers, side by side.
+
+    With `raw` it is what they were before negative values were removed.
+    """
+
+    def __init__(
+        self, network: nn.Module, layers: list[Layer], reduce: Reduce, raw: bool = False
+    ):
         super().__init__()
-        self.network, self.layers, self.reduce = network, layers, reduce
-        self.widths = [width(layer, reduce) for layer in layers]
-        self.n_features = sum(self.widths)
+        self.network, self.layers = network, layers
+        self.reduce, self.raw = reduce, raw
+        self.n_features = sum(width(layer, reduce) for layer in layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return float32 (n, sum of the widths)."""
         found: list = [None] * len(self.layers)
-        counts: Counter = Counter()
 
-        def hook(path: str):
-            def reduce(module, args, result):
-                for place, layer in enumerate(self.layers):
-                    # At once: the next submodule may change the maps in place.
-                    if (layer.path, layer.number) == (path, counts[path]):
-                        maps = result.relu() if layer.rectify else result
-                        found[place] = self.reduce(maps)
-                counts[path] += 1
+        def note(place: int, layer: Layer):
+            calls = itertools.count()
 
-            return reduce
+            def hook(module, args, result=None):
+                if next(calls) != layer.number:
+                    return
+                # At once, and a copy: the next submodule may change them in place.
+                maps = args[0] if result is None else result
+                if layer.rectified and not layer.activation and not self.raw:
+                    maps = maps.relu()
+                found[place] = self.reduce(maps).clone()
+                if all(each is not None for each in found):
+                    raise _Reached
 
-        hooks = [
-            self.network.get_submodule(path).register_forward_hook(hook(path))
-            for path in {layer.path for layer in self.layers}
-        ]
+            return hook
+
+        hooks = []
+        for place, layer in enumerate(self.layers):
+            module = self.network.get_submodule(layer.path)
+            register = module.register_forward_hook
+            if self.raw and layer.activation:
+                register = module.register_forward_pre_hook
+            hooks.append(register(note(place, layer)))
         try:
-            self.network(images.float())
+            with contextlib.suppress(_Reached):
+                self.network(images.float())
         finally:
             for each in hooks:
                 each.remove()

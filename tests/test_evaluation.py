@@ -21,6 +21,7 @@ from torchvision import models
 from skdeepcluster import DeepClusterEstimator, _judged, _probing, _retrieval
 from skdeepcluster._images import ArraySource
 from skdeepcluster._layers import (
+    Tapped,
     average_pooled,
     default_layers,
     find_layers,
@@ -227,6 +228,82 @@ def test_a_module_that_is_called_again():
     assert_allclose(found[0], first.flatten(1), atol=1e-5)
     assert_allclose(found[1], second.flatten(1), atol=1e-5)
     assert_allclose(found[2], second.flatten(1), atol=1e-5)
+
+
+def test_convolutions_are_in_the_order_they_are_run():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.norm = nn.Conv2d(3, 5, 1), nn.BatchNorm2d(3)
+            self.first = nn.Conv2d(1, 3, 1)
+
+        def forward(self, x):
+            return self.conv1(self.norm(self.first(x)).relu_()).mean(dim=(2, 3))
+
+    calls = trace(Backwards(), (1, 8, 8), CPU, torch.float32)
+    layers = find_layers(calls, ["conv1", "conv2", "first", "embedding"])
+    assert [(each.start, each.path) for each in layers] == [
+        *(("first", "norm"), ("conv1", "conv1"), ("first", "first"), ("", ""))
+    ]
+    assert [each.rectified for each in layers] == [True, True, False, False]
+    assert [each.shape[0] for each in layers] == [3, 5, 3, 5]
+
+
+def raw(network, images, *names):
+    """Each layer's maps before the rectifier, all from one pass."""
+    calls = trace(network, images.shape[1:], CPU, torch.float32)
+    layers = find_layers(calls, list(names))
+    found = Tapped(network, layers, lambda maps: maps.flatten(1), raw=True)
+    sizes = [int(np.prod(layer.shape)) for layer in layers]
+    with torch.no_grad():
+        return [maps.reshape(len(images), -1) for maps in found(images).split(sizes, 1)]
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_maps_before_a_rectifier(inplace):
+    images = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 1, 8, 8)))
+    images = images.float()
+    network = plain_net(inplace).eval()
+    found = raw(network, images, "conv1", "2", "embedding")
+    with torch.no_grad():
+        first, output = network[:2](images).flatten(1), network(images)
+    assert first.min() < 0
+    for maps, expected in zip(found, [first, first.relu(), output], strict=True):
+        assert_allclose(maps, expected, atol=1e-5)
+    network = Functional().eval()
+    with torch.no_grad():
+        first = network.norm(network.conv(images)).flatten(1)
+    assert_allclose(raw(network, images, "conv1")[0], first, atol=1e-5)
+    network = Again().eval()  # a sum is part of them
+    with torch.no_grad():
+        first = network.first(images)
+        second = network.norm(network.second(first.relu())) + first.relu()
+    found = raw(network, images, "conv2", "conv1")
+    assert_allclose(found[0], second.flatten(1), atol=1e-5)
+    assert_allclose(found[1], first.flatten(1), atol=1e-5)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(inplace))
+    for found in raw(network, images, "layer1", "1", "embedding")[:2]:
+        assert_allclose(found, network[:2](images).detach(), atol=1e-5)
+
+
+def test_a_pass_ends_at_the_last_of_its_layers(split):
+    network = plain_net().eval()
+    calls = trace(network, (1, 8, 8), CPU, torch.float32)
+    layers = find_layers(calls, ["conv2", "conv1"])
+    network[6].register_forward_pre_hook(lambda *call: pytest.fail("went on"))
+    tapped = Tapped(network, layers, lambda maps: maps.flatten(1))
+    assert tapped(torch.zeros(2, 1, 8, 8)).shape == (2, 6 * 16 + 4 * 64)
+    with pytest.raises(pytest.fail.Exception):
+        network(torch.zeros(2, 1, 8, 8))
+
+
+def test_a_lack_of_memory_is_no_wrong_shape():
+    class Large(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(MemoryError, match=r"a forward pass\. Pass smaller images"):
+        trace(Large(), (1, 8, 8), CPU, torch.float32)
 
 
 @given(

@@ -60,6 +60,10 @@ LAYERS = [
     "_tuning",
     "_reports",
     "evaluation",
+    "_looking",
+    "_filters",
+    "_ascent",
+    "_sheets",
     "inspection",
 ]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from skdeepcluster import DeepClusterEstimator, inspection
+from skdeepcluster import DeepClusterEstimator, _ascent, _looking
 from skdeepcluster.inspection import (
     contact_sheet,
     first_layer_filters,
@@ -147,7 +147,7 @@ def test_maximal_images_are_repeatable_and_each_by_itself(model):
 
 def test_maximal_images_do_not_depend_on_the_batches(model, monkeypatch):
     whole = maximal_images(model, "conv2", range(6), n_steps=5, random_state=0)
-    monkeypatch.setattr(inspection, "LARGEST_BATCH", 2)
+    monkeypatch.setattr(_looking, "LARGEST_BATCH", 2)
     parts = maximal_images(model, "conv2", range(6), n_steps=5, random_state=0)
     assert_allclose(parts, whole, atol=0.5)
 
@@ -163,12 +163,12 @@ def test_blur_takes_detail_away(model):
 def test_blur_keeps_mean_and_size():
     images = torch.zeros(1, 2, 9, 9)
     images[0, 0, 4, 4] = 1
-    blurred = inspection._blurred(images, 1.0)
+    blurred = _ascent._blurred(images, 1.0)
     assert blurred.shape == images.shape
     assert_allclose(blurred.sum(dim=(2, 3)), [[1, 0]], atol=1e-6)
     across = (blurred[0, 0].sum(dim=0) * (torch.arange(9) - 4) ** 2).sum()
     assert across == pytest.approx(1.0, abs=0.05)  # the variance
-    assert inspection._blurred(images, 0.0) is images
+    assert _ascent._blurred(images, 0.0) is images
 
 
 def test_maximal_images_of_float_images_stay_near_their_mean(images):
@@ -215,6 +215,20 @@ def test_a_silent_filter_wakes_up():
     assert maps.max() > 0
 
 
+def test_a_silent_unit_of_a_perceptron_wakes_up():
+    silent = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(inplace=True))
+    silent.append(nn.Linear(4, 2))
+    with torch.no_grad():
+        silent[1].bias.fill_(-3)
+    params = {"image_shape": SHAPE, "random_state": 0}
+    made = torch.from_numpy(maximal_images(silent, "layer1", **params))
+    with torch.no_grad():
+        assert silent[:2](made).diagonal().max() > 0
+    asleep = torch.from_numpy(maximal_images(silent, "2", **params))
+    with torch.no_grad():
+        assert silent[:2](asleep).diagonal().max() < 0  # no way up
+
+
 def test_each_filter_starts_from_noise_of_its_own():
     twins = net()
     with torch.no_grad():
@@ -231,34 +245,13 @@ def test_what_no_filter_sees_becomes_the_mean():
     params = {"n_steps": 200, "blur": 0, "image_shape": (2, 8, 8), "random_state": 0}
     seen, unseen = maximal_images(network, "conv1", **params)[0]
     assert seen.std() > 0.5
-    assert unseen.std() == pytest.approx((1 - inspection.DECAY) ** 200, rel=0.2)
-
-
-def test_layers_of_a_module_in_order_of_execution():
-    class Backwards(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1, self.norm = nn.Conv2d(3, 5, 1), nn.BatchNorm2d(3)
-            self.first = nn.Conv2d(1, 3, 1)
-
-        def forward(self, x):
-            return self.conv1(self.norm(self.first(x)).relu_()).mean(dim=(2, 3))
-
-    network = Backwards().eval()
-    network.norm.running_mean += 0.3
-    device = torch.device("cpu")
-    first = inspection._find_layer(network, "conv1", SHAPE, device)
-    assert (first.module, first.n_filters, first.rectified) == (network.norm, 3, True)
-    second = inspection._find_layer(network, "conv2", SHAPE, device)
-    assert (second.module, second.n_filters) == (network.conv1, 5)
-    plain = inspection._find_layer(network, "first", SHAPE, device)
-    assert (plain.module, plain.rectified) == (network.first, False)
+    assert unseen.std() == pytest.approx((1 - _ascent.DECAY) ** 200, rel=0.2)
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv4"])
 @pytest.mark.parametrize("batch", [7, 512])
 def test_top_images_against_brute_force(model, images, monkeypatch, layer, batch):
-    monkeypatch.setattr(inspection, "LARGEST_BATCH", batch)
+    monkeypatch.setattr(_looking, "LARGEST_BATCH", batch)
     table = top_images(model, images, layer, [5, 0], n_images=4)
     maps = activations(model, layer, images)
     side, expected = maps.shape[2], []
@@ -285,6 +278,7 @@ def test_top_images_of_vectors_and_of_few_images(model, images):
     embedding = model.transform(images[:3])[:, 200]
     assert [entry["row"] for entry in table] == np.argsort(-embedding).tolist()
     assert {(entry["y"], entry["x"]) for entry in table} == {(4, 4)}
+    assert top_images(model, images[:3], "embedding", [200]) == table
 
 
 def test_top_images_of_a_module(images):
@@ -464,7 +458,7 @@ def test_models_and_generators_are_left_as_they_are(model, images):
 
 def test_the_training_flag_is_restored_after_errors(model):
     model.module_.train()
-    with pytest.raises(ValueError, match="layer="):
+    with pytest.raises(ValueError, match="'conv9' is no layer"):
         maximal_images(model, "conv9")
     assert all(m.training for m in model.module_.modules())
     assert not any(m._forward_hooks for m in model.module_.modules())
@@ -489,7 +483,10 @@ def test_wrong_filters(model, images, filters, words):
 
 @pytest.mark.parametrize("layer", ["conv5", "trunk.99", "", None])
 def test_wrong_layers_are_told_those_there_are(model, images, layer):
-    words = r"is none of the layers, which are conv1, conv2, conv3, conv4, front.0, "
+    words = (
+        f"{layer!r} is no layer of the model. There are conv1, conv2, conv3, conv4, "
+        "embedding, and the submodules front, front.0, "
+    )
     with pytest.raises(ValueError, match=words):
         top_images(model, images, layer)
 
@@ -508,7 +505,7 @@ def test_wrong_layers_are_told_those_there_are(model, images, layer):
         (
             lambda m, x: maximal_images(m, "conv1", image_shape=(3, 8, 8)),
             ValueError,
-            r"does not take images of shape \(C, H, W\) = \(3, 8, 8\)",
+            r"does not take a batch of shape \(n, 3, 8, 8\)",
         ),
         (lambda m, x: contact_sheet(m, x, 5), ValueError, "cluster=5 is none of the"),
         (lambda m, x: contact_sheet(m, x, which="best"), ValueError, "which"),
@@ -519,8 +516,10 @@ def test_wrong_layers_are_told_those_there_are(model, images, layer):
             ValueError,
             r"labels of shape \(200,\)",
         ),
+        (lambda m, x: maximal_images("model", "conv1"), ValueError, "'model' param"),
+        (lambda m, x: top_images("model", x, "conv1"), ValueError, "'model' param"),
         (lambda m, x: contact_sheet(m.module_, x), TypeError, "no clusters"),
-        (lambda m, x: first_layer_filters("model"), TypeError, "model is str"),
+        (lambda m, x: first_layer_filters("model"), ValueError, "'model' param"),
         (lambda m, x: top_images(net(), x[:, 0], "conv1"), ValueError, "X holds rows"),
         (lambda m, x: top_images(net(), "nowhere", "conv1"), ValueError, "no folder"),
     ],
