@@ -166,7 +166,16 @@ class Fit:
             yield network, recipe, clusterer
 
     def _new_network(self) -> Network:
+        n_projected = projected_size(self.params)
         if self.before is not None:
+            if self.before.n_points != (n_projected or self.before.n_features):
+                raise ValueError(
+                    "warm_start=True goes on with the network of the previous fit, "
+                    "whose projection head does not fit head="
+                    f"{self.params['head']!r} and n_components="
+                    f"{self.params['n_components']!r}. Leave them, or set "
+                    "warm_start=False."
+                )
             return copy.deepcopy(self.before)
         n = len(self.source)
         rows = self.streams.sample("statistics", n, STATISTICS_ROWS)
@@ -176,7 +185,7 @@ class Fit:
             *self.source.statistics(rows),
             sobel=self.params["sobel"],
             head_norm=self.params["head_norm"],
-            n_projected=projected_size(self.params),
+            n_projected=n_projected,
         )
 
     def _write(self, network: Network, progress: Progress, device: torch.device):

@@ -378,6 +378,17 @@ def test_warm_start_goes_on(images):
     assert fresh.n_iter_ == 1
 
 
+def test_warm_start_with_another_head(images):
+    model = quick(warm_start=True, max_iter=1).fit(images)
+    before = model.labels_
+    with pytest.raises(ValueError, match=r"warm_start=True .*head='centroids'"):
+        model.set_params(head="centroids").fit(images)
+    assert model.labels_ is before
+    model = quick(warm_start=True, head="centroids", max_iter=1).fit(images)
+    assert model.fit(images).n_iter_ == 2
+    assert_array_equal(model.predict(images), model.labels_)
+
+
 def test_verbose_prints_a_line_a_round(images, capfd):
     quick().fit(images)
     assert capfd.readouterr() == ("", "")

@@ -316,7 +316,9 @@ def test_calibration_without_batch_norm():
     calibrate(network, ArraySource(X), np.arange(60), batch_size=16, **SINGLE)
 
 
-def test_every_tensor_is_moved_to_the_device(monkeypatch):
+@pytest.mark.parametrize("n_crops", [(1, 0), (2, 1)])
+@pytest.mark.parametrize("n_projected", [None, 9])
+def test_every_tensor_is_moved_to_the_device(monkeypatch, n_projected, n_crops):
     """On a simulated CUDA device, which refuses to mix with tensors of the CPU.
 
     It has no values, and no backward pass where there is no real one.
@@ -329,9 +331,12 @@ def test_every_tensor_is_moved_to_the_device(monkeypatch):
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             network = build_network(
-                "convnet", (1, 8, 8), [0.0], [1.0], sobel=True, head_norm="batch"
+                *("convnet", (1, 8, 8), [0.0], [1.0]),
+                sobel=True,
+                head_norm="batch",
+                n_projected=n_projected,
             )
-            head = nn.Linear(network.n_features, 2)
+            head = nn.Linear(network.n_points, 2)
         calibrate(network, ArraySource(X), np.arange(20), batch_size=8, **parameters)
         train(
             network,
@@ -340,6 +345,7 @@ def test_every_tensor_is_moved_to_the_device(monkeypatch):
             labels,
             weights=np.ones(2, np.float32),
             augment=RandomCrop(),
+            n_crops=n_crops,
             batch_size=8,
             **parameters,
         )
