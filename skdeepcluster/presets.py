@@ -143,7 +143,8 @@ def deepcluster_v2() -> dict:
     Notes
     -----
     Left out of the paper's recipe: LARS with batches of 4,096 images, in place of which
-    there is SGD with batches of 256, and the distortion of colours.
+    there is SGD with batches of 256, and the distortion of colours. Small crops have
+    half the side of the large ones, 112 pixels.
 
     References
     ----------
