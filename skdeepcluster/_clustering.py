@@ -153,10 +153,16 @@ class Clusterer:
                     points, each.centers, spherical=spherical, **computing
                 )
                 inertia[i] += distances.sum(dtype=np.float64)
-        return [
-            replace(each, labels=labels[i], inertia=float(inertia[i]))
-            for i, each in enumerate(found)
-        ]
+        for i, each in enumerate(found):
+            # Means that other clusterers gave may be nearest to nothing.
+            kept, named = np.unique(labels[i], return_inverse=True)
+            found[i] = replace(
+                each,
+                centers=each.centers[kept],
+                labels=named.astype(np.int32),
+                inertia=float(inertia[i]),
+            )
+        return found
 
     def _partition(
         self, points: np.ndarray, n_clusters: int, seed: int, spherical: bool

@@ -194,3 +194,18 @@ def test_spherical_clusters_are_those_of_directions(clusterer):
     for clusters in found.clusters:
         lengths = np.linalg.norm(clusters.centers, axis=1)
         assert lengths == pytest.approx(np.ones(len(lengths)), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["pic", AgglomerativeClustering()], ids=["pic", "_"])
+def test_what_other_clusterers_do_not_see_goes_to_the_nearest_mean(
+    moons, monkeypatch, clusterer, method
+):
+    monkeypatch.setattr(_clustering, "KMEANS_ROWS", 300)
+    monkeypatch.setattr(_clustering, "ASSIGNED_ROWS", 70)
+    found = replaced(clusterer, method, 6, 9).first_labels(moons[0], seed=0)
+    assert found.labels.shape == (2, 600)
+    for clusters in found.clusters:
+        expected, distances = assign(moons[0], clusters.centers)
+        assert_array_equal(clusters.labels, expected)
+        assert clusters.inertia == pytest.approx(distances.sum(), rel=1e-4)
+        assert_array_equal(np.unique(expected), np.arange(len(clusters.centers)))
