@@ -111,7 +111,8 @@ def principal_components(features: np.ndarray) -> Components:
             turned += centred.T @ vectors[start : start + len(centred)]
             start += len(centred)
         lengths = np.sqrt(variances * max(1, len(features) - 1))
-        vectors = turned / np.maximum(lengths, np.finfo(np.float64).tiny)
+        lengths[variances <= RANK_TOLERANCE * variances[0]] = np.inf  # no direction
+        vectors = turned / lengths
     return Components(mean, unit, variances, vectors)
 
 
