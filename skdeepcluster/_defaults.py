@@ -79,6 +79,9 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         augment = CROPS
     elif augment is not None:
         augment = functools.partial(user_augment, augment)
+    if isinstance(params["clusterer"], type):
+        name = params["clusterer"].__name__
+        raise TypeError(f"clusterer={name} is a class. Pass an instance: {name}().")
     n_crops = params["n_crops"]
     n_crops = (n_crops, 0) if isinstance(n_crops, Integral) else tuple(n_crops)
     if not (

@@ -534,6 +534,7 @@ BAD_INPUT = {
         r"augment='crops' needs images",
     ),
     "clusterer": (lambda X: X, {"clusterer": nn.ReLU()}, ValueError, r"clusterer"),
+    "class": (lambda X: X, {"clusterer": KMeans}, TypeError, r"Pass an instance: KM"),
     "temperature": (lambda X: X, {"temperature": 0}, ValueError, r"temperature"),
     "few fine": (lambda X: X, {"n_pseudo_labels": 4}, ValueError, r"n_pseudo_labels=4"),
     "many fine": (lambda X: X, {"n_pseudo_labels": 999}, ValueError, r"=999"),
