@@ -4,7 +4,7 @@ import functools
 import math
 from numbers import Integral
 
-from ._augment import CROPS, RandomCrop, user_augment
+from ._augment import CROPS, Augment, RandomCrop, user_augment
 from ._clustering import Clusterer
 from ._device import resolve_device, resolve_precision
 from ._images import Source
@@ -45,71 +45,16 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
             f"n_samples={n} should be >= n_clusters={n_clusters}. Pass more images or "
             "lower n_clusters."
         )
-    n_pseudo_labels = params["n_pseudo_labels"]
-    if n_pseudo_labels == "auto":
-        most = PSEUDO_LABELS_PER_CLUSTER * n_clusters
-        n_pseudo_labels = max(n_clusters, min(most, n // IMAGES_PER_PSEUDO_LABEL))
-    if isinstance(n_pseudo_labels, Integral):
-        n_pseudo_labels = (n_pseudo_labels,)
-    for k in n_pseudo_labels:
-        if not (isinstance(k, Integral) and n_clusters <= k <= n):
-            raise ValueError(
-                f"n_pseudo_labels={k} should lie between n_clusters={n_clusters}, "
-                f"which it is merged into, and n_samples={n}."
-            )
-    if not n_pseudo_labels:
-        raise ValueError("n_pseudo_labels is empty. Name at least one number.")
+    n_pseudo_labels = _numbers_of_labels(params, n)
     if params["sobel"] and not is_image:
         raise ValueError(
             "sobel=True needs images, but X holds rows. Set image_shape=(C, H, W)."
         )
-    augment = params["augment"]
-    if augment == "auto":
-        augment = None
-        if is_image:
-            rows = streams.sample("symmetry", n, SYMMETRY_ROWS)
-            flip = is_mirror_symmetric(source, rows, n_clusters)
-            augment = RandomCrop(flip=flip)
-    elif augment == "crops":
-        if not is_image:
-            raise ValueError(
-                "augment='crops' needs images, but X holds rows. Set image_shape=(C, "
-                "H, W), or leave augment='auto'."
-            )
-        augment = CROPS
-    elif augment is not None:
-        augment = functools.partial(user_augment, augment)
     if isinstance(params["clusterer"], type):
         name = params["clusterer"].__name__
         raise TypeError(f"clusterer={name} is a class. Pass an instance: {name}().")
-    n_crops = params["n_crops"]
-    n_crops = (n_crops, 0) if isinstance(n_crops, Integral) else tuple(n_crops)
-    if not (
-        len(n_crops) == 2
-        and all(isinstance(count, Integral) for count in n_crops)
-        and n_crops[0] >= 1
-        and n_crops[1] >= 0
-    ):
-        raise ValueError(
-            f"n_crops={params['n_crops']} should be the number of crops of each image, "
-            "at least 1, or that and the number of small ones."
-        )
-    if augment is None and n_crops != (1, 0):
-        raise ValueError(
-            f"n_crops={params['n_crops']} needs random crops, but there are none: set "
-            "augment, or n_crops=1."
-        )
-    if n_crops[1] and not isinstance(augment, RandomCrop):
-        raise ValueError(
-            f"n_crops={params['n_crops']} asks for small crops, which need "
-            "augment='auto' or 'crops'."
-        )
-    epochs, updates = params["epochs_per_iter"], params["updates_per_iter"]
-    if updates is None:
-        if epochs == "auto":
-            steps = math.ceil(n / params["batch_size"])
-            epochs = min(MAX_EPOCHS, math.ceil(STEPS_PER_ROUND / steps))
-        updates = epochs * n_updates(n, params["batch_size"])
+    n_crops = _n_crops(params)
+    augment = _augment(params, n_crops, source, streams)
     device = resolve_device(params["device"])
     precision = params["precision"]
     if precision == "auto" and not is_image:
@@ -120,7 +65,7 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         return {name: params[name] for name in names}
 
     clusterer = Clusterer(
-        n_pseudo_labels=tuple(map(int, n_pseudo_labels)),
+        n_pseudo_labels=n_pseudo_labels,
         method=params["clusterer"],
         spherical=params["head"] == "centroids",
         backend=resolve_kmeans_backend(params["kmeans_backend"], device),
@@ -129,7 +74,7 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         **given("whiten", "normalize", "empty_clusters"),
     )
     recipe = Recipe(
-        updates_per_iter=updates,
+        updates_per_iter=_n_updates(params, n),
         n_crops=n_crops,
         augment=augment,
         device=device,
@@ -140,6 +85,79 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         **given("features_dir"),
     )
     return recipe, clusterer
+
+
+def _numbers_of_labels(params: dict, n: int) -> tuple[int, ...]:
+    """Return how many pseudo-labels each clustering has."""
+    n_clusters, numbers = params["n_clusters"], params["n_pseudo_labels"]
+    if numbers == "auto":
+        most = PSEUDO_LABELS_PER_CLUSTER * n_clusters
+        numbers = max(n_clusters, min(most, n // IMAGES_PER_PSEUDO_LABEL))
+    numbers = (numbers,) if isinstance(numbers, Integral) else tuple(numbers)
+    for k in numbers:
+        if not (isinstance(k, Integral) and n_clusters <= k <= n):
+            raise ValueError(
+                f"n_pseudo_labels={k} should lie between n_clusters={n_clusters}, "
+                f"which it is merged into, and n_samples={n}."
+            )
+    if not numbers:
+        raise ValueError("n_pseudo_labels is empty. Name at least one number.")
+    return tuple(map(int, numbers))
+
+
+def _n_crops(params: dict) -> tuple[int, int]:
+    """Return how many views of an image there are, and how many small ones."""
+    given, augment = params["n_crops"], params["augment"]
+    n_crops = (given, 0) if isinstance(given, Integral) else tuple(given)
+    whole = all(isinstance(count, Integral) for count in n_crops)
+    if len(n_crops) != 2 or not whole or n_crops[0] < 1 or n_crops[1] < 0:
+        raise ValueError(
+            f"n_crops={given} should be the number of crops of each image, at least 1, "
+            "or that and the number of small ones."
+        )
+    if n_crops[1] and augment not in ("auto", "crops"):
+        raise ValueError(
+            f"n_crops={given} asks for small crops, which need augment='auto' or "
+            "'crops'."
+        )
+    return n_crops
+
+
+def _augment(
+    params: dict, n_crops: tuple[int, int], source: Source, streams: Streams
+) -> Augment | None:
+    """Return what changes training batches; raise ValueError if it cannot."""
+    augment = params["augment"]
+    if len(source.shape) != 3 and augment in ("auto", "crops"):
+        if augment == "crops":
+            raise ValueError(
+                "augment='crops' needs images, but X holds rows. Set image_shape=(C, "
+                "H, W), or leave augment='auto'."
+            )
+        augment = None
+    if augment is None and n_crops != (1, 0):
+        raise ValueError(
+            f"n_crops={params['n_crops']} needs random crops, but there are none: set "
+            "augment, or n_crops=1."
+        )
+    if augment == "auto":
+        rows = streams.sample("symmetry", len(source), SYMMETRY_ROWS)
+        flip = is_mirror_symmetric(source, rows, params["n_clusters"])
+        return RandomCrop(flip=flip)
+    if augment == "crops":
+        return CROPS
+    return None if augment is None else functools.partial(user_augment, augment)
+
+
+def _n_updates(params: dict, n: int) -> int:
+    """Return the SGD steps of a round."""
+    epochs, batch_size = params["epochs_per_iter"], params["batch_size"]
+    if params["updates_per_iter"] is not None:
+        return params["updates_per_iter"]
+    if epochs == "auto":
+        steps = math.ceil(n / batch_size)
+        epochs = min(MAX_EPOCHS, math.ceil(STEPS_PER_ROUND / steps))
+    return epochs * n_updates(n, batch_size)
 
 
 def projected_size(params: dict) -> int | None:
