@@ -13,6 +13,7 @@ ROWS = 8192  # at once: no second copy of all features is made
 RANK_TOLERANCE = 1e-7  # of the largest variance: below lies float32 rounding
 MODERATE = 2.0**-40, 2.0**60  # total variance whose parts float32 holds without loss
 SMALLEST_SCALE = 1e-34
+WIDE = 1024  # features; of more, a covariance takes seconds for its eigenvectors
 FARTHEST = 1e15  # coordinate of a point
 EXPONENTS = -100, 100  # of units by which float32 can be divided
 
@@ -93,7 +94,8 @@ def principal_components(features: np.ndarray) -> Components:
     """
     mean, unit = features.mean(axis=0, dtype=np.float64), 1.0
     # The products of rows have the same eigenvalues as the covariance.
-    few = len(features) < features.shape[1]
+    n, d = features.shape
+    few = n < d and d > WIDE
     products = _products_of_rows if few else _covariance
     # Squares of what is tiny or huge are lost in float32, which the trace tells.
     with np.errstate(over="ignore", invalid="ignore"):

@@ -298,6 +298,7 @@ def test_parameters_have_their_effect_and_keep_the_promises(fitted, images, para
         assert embedding.shape != before.shape or not np.array_equal(embedding, before)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_images_are_passed_once_a_round_where_points_are_remembered(
     images, monkeypatch
 ):

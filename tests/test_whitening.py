@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
+from skdeepcluster import _whitening
 from skdeepcluster._whitening import fit_projection
 
 RNG = np.random.default_rng(0)
@@ -49,7 +50,8 @@ def test_without_whitening_distances_are_kept():
 
 @pytest.mark.parametrize("n", [2, 3, 30, 99])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
-def test_fewer_rows_than_features_have_the_same_components(n, scale):
+def test_fewer_rows_than_features_have_the_same_components(n, scale, monkeypatch):
+    monkeypatch.setattr(_whitening, "WIDE", 50)
     features = RNG.standard_normal((n, 100)) * np.linspace(3, 0.1, 100) * scale
     features = features.astype(np.float32)
     points = points_of(features, 20, whiten=True)
