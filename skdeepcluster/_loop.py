@@ -20,6 +20,7 @@ from ._random import Streams
 from ._sampling import epoch_rows, loss_weights, passes
 from ._stability import mild_view, stability
 from ._training import (
+    CALIBRATION_ROWS,
     Training,
     calibrate,
     load_optimizer_state,
@@ -27,7 +28,6 @@ from ._training import (
     train_epoch,
 )
 
-CALIBRATION_ROWS = 4096
 STABILITY_ROWS = 1000  # images whose changed copies a round is judged by
 PIXEL_ROWS = 20_000  # images that the principal components of the pixels come from
 HEAD_PACE = 1.5  # learning rate of the head, where that of the network falls

@@ -3,11 +3,12 @@
 from functools import partial
 
 import numpy as np
+import torch
 from sklearn.preprocessing import normalize
 from sklearn.utils._param_validation import validate_params
 
 from ._judged import MODEL, Judged, warn_of
-from ._layers import EMBEDDING, default_layers, find_layers, region_maxima
+from ._layers import EMBEDDING, default_layers, find_layers
 from ._whitening import fit_projection
 
 N_SCALES = 3  # of the regions that R-MAC pools over, as in the paper
@@ -107,6 +108,33 @@ def retrieval_map(model, X, y, *, queries=None, layer=None, memory=None):
             "mean_average_precision": float(np.mean(precisions)),
         }
     ]
+
+
+def region_maxima(maps: torch.Tensor, n_scales: int) -> torch.Tensor:
+    """Return the maximum of each channel in each square region, side by side.
+
+    The regions of R-MAC: at scale l squares of 2 / (l + 1) of the shorter side, l of
+    them along it; along the longer side as many more as make regions of the first
+    scale overlap by about 40 %. A vector is one region.
+    """
+    if maps.ndim == 2:
+        return maps.float()
+    height, breadth = maps.shape[2:]
+    short, long = min(height, breadth), max(height, breadth)
+    more = 0
+    if long > short:
+        overlaps = [1 - (long - short) / (short * n) for n in range(1, 7)]
+        more = 1 + int(np.argmin([abs(overlap - 0.4) for overlap in overlaps]))
+    found = []
+    for scale in range(1, n_scales + 1):
+        side = max(1, 2 * short // (scale + 1))
+        down = scale + (more if height > breadth else 0)
+        across = scale + (more if breadth > height else 0)
+        for top in np.linspace(0, height - side, down).astype(int):
+            for left in np.linspace(0, breadth - side, across).astype(int):
+                region = maps[:, :, top : top + side, left : left + side]
+                found.append(region.float().amax(dim=(2, 3)))
+    return torch.cat(found, dim=1)
 
 
 def _check_answerable(y: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ from ._images import Source
 from ._memory import memory_for
 from ._sampling import n_updates
 
+CALIBRATION_ROWS = 4096  # images that batch-norm statistics are taken from
+
 
 @dataclass
 class Training:

@@ -17,10 +17,9 @@ from ._judged import COUNT, MODEL, Judged, Labelled, warn_of
 from ._layers import EMBEDDING, Call, average_pooled, find_layers, trace
 from ._random import Streams, isolated_torch_rng
 from ._sampling import epoch_rows
-from ._training import Training, batches, calibrate, train_epoch
+from ._training import CALIBRATION_ROWS, Training, batches, calibrate, train_epoch
 
 MOMENTUM = 0.9
-CALIBRATION_ROWS = 4096  # images that batch-norm statistics are taken from
 
 
 @validate_params(

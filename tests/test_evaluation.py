@@ -26,7 +26,6 @@ from skdeepcluster._layers import (
     default_layers,
     find_layers,
     layer_features,
-    region_maxima,
     trace,
 )
 from skdeepcluster.evaluation import (
@@ -516,9 +515,9 @@ def test_retrieval_without_convolutions(rows_model, split):
 )
 def test_regions(height, breadth, n):
     maps = torch.rand(3, 2, height, breadth)
-    regions = region_maxima(maps, 3).reshape(3, n, 2)
+    regions = _retrieval.region_maxima(maps, 3).reshape(3, n, 2)
     assert regions.max(dim=1).values.tolist() == maps.amax(dim=(2, 3)).tolist()
-    turned = region_maxima(maps.mT, 3).reshape(3, n, 2)
+    turned = _retrieval.region_maxima(maps.mT, 3).reshape(3, n, 2)
     assert torch.equal(turned.sort(dim=1).values, regions.sort(dim=1).values)
     if height == breadth:
         assert torch.equal(regions[:, 0], maps.amax(dim=(2, 3)))
@@ -526,7 +525,7 @@ def test_regions(height, breadth, n):
 
 def test_regions_of_the_second_scale_are_two_thirds():
     maps = torch.arange(36.0).reshape(1, 1, 6, 6)
-    assert region_maxima(maps, 2).tolist() == [[35, 21, 23, 33, 35]]
+    assert _retrieval.region_maxima(maps, 2).tolist() == [[35, 21, 23, 33, 35]]
 
 
 # Training with labels
