@@ -10,7 +10,7 @@ from ._validation import NO_GROUP
 from .metrics import clustering_accuracy, purity
 
 
-def _named(y_true, labels) -> tuple[np.ndarray, np.ndarray]:
+def named(y_true, labels) -> tuple[np.ndarray, np.ndarray]:
     """Return the classes and clusters of images that have a cluster."""
     y_true, labels = np.asarray(y_true), np.asarray(labels)
     if labels.ndim != 1 or y_true.shape != labels.shape:
@@ -59,7 +59,7 @@ def cluster_report(y_true, labels):
     >>> row["n_images"], row["accuracy"], row["largest"]
     (4, 0.75, 3)
     """
-    y_true, labels = _named(y_true, labels)
+    y_true, labels = named(y_true, labels)
     sizes = np.unique(labels, return_counts=True)[1]
     return [
         {
@@ -109,7 +109,7 @@ def cluster_table(y_true, labels):
     0 1 b
     1 3 a
     """
-    y_true, labels = _named(y_true, labels)
+    y_true, labels = named(y_true, labels)
     table = []
     for cluster in np.unique(labels):
         classes, sizes = np.unique(y_true[labels == cluster], return_counts=True)

@@ -1,6 +1,7 @@
 """Images and their clusters -> one picture of them."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -95,6 +96,30 @@ def contact_sheet(
     (200, 200, 3)
     >>> Image.fromarray(sheet).save("sheet.png")  # doctest: +SKIP
     """
+    drawn = draw_clusters(model, X, cluster, n_images, which, size, random_state)
+    rows = drawn.rows
+    if cluster is not None:
+        (pictures,) = rows
+        side = math.ceil(math.sqrt(len(pictures)))
+        rows = [
+            pictures[start : start + side] for start in range(0, len(pictures), side)
+        ]
+    return grid(rows)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of the images of clusters."""
+
+    clusters: list[int]
+    sizes: list[int]  # images of X in each cluster
+    rows: list[np.ndarray]  # for each cluster, uint8 (n, height, width, 3)
+
+
+def draw_clusters(
+    model, X, cluster, n_images: int, which: str, size: int, random_state
+) -> Drawn:
+    """Draw images of one cluster, or of all; the parameters are `contact_sheet`'s."""
     if isinstance(model, nn.Module):
         raise TypeError("A module has no clusters. Pass a DeepClusterEstimator.")
     given, labels, distances = _clustered(model, X, which)
@@ -107,9 +132,11 @@ def contact_sheet(
             f"{', '.join(map(str, there))}."
         )
     streams = Streams.from_random_state(random_state)
-    chosen = []
-    for name in there if cluster is None else [cluster]:
+    clusters = there.tolist() if cluster is None else [cluster]
+    chosen, sizes = [], []
+    for name in clusters:
         members = np.flatnonzero(labels == name)
+        sizes.append(len(members))
         if which == "random":
             # From the start for each cluster: the same images alone and among all.
             members = streams.numpy("sheet").permutation(members)
@@ -120,15 +147,11 @@ def contact_sheet(
     if not any(map(len, chosen)):
         name = "any cluster" if cluster is None else f"cluster {cluster}"
         raise ValueError(f"No image of X is in {name}. Pass other images.")
-    pictures = _pictures(given, np.concatenate(chosen), size)
+    pictures, readable = draw(given, np.concatenate(chosen), size)
     warn_unreadable(given.failures, given.n)
-    rows = np.split(pictures, np.cumsum([len(members) for members in chosen])[:-1])
-    if cluster is not None:
-        side = math.ceil(math.sqrt(len(pictures)))
-        rows = [
-            pictures[start : start + side] for start in range(0, len(pictures), side)
-        ]
-    return _grid(rows, *pictures.shape[1:3])
+    ends = np.cumsum([len(members) for members in chosen])[:-1]
+    parts = zip(np.split(pictures, ends), np.split(readable, ends), strict=True)
+    return Drawn(clusters, sizes, [row[kept] for row, kept in parts])
 
 
 def _clustered(model, X, which: str) -> tuple[Given, np.ndarray, np.ndarray | None]:
@@ -162,8 +185,11 @@ def _clustered(model, X, which: str) -> tuple[Given, np.ndarray, np.ndarray | No
     return given, labels[given.rows], None
 
 
-def _pictures(given: Given, rows: np.ndarray, size: int) -> np.ndarray:
-    """Return items of the source as pictures, uint8 (n, height, width, 3)."""
+def draw(given: Given, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return items of the source as pictures, and whether each could be read.
+
+    They are uint8 (n, height, width, 3). The longer side is `size`.
+    """
     source = given.source
     low, high = (0.0, 255.0) if given.paths is not None else _extremes(source)
     span = (high - low) or 1.0
@@ -184,7 +210,7 @@ def _pictures(given: Given, rows: np.ndarray, size: int) -> np.ndarray:
             values = np.rint(255 * ((values - low) / span)).astype(np.uint8)
             picture = Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
             pictures[place] = picture.resize((width, height), how)
-    return pictures
+    return pictures, ~np.isin(given.rows[rows], list(given.failures))
 
 
 def _extremes(source: Source) -> tuple[float, float]:
@@ -193,9 +219,9 @@ def _extremes(source: Source) -> tuple[float, float]:
     return float(min(low for low, _ in found)), float(max(high for _, high in found))
 
 
-def _grid(rows: list[np.ndarray], height: int, width: int) -> np.ndarray:
+def grid(rows: list[np.ndarray]) -> np.ndarray:
     """Put rows of pictures below each other, uint8 (H, W, 3)."""
-    longest = max(map(len, rows))
+    longest, (height, width) = max(map(len, rows)), rows[0].shape[1:3]
     down, across = height + GAP, width + GAP
     shape = (GAP + down * len(rows), GAP + across * longest, 3)
     sheet = np.full(shape, WHITE, np.uint8)

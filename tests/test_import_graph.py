@@ -65,6 +65,13 @@ LAYERS = [
     "_ascent",
     "_sheets",
     "inspection",
+    "_drawing",
+    "_map",
+    "_plot_training",
+    "_plot_sheet",
+    "_plot_embedding",
+    "_plot_contingency",
+    "_plot_filters",
 ]
 
 MODULES = sorted(
