@@ -11,7 +11,6 @@ and let the learned embedding carry a classifier.
 # the labels serve only to judge what was found.
 import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
@@ -21,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skdeepcluster import DeepClusterEstimator
+from skdeepcluster import ContactSheetDisplay, DeepClusterEstimator
 from skdeepcluster.metrics import clustering_accuracy
 
 images, digits = load_digits().images.astype(np.uint8), load_digits().target
@@ -71,21 +70,6 @@ print(f"{'on the embedding':20s} {embedding_accuracy:6.3f}")
 
 # %%
 # One row for each cluster: the 20 images nearest to its centre.
-embedding = model.transform(images)
-figure, axes = plt.subplots(10, 1, figsize=(8, 5), layout="constrained")
-for cluster, axis in enumerate(axes):
-    members = np.flatnonzero(model.labels_ == cluster)
-    distance = np.linalg.norm(
-        embedding[members] - model.cluster_centers_[cluster], axis=1
-    )
-    nearest = members[np.argsort(distance)[:20]]
-    strip = np.zeros((10, 200))
-    for column, index in enumerate(nearest):
-        strip[1:9, 10 * column + 1 : 10 * column + 9] = images[index]
-    axis.imshow(strip, cmap="gray_r")
-    axis.set(xticks=[], yticks=[])
-    axis.set_ylabel(f"{cluster}  ({len(members)})", rotation=0, ha="right", va="center")
-    axis.spines[:].set_visible(False)
-figure.suptitle("Clusters of digits (size), images nearest to the centre")
-figure.savefig("digits_clusters.png", dpi=150)
+display = ContactSheetDisplay.from_estimator(model, images, n_images=20)
+display.figure_.savefig("digits_clusters.png", dpi=150)
 print("\nwrote digits_clusters.png")

@@ -13,13 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 
-from skdeepcluster import DeepClusterEstimator
-from skdeepcluster.inspection import (
-    contact_sheet,
-    first_layer_filters,
-    maximal_images,
-    top_images,
-)
+from skdeepcluster import ContactSheetDisplay, DeepClusterEstimator, FiltersDisplay
+from skdeepcluster.inspection import maximal_images, top_images
 
 images = load_digits().images[:1000]
 model = DeepClusterEstimator(n_clusters=10, max_iter=3, random_state=0).fit(images)
@@ -28,14 +23,8 @@ print(f"{len(images)} images in {len(np.unique(model.labels_))} clusters")
 # %%
 # The weights of the first convolution: edges and spots, dark where a weight is
 # negative, bright where it is positive.
-filters = first_layer_filters(model)
-figure, axes = plt.subplots(4, 8, figsize=(6, 3.4), layout="constrained")
-for axis, weights in zip(axes.flat, filters, strict=True):
-    limit = np.abs(weights).max()
-    axis.imshow(weights[0], cmap="gray", vmin=-limit, vmax=limit)
-    axis.set(xticks=[], yticks=[])
-figure.suptitle(f"The {len(filters)} filters of the first layer")
-figure.savefig("inside_filters.png", dpi=150)
+display = FiltersDisplay.from_estimator(model)
+display.figure_.savefig("inside_filters.png", dpi=150)
 
 # %%
 # Each row is a filter: on the left an image that was made to activate it, beside it the
@@ -68,13 +57,9 @@ for layer in ("conv2", "conv4"):
 # %%
 # The clusters: the images nearest to each centre in the embedding, and those farthest
 # from it, where mistakes are.
-figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 for axis, which in zip(axes, ("nearest", "farthest"), strict=True):
-    axis.imshow(contact_sheet(model, images, n_images=10, which=which, size=32))
-    axis.set_title(
-        f"{which} to the centre" if which == "nearest" else "farthest from it"
-    )
-    axis.set_axis_off()
+    ContactSheetDisplay.from_estimator(model, images, which=which, ax=axis)
 figure.savefig("inside_clusters.png", dpi=150)
 print(
     "wrote inside_filters.png, inside_conv2.png, inside_conv4.png, inside_clusters.png"

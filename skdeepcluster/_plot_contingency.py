@@ -180,5 +180,5 @@ def diagonal_order(table: np.ndarray) -> np.ndarray:
     rows, columns = linear_sum_assignment(table, maximize=True)
     places = table.argmax(axis=1)
     places[rows] = columns
-    further = ~np.isin(np.arange(len(table)), rows)
-    return np.lexsort((-table.max(axis=1), further, places))
+    # No other cluster has more images of a class than the one matched to it.
+    return np.lexsort((-np.take_along_axis(table, places[:, None], 1)[:, 0], places))

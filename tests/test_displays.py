@@ -573,6 +573,7 @@ def test_map_of_one_place():
     labels, images = np.zeros(5), np.zeros((5, 8, 8), np.uint8)
     display = EmbeddingDisplay.from_predictions(np.ones((5, 4)), labels, images=images)
     assert_allclose(display.projection, 0, atol=1e-12)
+    assert display.ax_.get_xlabel() == "principal component 1, 0% of the variance"
     assert len(display.pictures) == 1
     display.figure_.draw_without_rendering()
 
@@ -658,6 +659,10 @@ def test_further_clusters_are_below_the_matched_one():
     table = np.array([[0, 9], [3, 2], [8, 0], [0, 1], [1, 7]])
     display = ContingencyDisplay(table, clusters=list("ABCDE"), classes=[0, 1]).plot()
     assert row_names(display.ax_) == ["C", "B", "A", "E", "D"]
+    # A and B have most images of one class, which is left to B for more in all.
+    table = np.array([[10, 9], [9, 0]])
+    display = ContingencyDisplay(table, clusters=list("AB"), classes=[0, 1]).plot()
+    assert row_names(display.ax_) == ["B", "A"]
     table = np.array([[0, 0, 0, 9], [0, 5, 0, 0]])
     display = ContingencyDisplay(table, clusters=list("AB"), classes=range(4)).plot()
     assert row_names(display.ax_) == ["B", "A"]
