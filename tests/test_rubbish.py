@@ -158,7 +158,7 @@ def recipe(**more):
     return st.fixed_dictionaries(RECIPES | more)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(
     X=arrays(IMAGES),
     params=recipe(
@@ -171,7 +171,7 @@ def test_images(X, params):
     fits_or_says_why(check_deep, DeepClusterEstimator(**QUICK | params), X)
 
 
-@settings(max_examples=140)
+@settings(max_examples=100)
 @given(
     X=arrays(ROWS),
     params=recipe(
