@@ -2,7 +2,7 @@
 
 import torch  # noqa: F401  before faiss: on macOS both carry an OpenMP runtime
 
-from . import datasets, evaluation, inspection, io, metrics, presets
+from . import callbacks, datasets, evaluation, inspection, io, metrics, presets
 from ._estimator import DeepClusterEstimator
 from ._faiss_kmeans import FaissKMeans
 
@@ -11,6 +11,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "DeepClusterEstimator",
     "FaissKMeans",
+    "callbacks",
     "datasets",
     "evaluation",
     "inspection",

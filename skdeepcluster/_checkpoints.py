@@ -18,7 +18,10 @@ KEPT = 2  # last files, and that of the last complete round
 SECONDS = 120.0  # between two checkpoints inside a round
 COMPARED = 64  # images by which X is known again
 # Parameters that may change between a fit and its continuation.
-FREE = ("checkpoint_dir", "verbose", "n_jobs", "features_dir", "cache", "cache_bytes")
+FREE = (
+    *("checkpoint_dir", "verbose", "callbacks", "n_jobs"),
+    *("features_dir", "cache", "cache_bytes"),
+)
 
 
 class Checkpoints:

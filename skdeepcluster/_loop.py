@@ -235,7 +235,9 @@ def alternate(
             features, seen = None, embed(network, few, recipe.device, recipe.dtype)
         gain = judge(seen) - progress.start
         clock.tick("judge")
-        record = make_record(index, training.losses, gain, labels, found, clock)
+        record = make_record(
+            *(index, training.losses, gain, labels, found, sum(sizes), clock)
+        )
         progress.labels, progress.n_rounds = found.labels, progress.n_rounds + 1
         progress.training, progress.seconds = None, {}
         yield Round(record, features, found, view, progress)

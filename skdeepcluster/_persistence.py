@@ -113,7 +113,7 @@ def _plain_params(estimator) -> dict:
             value = int(value)
         elif isinstance(value, Real):
             value = float(value)
-        elif isinstance(value, tuple | list):
+        elif isinstance(value, tuple | list) and name != "callbacks":
             value = [int(v) for v in value]
         elif isinstance(value, os.PathLike | torch.device):
             value = str(value)
