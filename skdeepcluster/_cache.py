@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ._files import replacing
+from ._files import made_folder, replacing
 from ._images import ArraySource, Source
 from ._items import DecodedSource, Items, ahead
 from ._memory import memory_for
@@ -65,7 +65,7 @@ def hold(
             values[start : start + len(images)] = images
             start += len(images)
     else:
-        values = _in_folder(source, Path(cache))
+        values = _in_folder(source, made_folder(cache, "cache"))
     readable = _readable(source)
     return ArraySource(values if readable.all() else values[readable])
 
@@ -86,7 +86,6 @@ def _in_folder(source: DecodedSource, folder: Path) -> np.ndarray:
     A file is complete as soon as it has its name: of two processes that decode the
     same pictures at once the second one's file takes the place of its equal.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if source.items.paths is None:  # without contents to be known again by
         with tempfile.TemporaryFile(dir=folder) as file:
             start = _write(source, file)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
+from ._files import made_folder
 from ._images import Source
 from ._tensors import pack, read_tensors, safetensors, unpack, write_tensors
 from ._warnings import warn
@@ -40,12 +41,13 @@ class Checkpoints:
     ------
     ImportError
         If safetensors is missing.
+    ValueError
+        If the folder is a file.
     """
 
     def __init__(self, folder, params: dict, source: Source, paths: np.ndarray | None):
         safetensors()
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = made_folder(folder, "checkpoint_dir")
         some = np.linspace(0, len(source) - 1, COMPARED).astype(int)
         images = source.take(some).values
         self.fit = {

@@ -1,6 +1,7 @@
 """Backbones, the fixed front-end, and what leads from features to points."""
 
 import copy
+import difflib
 import math
 
 import numpy as np
@@ -244,9 +245,12 @@ def _torchvision_trunk(name: str, channels: int) -> nn.Module:
 
     known = models.list_models(models)
     if name not in known:
+        near = difflib.get_close_matches(name.lower(), ["convnet", "mlp", *known])
+        ask = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(
-            f"backbone={name!r} is unknown. Use 'auto', 'mlp', 'convnet', 'alexnet', a "
-            f"torch nn.Module, or one of torchvision's: {', '.join(known)}."
+            f"backbone={name!r} is unknown. {ask}Use 'auto', 'mlp', 'convnet', "
+            "'alexnet', a torch nn.Module, or one of torchvision's: "
+            f"{', '.join(known)}."
         )
     options = {}
     if name in ("googlenet", "inception_v3"):  # else they return tuples in training
@@ -285,7 +289,8 @@ def _output_size(trunk: nn.Module, shape: tuple[int, ...], name: str) -> int:
     except Exception as error:  # whatever a user's module raises
         raise ValueError(
             f"{name} does not take a batch of shape (n, {', '.join(map(str, shape))}): "
-            f"{error}"
+            f"{error}. Set image_size or image_shape to what it takes, or choose "
+            "another backbone."
         ) from error
     finally:
         trunk.train(was_training)

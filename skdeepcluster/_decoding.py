@@ -71,7 +71,10 @@ def decode(item, wanted: Format) -> np.ndarray:
         return _decode_picture(item, wanted)
     values = _channels_first(item)
     if wanted.dtype == np.uint8 and values.dtype != np.uint8:
-        raise ValueError(f"an image of {values.dtype} values, where others are bytes")
+        raise ValueError(
+            f"an image of {values.dtype} values, where others are bytes from 0 to 255: "
+            "make it uint8 as well"
+        )
     if values.shape == wanted.shape:
         return values.astype(wanted.dtype)
     channels = wanted.shape[0]
@@ -97,8 +100,12 @@ def failure(item, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         empty = os.path.getsize(item) == 0
         cause = "the file is empty" if empty else "the file is not an image"
+    elif os.path.isdir(item):
+        cause = "it is a folder. Pass a folder by itself, not in a list"
     else:
         cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(item):
+        cause += f", seen from {os.getcwd()} (text in X is paths of files, no URLs)"
     return f"{os.fspath(item)}: {cause}"
 
 
@@ -176,7 +183,10 @@ def _channels_first(item) -> np.ndarray:
         )
     values = item[None] if item.ndim == 2 else item
     if values.ndim != 3 or 0 in values.shape:
-        raise ValueError(f"an array of shape {item.shape} is no image (C, H, W)")
+        raise ValueError(
+            f"an array of shape {item.shape} is no image (H, W), (C, H, W) or (H, W, "
+            "C); rows of numbers go into one 2-D array"
+        )
     if values.shape[0] > values.shape[2]:
         values = values.transpose(2, 0, 1)
     if values.dtype.kind == "f" and not (np.abs(values) <= np.float64(LARGEST)).all():

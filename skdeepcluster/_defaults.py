@@ -98,7 +98,8 @@ def _numbers_of_labels(params: dict, n: int) -> tuple[int, ...]:
         if not (isinstance(k, Integral) and n_clusters <= k <= n):
             raise ValueError(
                 f"n_pseudo_labels={k} should lie between n_clusters={n_clusters}, "
-                f"which it is merged into, and n_samples={n}."
+                f"which it is merged into, and n_samples={n}. Change it, or set it "
+                "to 'auto'."
             )
     if not numbers:
         raise ValueError("n_pseudo_labels is empty. Name at least one number.")

@@ -121,9 +121,9 @@ class DeepClusterEstimator(
         anew in each pass.
 
     features_dir : str, path-like or None, default=None
-        Existing folder for a temporary, memory-mapped file with the features of all
-        images, where memory does not hold them; None for memory. It takes 4 bytes for
-        each image and feature.
+        Folder for a temporary, memory-mapped file with the features of all images,
+        where memory does not hold them; None for memory. It takes 4 bytes for each
+        image and feature.
 
     sobel : bool, default=False
         Whether the network sees fixed Sobel gradients of the grey image instead of

@@ -10,6 +10,7 @@ import torch
 from ._augment import Augment
 from ._convnets import Network
 from ._device import autocast
+from ._files import made_folder
 from ._images import Source
 from ._memory import memory_for
 
@@ -26,7 +27,7 @@ def allocate(shape: tuple[int, int], folder: str | os.PathLike | None) -> np.nda
         remedy = "Set features_dir, or pass fewer images."
         with memory_for(f"features of {shape[0]} images", remedy, 4 * math.prod(shape)):
             return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=made_folder(folder, "features_dir")) as file:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 

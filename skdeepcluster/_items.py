@@ -47,17 +47,22 @@ def find_items(X) -> Items | None:
     Raises
     ------
     ValueError, TypeError
-        If X names no folder, or a folder without images, or is a stream.
+        If X names no folder, or a folder without images, or is a stream or a single
+        picture.
     """
     if isinstance(X, IterableDataset):
         raise TypeError(
             "X is an IterableDataset, which has no order to come back to. Pass a "
             "map-style Dataset, with __len__ and __getitem__."
         )
+    if isinstance(X, DataLoader):
+        raise TypeError("X is a DataLoader, which makes batches. Pass X.dataset.")
+    if isinstance(X, Image.Image):
+        raise TypeError("X is a single picture. Pass a list of pictures, such as [X].")
     if isinstance(X, Dataset):
         return Items(X, None)
     if isinstance(X, str | os.PathLike):
-        paths = _files_in(Path(X))
+        paths = _files_in(X)
         return Items(paths, paths)
     if isinstance(X, list | tuple):
         sequence = X
@@ -69,10 +74,18 @@ def find_items(X) -> Items | None:
         return None
     first = sequence[0]
     if isinstance(first, str | os.PathLike):
-        strange = [x for x in sequence if not isinstance(x, str | os.PathLike)]
-        if strange:
-            raise TypeError(f"X is a list of paths, but holds {strange[0]!r} as well.")
+        for row, item in enumerate(sequence):
+            if not isinstance(item, str | os.PathLike):
+                raise TypeError(
+                    f"X is a list of paths, but holds {item!r} in row {row}. Remove it."
+                )
         paths = np.array([os.fspath(path) for path in sequence])
+        if len(paths) > 1 and paths.dtype == "U1":
+            raise ValueError(
+                "X holds single letters, as if the path of a folder was split, which "
+                "cross-validation does. Pass it the list of files, such as "
+                "sorted(pathlib.Path(folder).rglob('*.jpg'))."
+            )
         return Items(paths, paths)
     if isinstance(first, tuple) and len(first) and _is_picture(first[0]):
         return Items(sequence, None)
@@ -93,15 +106,21 @@ def _are_mixed(arrays: Sequence) -> bool:
     return len({getattr(array, "shape", None) for array in arrays}) > 1
 
 
-def _files_in(folder: Path) -> np.ndarray:
+def _files_in(folder: str | os.PathLike) -> np.ndarray:
     """Return the paths of all image files in a folder and below it, sorted."""
-    if not folder.is_dir():
+    if os.path.isfile(folder):
         raise ValueError(
-            f"X={os.fspath(folder)!r} is no folder. Pass the path of a folder of "
-            "images or of a .npy file, or a list of paths."
+            f"X={os.fspath(folder)!r} is no folder but a file. Pass [X] if it is an "
+            "image; read files of other kinds, and pass what is in them."
+        )
+    if not os.path.isdir(folder):
+        raise ValueError(
+            f"X={os.fspath(folder)!r} is no folder, seen from {os.getcwd()}. Pass the "
+            "path of a folder of images or of a .npy file, or a list of paths. "
+            "Patterns, ~ and URLs are not looked up."
         )
     found, seen = [], set()
-    for place, below, names in os.walk(folder, followlinks=True):
+    for place, below, names in os.walk(Path(folder), followlinks=True):
         identity = os.path.realpath(place)
         if identity in seen:  # a link that leads back
             below.clear()
@@ -348,11 +367,9 @@ class DecodedSource(Source):
             yield images
 
 
-def unreadable(failures: dict[int, str]) -> ValueError:
+def unreadable(failures: dict[int, str], skippable: bool = True) -> ValueError:
     """Return the error that names the first picture that cannot be read."""
     row = min(failures)
     more = f" ({len(failures)} such rows so far)" if len(failures) > 1 else ""
-    return ValueError(
-        f"X cannot be read in row {row}: {failures[row]}{more}. Remove it, or set "
-        "on_error='skip'."
-    )
+    cure = "Remove it, or set on_error='skip'" if skippable else "Pass images"
+    return ValueError(f"X cannot be read in row {row}: {failures[row]}{more}. {cure}.")

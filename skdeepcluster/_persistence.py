@@ -67,7 +67,7 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
     """Read what `save` wrote; see `DeepClusterEstimator.load`."""
     safetensors()
     if not os.path.isfile(path):
-        raise ValueError(f"{os.fspath(path)} is no file.")
+        raise ValueError(f"{os.fspath(path)} is no file, seen from {os.getcwd()}.")
     try:
         told, tensors = read_tensors(path)
         if told["format"] != FORMAT:
@@ -81,7 +81,8 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
         raise
     except Exception as error:  # a file may hold anything
         raise ValueError(
-            f"{os.fspath(path)} cannot be loaded: {error or type(error).__name__}."
+            f"{os.fspath(path)} cannot be loaded: {error or type(error).__name__}. It "
+            "should be a file that save has written, complete."
         ) from error
     if device is not None:
         estimator.device = device
