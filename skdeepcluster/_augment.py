@@ -143,7 +143,7 @@ def views(
     if n_crops == (1, 0):
         return [augment(images, generator)]
     kinds = [(augment, n_crops[0])]
-    if n_crops[1]:
+    if isinstance(augment, RandomCrop) and n_crops[1]:
         kinds.append((augment.small(), n_crops[1]))
     return [
         torch.cat([crop(images, generator) for _ in range(count)])

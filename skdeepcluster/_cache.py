@@ -59,7 +59,8 @@ def hold(
     if cache == "memory":
         remedy = "Lower cache_bytes, or set cache to the path of a folder."
         with memory_for("the decoded pictures", remedy, size):
-            values = np.empty((len(source), *source.shape), source.format.dtype)
+            shape = (len(source), *source.shape)
+            values: np.ndarray = np.empty(shape, source.format.dtype)
         start = 0
         for images in _images(source):
             values[start : start + len(images)] = images
@@ -139,7 +140,7 @@ def _content_key(source: DecodedSource) -> str:
 
 def _digest(items: Items, rows: np.ndarray) -> bytes:
     digests = []
-    for path in items.paths[rows]:
+    for path in items.sequence[rows]:
         try:
             with open(path, "rb") as file:
                 digests.append(hashlib.file_digest(file, "blake2b").digest())

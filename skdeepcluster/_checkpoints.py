@@ -118,7 +118,7 @@ class Checkpoints:
         n_steps : int or None
             Steps of training, inside a round; None at the end of one.
         """
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         told = {"format": FORMAT, "fit": self.fit, "state": pack(state, tensors)}
         name = f"round_{n_rounds:06d}" + ("" if n_steps is None else f"_{n_steps:09d}")
         path = self.folder / f"{name}.safetensors"

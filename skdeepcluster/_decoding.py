@@ -63,10 +63,10 @@ def decode(item, wanted: Format) -> np.ndarray:
     """
     item = _unlabelled(item)
     if isinstance(item, str | os.PathLike):
-        with Image.open(item) as picture:
+        with Image.open(item) as file:
             # JPEG decodes at an eighth of the size, say, and much faster.
-            picture.draft(None, (max(wanted.shape[1:]),) * 2)
-            return _decode_picture(picture, wanted)
+            file.draft(None, (max(wanted.shape[1:]),) * 2)
+            return _decode_picture(file, wanted)
     if isinstance(item, Image.Image):
         return _decode_picture(item, wanted)
     values = _channels_first(item)
@@ -162,13 +162,14 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _centre_crop(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, ...]:
+def _centre_crop(
+    size: tuple[int, ...], wanted: tuple[int, int]
+) -> tuple[float, float, float, float]:
     """Return the largest box (left, top, right, bottom) of the wanted proportions."""
     scale = min(side / other for side, other in zip(size, wanted, strict=True))
     # Rounding must not lead over the edge.
-    margins = [max(0, (s - scale * w) / 2) for s, w in zip(size, wanted, strict=True)]
-    far = [s - margin for s, margin in zip(size, margins, strict=True)]
-    return (*margins, *far)
+    left, top = (max(0, (s - scale * w) / 2) for s, w in zip(size, wanted, strict=True))
+    return left, top, size[0] - left, size[1] - top
 
 
 def _channels_first(item) -> np.ndarray:
@@ -201,8 +202,8 @@ def _resize_array(values: np.ndarray, wanted: Format) -> np.ndarray:
     )
     values = values[:, top : max(bottom, top + 1), left : max(right, left + 1)]
     images = torch.from_numpy(values.astype(np.float32))[None]
-    resized = torch.nn.functional.interpolate(
+    (image,) = torch.nn.functional.interpolate(
         images, (height, width), mode="bilinear", antialias=True, align_corners=False
     )
-    resized = resized[0].numpy()
+    resized = image.numpy()
     return resized.round().astype(np.uint8) if wanted.dtype == np.uint8 else resized

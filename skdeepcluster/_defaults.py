@@ -166,4 +166,4 @@ def projected_size(params: dict) -> int | None:
     if params["head"] != "centroids":
         return None
     n_components = params["n_components"]
-    return n_components if isinstance(n_components, Integral) else PROJECTED
+    return int(n_components) if isinstance(n_components, Integral) else PROJECTED

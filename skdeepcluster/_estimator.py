@@ -677,8 +677,8 @@ class DeepClusterEstimator(
                 return self._fit_validated(X, y, recovering)
         except BaseException:
             # Nothing half-fitted is left behind, whatever stopped the fit.
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     def _fit_validated(self, X, y, recovering: bool) -> np.ndarray:
@@ -690,12 +690,12 @@ class DeepClusterEstimator(
         before = (self.module_, self.history_) if warm else (None, [])
         fit = Fit(self.get_params(deep=False), source, given.paths, *before)
         fitted = fit.recover() if recovering else fit.run(y)
-        self.module_ = fitted.network
+        self.module_: torch.nn.Module = fitted.network
         self.device_ = fitted.recipe.device
         self._dtype = fitted.recipe.dtype
         self.image_shape_ = source.shape if len(source.shape) == 3 else None
         self._image_dtype = source.dtype
-        self.history_ = fitted.history
+        self.history_: list[dict] = fitted.history
         self.n_iter_ = len(fitted.history)
         self.inertia_ = fitted.inertia
         self._groups = fitted.groups

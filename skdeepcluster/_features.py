@@ -3,12 +3,12 @@
 import math
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
 import torch
 
 from ._augment import Augment
-from ._convnets import Network
 from ._device import autocast
 from ._files import made_folder
 from ._images import Source
@@ -39,7 +39,7 @@ def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @memory_for("a forward pass", "Lower image_size, or choose a smaller backbone.")
 def embed(
-    network: Network,
+    network: Any,
     source: Source,
     device: torch.device,
     dtype: torch.dtype,
@@ -51,7 +51,7 @@ def embed(
 
     Parameters
     ----------
-    network : Network on `device`
+    network : Network, or what has its methods, on `device`
         Put into evaluation mode.
     source : Source
     device : torch.device

@@ -5,6 +5,7 @@ import copy
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class Fit:
     ):
         self.params, self.source = params, source
         self.before, self.history = before, list(history)
-        self.views = deque(maxlen=AVERAGED_ROUNDS)
+        self.views: deque = deque(maxlen=AVERAGED_ROUNDS)
         self.streams = Streams.from_random_state(params["random_state"])
         folder = params["checkpoint_dir"]
         self.checkpoints = (
@@ -81,9 +82,10 @@ class Fit:
         """Go on from the last checkpoint, if there is one, to the end."""
         saved = self.checkpoints.read() if self.checkpoints else None
         with self._prepared(saved) as (network, recipe, clusterer):
-            told = set()  # symptoms that were warned of
+            told: set[str] = set()  # symptoms that were warned of
             if saved is not None and self.history:
                 told |= round_symptoms(self.history, len(self.source)).keys()
+            state: Any
             for state in alternate(
                 *(self.source, network, recipe, clusterer, self.streams),
                 *(len(self.history), saved and saved["progress"]),
@@ -190,7 +192,8 @@ class Fit:
 
     def _write(self, network: Network, progress: Progress, device: torch.device):
         """Write a checkpoint, unless training has diverged: the loop will say so."""
-        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+        finite = all(bool(p.isfinite().all()) for p in network.parameters())
+        if self.checkpoints is None or not finite:
             return
         state = {
             "progress": progress.state_dict(),

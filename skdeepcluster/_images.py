@@ -3,10 +3,11 @@
 import math
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -54,7 +55,7 @@ class Source(ABC):
         """Return the items at `rows` as a new tensor."""
 
     @abstractmethod
-    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+    def batches(self, parts: Sequence[slice | np.ndarray]) -> Iterator[torch.Tensor]:
         """Return the items at each of `parts` in turn, as `batch` does."""
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
@@ -73,7 +74,7 @@ class Source(ABC):
         each feature but one common scale: how features compare is left as given.
         """
         axes = (0,) if len(self.shape) == 1 else (0, 2, 3)
-        count, mean, power = 0, 0.0, 0.0
+        count, mean, power = 0, np.zeros(1), np.zeros(1)
         for batch in self.batches(self.split(rows)):
             # In one order of values whatever the layout, so that sums are the same.
             part = np.ascontiguousarray(batch.numpy(), dtype=np.float64)
@@ -129,7 +130,7 @@ class ArraySource(Source):
         parts = [rows[start : start + MAPPED_ROWS] for start in starts]
         return torch.cat(list(self.batches(parts)))
 
-    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+    def batches(self, parts: Sequence[slice | np.ndarray]) -> Iterator[torch.Tensor]:
         """Return the items at each of `parts` in turn, as `batch` does."""
         mapping, n_mapped = _mapping(self.values), 0
         for part in parts:
@@ -158,17 +159,20 @@ def _mapping(values: np.ndarray) -> mmap.mmap | None:
 
     Else a memory map counts as memory in use, as far as it has been read.
     """
-    while values is not None and not isinstance(values, np.memmap):
-        values = getattr(values, "base", None)
+    base: Any = values
+    while base is not None and not isinstance(base, np.memmap):
+        base = getattr(base, "base", None)
     # The pages of a map that is copied on write hold what was written there.
-    if values is None or values.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+    if base is None or base.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return None
-    while values is not None and not isinstance(values, mmap.mmap):
-        values = getattr(values, "base", None)
-    return values
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    return base
 
 
-def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> Source:
+def read_images(
+    X, image_shape: tuple[int, int, int] | None, fitted: bool
+) -> ArraySource:
     """Read 3-D or 4-D `X`, or a list of equal images, into (n, C, H, W).
 
     Parameters
@@ -216,7 +220,9 @@ def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> So
     return ArraySource(values)
 
 
-def read_rows(values: np.ndarray, image_shape: tuple[int, int, int] | None) -> Source:
+def read_rows(
+    values: np.ndarray, image_shape: tuple[int, int, int] | None
+) -> ArraySource:
     """Read 2-D rows, as flattened images where `image_shape` is given."""
     if image_shape is None:
         return ArraySource(values)
@@ -262,7 +268,7 @@ def checked_shape(image_shape) -> tuple[int, int, int] | None:
     if image_shape is None:
         return None
     if len(image_shape) != 3 or not all(
-        isinstance(side, Integral) and side > 0 for side in image_shape
+        isinstance(side, Integral) and int(side) > 0 for side in image_shape
     ):
         raise ValueError(
             f"image_shape={image_shape!r} should be three positive integers (C, H, W), "

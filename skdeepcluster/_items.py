@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -34,7 +35,7 @@ PREFETCHED = 4  # batches for each worker
 class Items:
     """What holds one picture each, in the order of X."""
 
-    sequence: Sequence
+    sequence: Any  # of them, or a dataset
     paths: np.ndarray | None  # of str, where the items are files
 
     def __len__(self) -> int:
@@ -64,11 +65,10 @@ def find_items(X) -> Items | None:
     if isinstance(X, str | os.PathLike):
         paths = _files_in(X)
         return Items(paths, paths)
-    if isinstance(X, list | tuple):
-        sequence = X
-    elif isinstance(X, np.ndarray) or hasattr(X, "to_numpy"):  # a Series of pandas' too
+    sequence: Any = X
+    if isinstance(X, np.ndarray) or hasattr(X, "to_numpy"):  # a Series of pandas' too
         sequence = np.asarray(X)
-    else:
+    elif not isinstance(X, list | tuple):
         return None
     if not len(sequence) or getattr(sequence, "ndim", 1) != 1:
         return None
@@ -272,7 +272,8 @@ def common_format(
     parts = np.array_split(rows, max(1, len(rows) // SCANNED_AT_ONCE))
     if items.paths is None:
         n_workers = 0
-    formats, failures = [], {}
+    formats: list[Format] = []
+    failures: dict[int, str] = {}
     for found, failed in ahead(partial(_headers, items), parts, n_workers):
         formats += found
         failures |= failed
@@ -284,10 +285,12 @@ def common_format(
     shapes = np.array([f.shape for f in formats])
     channels = int(shapes[:, 0].max())
     if image_size != "auto":
-        return Format((channels, image_size, image_size), dtype), failures
+        side = int(image_size)
+        return Format((channels, side, side), dtype), failures
     sizes = np.unique(shapes[:, 1:], axis=0)
     if len(sizes) == 1 and sizes.max() <= LARGEST_KEPT:
-        return Format((channels, *map(int, sizes[0])), dtype), failures
+        height, width = map(int, sizes[0])
+        return Format((channels, height, width), dtype), failures
     side = min(LARGEST_AUTO, int(np.median(shapes[:, 1:].min(axis=1))))
     return Format((channels, side, side), dtype), failures
 
@@ -296,7 +299,7 @@ def _decoded(
     items: Items, wanted: Format, rows: np.ndarray
 ) -> tuple[torch.Tensor, dict[int, str]]:
     """Return the images at `rows`, and what is wrong with those that stay blank."""
-    images = np.zeros((len(rows), *wanted.shape), wanted.dtype)
+    images: np.ndarray = np.zeros((len(rows), *wanted.shape), wanted.dtype)
     failures = {}
     for place, row in enumerate(rows):
         item = None
@@ -356,7 +359,7 @@ class DecodedSource(Source):
         """Return the images at `rows` as a new tensor."""
         return next(self.batches([rows]))
 
-    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+    def batches(self, parts: Sequence[slice | np.ndarray]) -> Iterator[torch.Tensor]:
         """Return the images at each of `parts` in turn, decoded ahead."""
         there = [self.rows[part] for part in parts]
         function = partial(_decoded, self.items, self.format)

@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,7 +44,7 @@ class Given:
     source: Source
     n: int  # items of X
     rows: np.ndarray  # of X, those of the source's items
-    failures: dict[int, str]  # of X's rows that cannot be read; grows with reading
+    failures: Mapping[int, str]  # of X's rows that cannot be read; grows with reading
     paths: np.ndarray | None = None
     start: int = 0  # row of X that is the first of these items
 
@@ -64,7 +65,7 @@ class Given:
         return found
 
 
-def warn_unreadable(failures: dict[int, str], n: int) -> None:
+def warn_unreadable(failures: Mapping[int, str], n: int) -> None:
     """Warn of those of `n` rows that could not be read, if there are any."""
     if failures:
         row = min(failures)
@@ -188,11 +189,11 @@ def _read_items(estimator, items: Items, fitting: bool, reset: bool) -> Given:
     if n == 0:
         raise ValueError("Found 0 sample(s) while a minimum of 1 is required.")
     n_workers = _decoding_workers(estimator.n_jobs, n)
-    failures = {}
+    failures: dict[int, str] = {}
     if reset:
         shape = checked_shape(estimator.image_shape)
         wanted, failures = common_format(items, shape, estimator.image_size, n_workers)
-        if failures and (wanted is None or not skip):
+        if wanted is None or (failures and not skip):
             raise unreadable(failures, skippable=wanted is not None)
         rows = np.setdiff1d(np.arange(n), list(failures))
     elif estimator.image_shape_ is None:
@@ -208,7 +209,8 @@ def _read_items(estimator, items: Items, fitting: bool, reset: bool) -> Given:
                 "X holds files, whose pixels are bytes from 0 to 255, but fit saw "
                 "floating-point numbers. Pass arrays as in fit, or fit on files."
             )
-    source = decoded = DecodedSource(items, wanted, rows, n_workers, skip, failures)
+    decoded = DecodedSource(items, wanted, rows, n_workers, skip, failures)
+    source: Source = decoded
     if fitting:
         source = hold(decoded, estimator.cache, estimator.cache_bytes)
         rows = np.setdiff1d(rows, list(decoded.failures))

@@ -111,7 +111,7 @@ def write_embeddings(estimator, X, path):
     _begin(partial, _description(estimator, given))
     starts = range(0, given.n, ROW_GROUP)
     parts = [partial / f"{start:012d}{path.suffix}" for start in starts]
-    failures = {}
+    failures: dict[int, str] = {}
     for start, part in zip(starts, parts, strict=True):
         if part.exists():
             continue
