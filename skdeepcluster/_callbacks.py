@@ -57,7 +57,7 @@ class Onlookers:
 
     def __init__(self, functions: list[Callback], context, task: dict):
         self.functions, self.context, self.task = functions, context, task
-        self.round = None
+        self.round: Any = None  # its context
 
     def begin_round(self) -> None:
         """Tell scikit-learn's callbacks that a round begins."""

@@ -127,9 +127,9 @@ class DeepClusterEstimator(
         anew in each pass.
 
     features_dir : str, path-like or None, default=None
-        Existing folder for a temporary, memory-mapped file with the features of all
-        images, where memory does not hold them; None for memory. It takes 4 bytes for
-        each image and feature.
+        Folder for a temporary, memory-mapped file with the features of all images,
+        where memory does not hold them; None for memory. It takes 4 bytes for each
+        image and feature.
 
     sobel : bool, default=False
         Whether the network sees fixed Sobel gradients of the grey image instead of
@@ -701,8 +701,8 @@ class DeepClusterEstimator(
                 return self._fit_validated(X, y, recovering, functions, context)
         except BaseException:
             # Nothing half-fitted is left behind, whatever stopped the fit.
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     def _fit_validated(
@@ -745,12 +745,12 @@ class DeepClusterEstimator(
 
     def _set_fitted(self, given: Given, fitted: Fitted) -> None:
         source = given.source
-        self.module_ = fitted.network
+        self.module_: torch.nn.Module = fitted.network
         self.device_ = fitted.recipe.device
         self._dtype = fitted.recipe.dtype
         self.image_shape_ = source.shape if len(source.shape) == 3 else None
         self._image_dtype = source.dtype
-        self.history_ = fitted.history
+        self.history_: list[dict] = fitted.history
         self.n_iter_ = len(fitted.history)
         self.inertia_ = fitted.inertia
         self._groups = fitted.groups

@@ -73,8 +73,8 @@ class Fit:
     ):
         self.params, self.source = params, source
         self.before, self.history = before, list(history)
-        self.views = deque(maxlen=AVERAGED_ROUNDS)
-        self.warned = set()  # symptoms
+        self.views: deque = deque(maxlen=AVERAGED_ROUNDS)
+        self.warned: set[str] = set()  # symptoms
         self.streams = Streams.from_random_state(params["random_state"])
         folder = params["checkpoint_dir"]
         self.checkpoints = (
@@ -106,6 +106,7 @@ class Fit:
             if self.history and saved is not None:
                 self.warned = {*round_symptoms(self.history, len(self.source))}
             onlookers.begin_round()
+            state: Any
             for state in alternate(
                 *(self.source, network, recipe, clusterer, self.streams),
                 *(len(self.history), saved and saved["progress"]),
@@ -237,7 +238,8 @@ class Fit:
 
     def _write(self, network: Network, progress: Progress, device: torch.device):
         """Write a checkpoint, unless training has diverged: the loop will say so."""
-        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+        finite = all(bool(p.isfinite().all()) for p in network.parameters())
+        if self.checkpoints is None or not finite:
             return
         state = {
             "progress": progress.state_dict(),

@@ -34,8 +34,9 @@ def progress_bar(recipe: Recipe, wanted: bool) -> Iterator[Show]:
         rich.TimeRemainingColumn(),
     ]
     # No thread draws beside the fit: processes are forked from it.
-    options = {"auto_refresh": False, "transient": True}
-    with rich.Progress(*columns, console=console, **options) as bar:
+    with rich.Progress(
+        *columns, console=console, auto_refresh=False, transient=True
+    ) as bar:
         task = bar.add_task("", total=steps.n, round=0, rate="", visible=False)
         drawn = 0.0
 

@@ -110,7 +110,7 @@ def contact_sheet(
     chosen = []
     for name in there if cluster is None else [cluster]:
         members = np.flatnonzero(labels == name)
-        if which == "random":
+        if distances is None or which == "random":
             # From the start for each cluster: the same images alone and among all.
             members = streams.numpy("sheet").permutation(members)
         else:
@@ -183,7 +183,7 @@ def _pictures(given: Given, rows: np.ndarray, size: int) -> np.ndarray:
                 values = values.mean(axis=0, keepdims=True).repeat(3, axis=0)
             values = np.rint(255 * ((values - low) / span)).astype(np.uint8)
             picture = Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
-            pictures[place] = picture.resize((width, height), how)
+            pictures[place] = np.asarray(picture.resize((width, height), how))
     return pictures
 
 

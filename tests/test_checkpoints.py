@@ -11,6 +11,8 @@ from torch import nn
 
 from skdeepcluster import DeepClusterEstimator, _checkpoints, _fitting
 
+pytest.importorskip("safetensors")
+
 # Quick fits may well say that they are.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -23,6 +23,7 @@ LAYERS = [
     "_files",
     "_tensors",
     "_images",
+    "_rows",
     "_decoding",
     "_items",
     "_cache",
