@@ -44,7 +44,7 @@ from sklearn.model_selection import train_test_split
 
 from skdeepcluster import DeepClusterEstimator, evaluation, presets
 
-KS = (5, 10, 30, 100, 300, 1000)
+KS = (5, 10, 20, 50, 100, 300, 1000)
 BARE = {"init": "features", "n_neighbors": None, "head_norm": None}
 SHARE = 0.9  # of the images, that are of one class in "balance"
 LABELLED = 500  # images of each class that probes learn from in "balance", "uncurated"
