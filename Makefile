@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint types clean
 .NOTPARALLEL: # the extras share one venv
 
 demo: $(VENV)/.installed-plot
@@ -30,8 +30,11 @@ lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --diff --quiet .
 
+types: $(VENV)/.installed-test
+	@$(BIN)/mypy
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is touched last: an install that failed leaves none and is tried again.

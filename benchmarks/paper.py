@@ -44,7 +44,7 @@ from sklearn.model_selection import train_test_split
 
 from skdeepcluster import DeepClusterEstimator, evaluation, presets
 
-KS = (5, 10, 30, 100, 300, 1000)
+KS = (5, 10, 20, 50, 100, 300, 1000)
 BARE = {"init": "features", "n_neighbors": None, "head_norm": None}
 SHARE = 0.9  # of the images, that are of one class in "balance"
 LABELLED = 500  # images of each class that probes learn from in "balance", "uncurated"
@@ -79,9 +79,9 @@ def first(data, limit):
     return data._replace(images=data.images[:limit], classes=data.classes[:limit])
 
 
-def paper(data):
+def paper(data, per_class=10):
     """Return the paper's recipe: k is 10 for each class, where 20 images have one."""
-    k = max(data.n_classes, min(10 * data.n_classes, len(data.images) // 20))
+    k = max(data.n_classes, min(per_class * data.n_classes, len(data.images) // 20))
     return {**BARE, "n_clusters": k, "n_pseudo_labels": k}
 
 
@@ -190,14 +190,13 @@ def largest_size(data, limit, shares):
     return min(limit or len(data.images), int(available))
 
 
-def unbalanced(name, data, limit, seed, *, bare=False, **params):
+def unbalanced(name, data, limit, seed, *, recipe, **params):
     n_classes = data.n_classes
     shares = np.full(n_classes, (1 - SHARE) / (n_classes - 1))
     shares[seed % n_classes] = SHARE
     counts = shares_of(largest_size(data, limit, shares), shares)
     seen = drawn(data, counts, np.random.default_rng(seed))
-    recipe = paper(seen) if bare else {}
-    model, _ = fitted(seen, seed, **recipe, **params)
+    model, _ = fitted(seen, seed, **recipe(seen), **params)
     figures = {
         "images": len(seen.images),
         "largest": largest(model),
@@ -208,11 +207,17 @@ def unbalanced(name, data, limit, seed, *, bare=False, **params):
 
 
 def table_balance(data, limit, **params):
+    recipes = {
+        "defaults": lambda seen: {},
+        "paper": paper,
+        "paper, k = classes": partial(paper, per_class=1),
+    }
     return [
         partial(
-            unbalanced, f"{name}, {how}", data, limit, bare=bare, balance=how, **params
+            *(unbalanced, f"{name}, {how}", data, limit),
+            **{"recipe": recipe, "balance": how, **params},
         )
-        for name, bare in {"defaults": False, "paper": True}.items()
+        for name, recipe in recipes.items()
         for how in ("uniform", "loss", None)
     ]
 
@@ -354,6 +359,8 @@ def quietly(job, seed):
 def measure(name, data_set, arguments, params):
     """Run the jobs of a table for all seeds, and yield rows as they come."""
     jobs = TABLES[name](split(data_set), arguments.limit, **params)
+    if arguments.rows:
+        jobs = [job for job in jobs if job.args[0].startswith(tuple(arguments.rows))]
     header = None
     for job in jobs:
         results = joblib.Parallel(n_jobs=arguments.jobs)(
@@ -378,6 +385,7 @@ def main():
     parser.add_argument("--limit", type=int, help="use this many training images")
     parser.add_argument("--max-iter", type=int, help="rounds of each fit")
     parser.add_argument("--epochs-per-iter", type=int, help="passes in a round")
+    parser.add_argument("--rows", nargs="+", help="only those that begin like this")
     parser.add_argument("--jobs", type=int, default=1, help="seeds side by side")
     parser.add_argument("--json", help="file to write")
     arguments = parser.parse_args()

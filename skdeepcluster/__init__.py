@@ -2,7 +2,7 @@
 
 import torch  # noqa: F401  before faiss: on macOS both carry an OpenMP runtime
 
-from . import datasets, evaluation, inspection, io, metrics, presets
+from . import callbacks, datasets, evaluation, inspection, io, metrics, presets
 from ._estimator import DeepClusterEstimator
 from ._faiss_kmeans import FaissKMeans
 from ._plot_contingency import ContingencyDisplay
@@ -21,6 +21,7 @@ __all__ = [
     "FaissKMeans",
     "FiltersDisplay",
     "TrainingCurvesDisplay",
+    "callbacks",
     "datasets",
     "evaluation",
     "inspection",

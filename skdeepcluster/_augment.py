@@ -143,7 +143,7 @@ def views(
     if n_crops == (1, 0):
         return [augment(images, generator)]
     kinds = [(augment, n_crops[0])]
-    if n_crops[1]:
+    if isinstance(augment, RandomCrop) and n_crops[1]:
         kinds.append((augment.small(), n_crops[1]))
     return [
         torch.cat([crop(images, generator) for _ in range(count)])
@@ -159,10 +159,11 @@ def user_augment(
     """Call a user's function on a batch, and hold it to its shape."""
     augmented = function(images)
     if not isinstance(augmented, torch.Tensor) or augmented.shape != images.shape:
-        got = tuple(augmented.shape) if hasattr(augmented, "shape") else augmented
+        shape = getattr(augmented, "shape", None)
+        got = type(augmented).__name__ if shape is None else tuple(shape)
         raise ValueError(
             f"augment must return a tensor of shape {tuple(images.shape)}, as it was "
-            f"given, but returned {got!r}."
+            f"given, but returned {got}."
         )
     augmented = augmented.to(images.dtype)
     if not bool(augmented.sum().isfinite()):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ._files import replacing
+from ._files import made_folder, replacing
 from ._images import ArraySource, Source
 from ._items import DecodedSource, Items, ahead
 from ._memory import memory_for
@@ -59,13 +59,14 @@ def hold(
     if cache == "memory":
         remedy = "Lower cache_bytes, or set cache to the path of a folder."
         with memory_for("the decoded pictures", remedy, size):
-            values = np.empty((len(source), *source.shape), source.format.dtype)
+            shape = (len(source), *source.shape)
+            values: np.ndarray = np.empty(shape, source.format.dtype)
         start = 0
         for images in _images(source):
             values[start : start + len(images)] = images
             start += len(images)
     else:
-        values = _in_folder(source, Path(cache))
+        values = _in_folder(source, made_folder(cache, "cache"))
     readable = _readable(source)
     return ArraySource(values if readable.all() else values[readable])
 
@@ -86,7 +87,6 @@ def _in_folder(source: DecodedSource, folder: Path) -> np.ndarray:
     A file is complete as soon as it has its name: of two processes that decode the
     same pictures at once the second one's file takes the place of its equal.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if source.items.paths is None:  # without contents to be known again by
         with tempfile.TemporaryFile(dir=folder) as file:
             start = _write(source, file)
@@ -140,7 +140,7 @@ def _content_key(source: DecodedSource) -> str:
 
 def _digest(items: Items, rows: np.ndarray) -> bytes:
     digests = []
-    for path in items.paths[rows]:
+    for path in items.sequence[rows]:
         try:
             with open(path, "rb") as file:
                 digests.append(hashlib.file_digest(file, "blake2b").digest())

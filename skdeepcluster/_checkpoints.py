@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
+from ._files import made_folder
 from ._images import Source
 from ._tensors import pack, read_tensors, safetensors, unpack, write_tensors
 from ._warnings import warn
@@ -18,7 +19,10 @@ KEPT = 2  # last files, and that of the last complete round
 SECONDS = 120.0  # between two checkpoints inside a round
 COMPARED = 64  # images by which X is known again
 # Parameters that may change between a fit and its continuation.
-FREE = ("checkpoint_dir", "verbose", "n_jobs", "features_dir", "cache", "cache_bytes")
+FREE = (
+    *("checkpoint_dir", "verbose", "callbacks", "n_jobs"),
+    *("features_dir", "cache", "cache_bytes"),
+)
 
 
 class Checkpoints:
@@ -40,12 +44,13 @@ class Checkpoints:
     ------
     ImportError
         If safetensors is missing.
+    ValueError
+        If the folder is a file.
     """
 
     def __init__(self, folder, params: dict, source: Source, paths: np.ndarray | None):
         safetensors()
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = made_folder(folder, "checkpoint_dir")
         some = np.linspace(0, len(source) - 1, COMPARED).astype(int)
         images = source.take(some).values
         self.fit = {
@@ -116,7 +121,7 @@ class Checkpoints:
         n_steps : int or None
             Steps of training, inside a round; None at the end of one.
         """
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         told = {"format": FORMAT, "fit": self.fit, "state": pack(state, tensors)}
         name = f"round_{n_rounds:06d}" + ("" if n_steps is None else f"_{n_steps:09d}")
         path = self.folder / f"{name}.safetensors"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,8 @@ class Clusterer:
 
         Those of many rows are never all in memory at once.
         """
-        rows, all_seen = slice(None), n <= KMEANS_ROWS
+        rows: slice | np.ndarray = slice(None)
+        all_seen = n <= KMEANS_ROWS
         if not all_seen:
             rng = np.random.default_rng(seed)
             rows = np.sort(rng.choice(n, KMEANS_ROWS, replace=False, shuffle=False))
@@ -143,7 +145,7 @@ class Clusterer:
         ]
         if all_seen:
             return found
-        computing = {"backend": self.backend, "device": self.device}
+        computing: dict[str, Any] = {"backend": self.backend, "device": self.device}
         labels = np.empty((len(found), n), np.int32)
         inertia = np.zeros(len(found))
         for part in gen_batches(n, ASSIGNED_ROWS):
@@ -204,7 +206,7 @@ class Clusterer:
         n_components = max(2, min(self.n_clusters, MAX_EIGENVECTORS))
         embedding = spectral_embedding(nodes, self.n_neighbors, n_components)
         if len(rows) < len(values):
-            computing = {"backend": self.backend, "device": self.device}
+            computing: dict[str, Any] = {"backend": self.backend, "device": self.device}
             return lambda part: embedding[
                 assign(near(values[part]), nodes, **computing)[0]
             ]

@@ -1,7 +1,9 @@
 """Backbones, the fixed front-end, and what leads from features to points."""
 
 import copy
+import difflib
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ FARTHEST = 1e6  # standardised value; no image is as far from those of the fit
 
 class Standardize(nn.Module):
     """Map pixels, uint8 or float, to zero mean and unit scale."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, mean: np.ndarray, scale: np.ndarray, item_ndim: int):
         super().__init__()
@@ -27,6 +32,8 @@ class Standardize(nn.Module):
 
 class Sobel(nn.Module):
     """Average the channels to grey, then take fixed Sobel gradients (section 3.4)."""
+
+    kernels: torch.Tensor
 
     def __init__(self):
         super().__init__()
@@ -148,7 +155,7 @@ def build_network(
     return Network(trunk, n_features, nn.Sequential(*front), head_norm, n_projected)
 
 
-def small_convnet(shape: tuple[int, int, int], width: int = WIDTH) -> nn.Module:
+def small_convnet(shape: tuple[int, ...], width: int = WIDTH) -> nn.Module:
     """Return a batch-norm convnet for images of `shape` (C, H, W).
 
     Stages of two 3x3 convolutions, twice as wide after each 2x2 pooling, then mean and
@@ -244,9 +251,12 @@ def _torchvision_trunk(name: str, channels: int) -> nn.Module:
 
     known = models.list_models(models)
     if name not in known:
+        near = difflib.get_close_matches(name.lower(), ["convnet", "mlp", *known])
+        ask = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(
-            f"backbone={name!r} is unknown. Use 'auto', 'mlp', 'convnet', 'alexnet', a "
-            f"torch nn.Module, or one of torchvision's: {', '.join(known)}."
+            f"backbone={name!r} is unknown. {ask}Use 'auto', 'mlp', 'convnet', "
+            "'alexnet', a torch nn.Module, or one of torchvision's: "
+            f"{', '.join(known)}."
         )
     options = {}
     if name in ("googlenet", "inception_v3"):  # else they return tuples in training
@@ -263,14 +273,11 @@ def _torchvision_trunk(name: str, channels: int) -> nn.Module:
         (path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d)
     )
     if first.in_channels != channels:
-        adapted = nn.Conv2d(
-            channels,
-            first.out_channels,
-            first.kernel_size,
-            first.stride,
-            first.padding,
-            bias=first.bias is not None,
-        )
+        same: dict[str, Any] = {
+            name: getattr(first, name)
+            for name in ("out_channels", "kernel_size", "stride", "padding")
+        }
+        adapted = nn.Conv2d(channels, bias=first.bias is not None, **same)
         model.set_submodule(path, adapted)
     return model
 
@@ -285,7 +292,8 @@ def _output_size(trunk: nn.Module, shape: tuple[int, ...], name: str) -> int:
     except Exception as error:  # whatever a user's module raises
         raise ValueError(
             f"{name} does not take a batch of shape (n, {', '.join(map(str, shape))}): "
-            f"{error}"
+            f"{error}. Set image_size or image_shape to what it takes, or choose "
+            "another backbone."
         ) from error
     finally:
         trunk.train(was_training)

@@ -63,15 +63,18 @@ def decode(item, wanted: Format) -> np.ndarray:
     """
     item = _unlabelled(item)
     if isinstance(item, str | os.PathLike):
-        with Image.open(item) as picture:
+        with Image.open(item) as file:
             # JPEG decodes at an eighth of the size, say, and much faster.
-            picture.draft(None, (max(wanted.shape[1:]),) * 2)
-            return _decode_picture(picture, wanted)
+            file.draft(None, (max(wanted.shape[1:]),) * 2)
+            return _decode_picture(file, wanted)
     if isinstance(item, Image.Image):
         return _decode_picture(item, wanted)
     values = _channels_first(item)
     if wanted.dtype == np.uint8 and values.dtype != np.uint8:
-        raise ValueError(f"an image of {values.dtype} values, where others are bytes")
+        raise ValueError(
+            f"an image of {values.dtype} values, where others are bytes from 0 to 255: "
+            "make it uint8 as well"
+        )
     if values.shape == wanted.shape:
         return values.astype(wanted.dtype)
     channels = wanted.shape[0]
@@ -97,8 +100,12 @@ def failure(item, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         empty = os.path.getsize(item) == 0
         cause = "the file is empty" if empty else "the file is not an image"
+    elif os.path.isdir(item):
+        cause = "it is a folder. Pass a folder by itself, not in a list"
     else:
         cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(item):
+        cause += f", seen from {os.getcwd()} (text in X is paths of files, no URLs)"
     return f"{os.fspath(item)}: {cause}"
 
 
@@ -155,13 +162,14 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _centre_crop(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, ...]:
+def _centre_crop(
+    size: tuple[int, ...], wanted: tuple[int, int]
+) -> tuple[float, float, float, float]:
     """Return the largest box (left, top, right, bottom) of the wanted proportions."""
     scale = min(side / other for side, other in zip(size, wanted, strict=True))
     # Rounding must not lead over the edge.
-    margins = [max(0, (s - scale * w) / 2) for s, w in zip(size, wanted, strict=True)]
-    far = [s - margin for s, margin in zip(size, margins, strict=True)]
-    return (*margins, *far)
+    left, top = (max(0, (s - scale * w) / 2) for s, w in zip(size, wanted, strict=True))
+    return left, top, size[0] - left, size[1] - top
 
 
 def _channels_first(item) -> np.ndarray:
@@ -176,7 +184,10 @@ def _channels_first(item) -> np.ndarray:
         )
     values = item[None] if item.ndim == 2 else item
     if values.ndim != 3 or 0 in values.shape:
-        raise ValueError(f"an array of shape {item.shape} is no image (C, H, W)")
+        raise ValueError(
+            f"an array of shape {item.shape} is no image (H, W), (C, H, W) or (H, W, "
+            "C); rows of numbers go into one 2-D array"
+        )
     if values.shape[0] > values.shape[2]:
         values = values.transpose(2, 0, 1)
     if values.dtype.kind == "f" and not (np.abs(values) <= np.float64(LARGEST)).all():
@@ -191,8 +202,8 @@ def _resize_array(values: np.ndarray, wanted: Format) -> np.ndarray:
     )
     values = values[:, top : max(bottom, top + 1), left : max(right, left + 1)]
     images = torch.from_numpy(values.astype(np.float32))[None]
-    resized = torch.nn.functional.interpolate(
+    (image,) = torch.nn.functional.interpolate(
         images, (height, width), mode="bilinear", antialias=True, align_corners=False
     )
-    resized = resized[0].numpy()
+    resized = image.numpy()
     return resized.round().astype(np.uint8) if wanted.dtype == np.uint8 else resized

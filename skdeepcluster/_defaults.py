@@ -98,7 +98,8 @@ def _numbers_of_labels(params: dict, n: int) -> tuple[int, ...]:
         if not (isinstance(k, Integral) and n_clusters <= k <= n):
             raise ValueError(
                 f"n_pseudo_labels={k} should lie between n_clusters={n_clusters}, "
-                f"which it is merged into, and n_samples={n}."
+                f"which it is merged into, and n_samples={n}. Change it, or set it "
+                "to 'auto'."
             )
     if not numbers:
         raise ValueError("n_pseudo_labels is empty. Name at least one number.")
@@ -165,4 +166,4 @@ def projected_size(params: dict) -> int | None:
     if params["head"] != "centroids":
         return None
     n_components = params["n_components"]
-    return n_components if isinstance(n_components, Integral) else PROJECTED
+    return int(n_components) if isinstance(n_components, Integral) else PROJECTED

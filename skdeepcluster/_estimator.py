@@ -2,6 +2,7 @@
 
 import copy
 import os
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -18,9 +19,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from . import _persistence as persistence
+from ._callbacks import Callback, CallbackSupportMixin, Onlookers, as_functions
 from ._device import limited_threads, resolve_device
 from ._features import embed
-from ._fitting import Fit
+from ._fitting import Fit, Fitted
 from ._groups import group_means
 from ._images import LARGEST, Source
 from ._memory import memory_for
@@ -29,7 +31,7 @@ from ._pixels import embed_pixels, fit_pixels
 from ._random import Streams
 from ._stability import mild_view
 from ._symptoms import final_symptoms
-from ._validation import NO_GROUP, class_labels, read, warn_unreadable
+from ._validation import NO_GROUP, Given, class_labels, read, warn_unreadable
 from ._warnings import warn
 from .metrics import reproduced_information
 
@@ -38,7 +40,11 @@ SCORE_ROWS = 20_000  # images that `score` looks at
 
 
 class DeepClusterEstimator(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,
 ):
     """Cluster images, and learn features for them, without labels.
 
@@ -121,9 +127,9 @@ class DeepClusterEstimator(
         anew in each pass.
 
     features_dir : str, path-like or None, default=None
-        Existing folder for a temporary, memory-mapped file with the features of all
-        images, where memory does not hold them; None for memory. It takes 4 bytes for
-        each image and feature.
+        Folder for a temporary, memory-mapped file with the features of all images,
+        where memory does not hold them; None for memory. It takes 4 bytes for each
+        image and feature.
 
     sobel : bool, default=False
         Whether the network sees fixed Sobel gradients of the grey image instead of
@@ -222,7 +228,18 @@ class DeepClusterEstimator(
         read or advanced.
 
     verbose : int, default=0
-        With 1, one line is printed for each round.
+        With 1, one line is printed for each round: its loss; the NMI with the last
+        round's pseudo-labels, and with `y`; empty clusters and the largest one; images
+        trained on in a second; and the time that is left. With 2 also a progress bar
+        inside rounds, where rich is installed (``pip install skdeepcluster[progress]``)
+        and can draw, or else a line every ten seconds.
+
+    callbacks : callable, list of callables or None, default=None
+        Functions that are called after each round as ``callback(history, fitted)``,
+        where `history` is `history_` so far, and ``fitted()`` makes the estimator that
+        it would be if the fit had ended there. The fit does end there if one returns
+        True. Some are in `skdeepcluster.callbacks`; those of scikit-learn are set with
+        `set_callbacks`.
 
     warm_start : bool, default=False
         Whether `fit` goes on from the network of the previous call, for another
@@ -266,10 +283,10 @@ class DeepClusterEstimator(
         before training; `inertia`; `nmi_previous`, to the previous round's
         pseudo-labels (Fig. 2b of the paper); `nmi_y` where `y` was given;
         `n_empty_before` and `n_empty_after` repair; `largest_cluster` and
-        `smallest_cluster` in images. With several `n_pseudo_labels`, NMI are means and
-        counts of empty clusters sums. And `seconds_sample`, `seconds_train`,
-        `seconds_embed`, `seconds_cluster` and `seconds_judge`, which is for `gain`.
-        `pandas.DataFrame(history_)` is a table.
+        `smallest_cluster` in images; `images_per_second` in training. With several
+        `n_pseudo_labels`, NMI are means and counts of empty clusters sums. And
+        `seconds_sample`, `seconds_train`, `seconds_embed`, `seconds_cluster` and
+        `seconds_judge`, which is for `gain`. `pandas.DataFrame(history_)` is a table.
 
     module_ : torch.nn.Module
         The trained network, from pixels to the embedding.
@@ -360,6 +377,7 @@ class DeepClusterEstimator(
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "callbacks": [callable, list, tuple, None],
         "warm_start": ["boolean"],
         "checkpoint_dir": [str, os.PathLike, None],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -405,6 +423,7 @@ class DeepClusterEstimator(
         n_jobs=None,
         random_state=None,
         verbose=0,
+        callbacks=None,
         warm_start=False,
         checkpoint_dir=None,
         tol=0.0,
@@ -446,6 +465,7 @@ class DeepClusterEstimator(
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+        self.callbacks = callbacks
         self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
         self.tol = tol
@@ -671,17 +691,26 @@ class DeepClusterEstimator(
 
     def _fit(self, X, y, recovering: bool = False) -> np.ndarray:
         """Fit, and return the embedding of the training images."""
+        functions = as_functions(self.callbacks)
+        context = None
+        if not recovering:
+            context = self._init_callback_context(max_subtasks=self.max_iter)
         before = dict(vars(self))
         try:
             with limited_threads(self.n_jobs), memory_for("a fit", LESS):
-                return self._fit_validated(X, y, recovering)
+                return self._fit_validated(X, y, recovering, functions, context)
         except BaseException:
             # Nothing half-fitted is left behind, whatever stopped the fit.
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
-    def _fit_validated(self, X, y, recovering: bool) -> np.ndarray:
+    def _fit_validated(
+        self, X, y, recovering: bool, functions: list[Callback], context
+    ) -> np.ndarray:
+        task = {"estimator": self, "X": X, "y": y}
+        if context is not None:
+            context.call_on_fit_task_begin(**task)
         warm = self.warm_start and hasattr(self, "module_")
         given = read(self, X, fitting=True, reset=not warm)
         source = given.source
@@ -689,30 +718,48 @@ class DeepClusterEstimator(
         y = None if y is None else y[given.rows]
         before = (self.module_, self.history_) if warm else (None, [])
         fit = Fit(self.get_params(deep=False), source, given.paths, *before)
-        fitted = fit.recover() if recovering else fit.run(y)
-        self.module_ = fitted.network
+        if recovering:
+            fitted = fit.recover()
+        else:
+            onlookers = Onlookers(functions, context, task)
+            fitted = fit.run(y, onlookers, partial(self._as_fitted, given))
+        self._set_fitted(given, fitted)
+        n_groups = len(self.cluster_centers_)
+        for words in final_symptoms(fitted.history, n_groups, self.n_clusters):
+            warn(words, ConvergenceWarning)
+        warn_unreadable(given.failures, given.n)
+        if fit.checkpoints is not None and not recovering:
+            fit.checkpoints.clear()
+        if context is not None:
+            learned = partial(vars, self)
+            context.call_on_fit_task_end(**task, reconstruction_attributes=learned)
+        return given.in_place(fitted.features, np.nan)
+
+    def _as_fitted(self, given: Given, fitted: Fitted) -> "DeepClusterEstimator":
+        """Return the estimator that this one would be if it had learned `fitted`."""
+        model = copy.copy(self)
+        for name in [name for name in vars(model) if "_callback" in name]:
+            delattr(model, name)  # of the fit that goes on
+        model._set_fitted(given, fitted)
+        return model
+
+    def _set_fitted(self, given: Given, fitted: Fitted) -> None:
+        source = given.source
+        self.module_: torch.nn.Module = fitted.network
         self.device_ = fitted.recipe.device
         self._dtype = fitted.recipe.dtype
         self.image_shape_ = source.shape if len(source.shape) == 3 else None
         self._image_dtype = source.dtype
-        self.history_ = fitted.history
+        self.history_: list[dict] = fitted.history
         self.n_iter_ = len(fitted.history)
         self.inertia_ = fitted.inertia
         self._groups = fitted.groups
         self._n_features_out = fitted.network.n_features
         labels = self._assign(fitted.features)
         self.cluster_centers_ = group_means(fitted.features, labels)
-        n_groups = len(self.cluster_centers_)
-        for words in final_symptoms(fitted.history, n_groups, self.n_clusters):
-            warn(words, ConvergenceWarning)
-        warn_unreadable(given.failures, given.n)
         self.paths_ = given.paths
         self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
         self.labels_ = given.in_place(labels, NO_GROUP)
-        embedding = given.in_place(fitted.features, np.nan)
-        if fit.checkpoints is not None and not recovering:
-            fit.checkpoints.clear()
-        return embedding
 
     def _embed(self, source: Source, augment=None) -> np.ndarray:
         with limited_threads(self.n_jobs):

@@ -1,5 +1,6 @@
 """FaissKMeans: k-means as an estimator of its own."""
 
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from ._device import resolve_device
 from ._kmeans import assign, kmeans
 from ._random import Streams
+from ._rows import ROWS, checked_rows
 
 
 class FaissKMeans(
@@ -203,7 +205,8 @@ class FaissKMeans(
         points, unit = self._points(X, reset=True)
         if len(points) < self.n_clusters:
             raise ValueError(
-                f"n_samples={len(points)} should be >= n_clusters={self.n_clusters}."
+                f"n_samples={len(points)} should be >= n_clusters={self.n_clusters}. "
+                "Pass more rows or lower n_clusters."
             )
         init = self.init
         if not isinstance(init, str):
@@ -311,15 +314,16 @@ class FaissKMeans(
 
     def _points(self, X, reset=False):
         """Return X as float32, and the unit in which float32 holds its squares."""
+        check = partial(
+            validate_data,
+            self,
+            reset=reset,
+            dtype=np.float32,
+            order="C",
+            ensure_all_finite=False,
+        )
         with np.errstate(over="ignore"):  # found below, with its row
-            points = validate_data(
-                self,
-                X,
-                reset=reset,
-                dtype=np.float32,
-                order="C",
-                ensure_all_finite=False,
-            )
+            points = checked_rows(X, ROWS, check)
             unit = self._unit if not reset else np.float32(1)
             if reset and not self.spherical:  # whose centres have a unit of their own
                 unit = _unit_of(points)

@@ -3,13 +3,14 @@
 import math
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
 import torch
 
 from ._augment import Augment
-from ._convnets import Network
 from ._device import autocast
+from ._files import made_folder
 from ._images import Source
 from ._memory import memory_for
 
@@ -26,7 +27,7 @@ def allocate(shape: tuple[int, int], folder: str | os.PathLike | None) -> np.nda
         remedy = "Set features_dir, or pass fewer images."
         with memory_for(f"features of {shape[0]} images", remedy, 4 * math.prod(shape)):
             return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=made_folder(folder, "features_dir")) as file:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
@@ -38,7 +39,7 @@ def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @memory_for("a forward pass", "Lower image_size, or choose a smaller backbone.")
 def embed(
-    network: Network,
+    network: Any,
     source: Source,
     device: torch.device,
     dtype: torch.dtype,
@@ -50,7 +51,7 @@ def embed(
 
     Parameters
     ----------
-    network : Network on `device`
+    network : Network, or what has its methods, on `device`
         Put into evaluation mode.
     source : Source
     device : torch.device

@@ -133,8 +133,9 @@ def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
     shape = given.source.shape
     with looked_into(judged):
         tapped, filters = tap(judged, shape, layer, filters)
-        values = np.empty((0, len(filters)), np.float32)
-        rows, places = np.empty((2, *values.shape), np.int64)
+        values: np.ndarray = np.empty((0, len(filters)), np.float32)
+        rows: np.ndarray = np.empty(values.shape, np.int64)
+        places = rows
         parts = parts_of(len(given.source), shape)
         batches = given.source.batches(parts)
         for part, batch in zip(parts, batches, strict=True):

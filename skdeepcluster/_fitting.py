@@ -3,13 +3,15 @@
 import contextlib
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from ._callbacks import Onlookers
 from ._checkpoints import Checkpoints
 from ._clustering import Clusterer, PseudoLabels
 from ._convnets import Network, build_network
@@ -24,7 +26,8 @@ from ._groups import (
 )
 from ._history import line, mean_nmi
 from ._images import Source
-from ._loop import Progress, Recipe, alternate
+from ._loop import Progress, Recipe, Round, alternate
+from ._progress import progress_bar
 from ._random import Streams, isolated_torch_rng, torch_generators
 from ._symptoms import round_symptoms
 from ._warnings import warn
@@ -70,49 +73,85 @@ class Fit:
     ):
         self.params, self.source = params, source
         self.before, self.history = before, list(history)
-        self.views = deque(maxlen=AVERAGED_ROUNDS)
+        self.views: deque = deque(maxlen=AVERAGED_ROUNDS)
+        self.warned: set[str] = set()  # symptoms
         self.streams = Streams.from_random_state(params["random_state"])
         folder = params["checkpoint_dir"]
         self.checkpoints = (
             None if folder is None else Checkpoints(folder, params, source, paths)
         )
 
-    def run(self, y: np.ndarray | None) -> Fitted:
-        """Go on from the last checkpoint, if there is one, to the end."""
+    def run(
+        self,
+        y: np.ndarray | None,
+        onlookers: Onlookers,
+        as_fitted: Callable[[Fitted], Any],
+    ) -> Fitted:
+        """Go on from the last checkpoint, if there is one, to the end.
+
+        Parameters
+        ----------
+        y : ndarray or None
+            Classes whose NMI with the pseudo-labels is logged.
+        onlookers : Onlookers
+        as_fitted : callable
+            Makes an estimator of what was learned, for onlookers.
+        """
         saved = self.checkpoints.read() if self.checkpoints else None
-        with self._prepared(saved) as (network, recipe, clusterer):
-            told = set()  # symptoms that were warned of
-            if saved is not None and self.history:
-                told |= round_symptoms(self.history, len(self.source)).keys()
+        verbose = self.params["verbose"]
+        with (
+            self._prepared(saved) as (network, recipe, clusterer),
+            progress_bar(recipe, verbose > 1) as show,
+        ):
+            if self.history and saved is not None:
+                self.warned = {*round_symptoms(self.history, len(self.source))}
+            onlookers.begin_round()
+            state: Any
             for state in alternate(
                 *(self.source, network, recipe, clusterer, self.streams),
                 *(len(self.history), saved and saved["progress"]),
             ):
                 if isinstance(state, Progress):
+                    show(len(self.history) + 1, state)
                     if self.checkpoints and self.checkpoints.due():
                         self._write(network, state, recipe.device)
                     continue
-                self.history.append(state.record)
-                self.views.append(state.view)
-                if y is not None:
-                    labels = state.found.labels
-                    known = np.broadcast_to(y, labels.shape)
-                    state.record["nmi_y"] = mean_nmi(known, labels)
-                if self.params["verbose"]:
-                    print(line(state.record))
-                symptoms = round_symptoms(self.history, len(self.source))
-                for words in [w for name, w in symptoms.items() if name not in told]:
-                    warn(words, ConvergenceWarning)
-                told |= symptoms.keys()
-                if 1 - state.record["nmi_previous"] <= self.params["tol"]:
+                self._note(state, y)
+                n_left = recipe.max_iter - state.progress.n_rounds
+                if verbose:
+                    print(line(state.record, n_left), flush=True)
+                self._warn()
+
+                def fitted(state=state):
+                    copied = copy.deepcopy(network)
+                    return as_fitted(self._ended(copied, recipe, clusterer, state))
+
+                # What onlookers draw of torch's numbers is not missing in the fit.
+                seed = self.streams.seed("onlookers", len(self.history))
+                with isolated_torch_rng(seed, recipe.device):
+                    told_to_end = onlookers.end_round(list(self.history), fitted)
+                settled = 1 - state.record["nmi_previous"] <= self.params["tol"]
+                if told_to_end or settled or not n_left:
                     break
-                # A fit that ends after the last round has no need to go on there.
-                if self.checkpoints and state.progress.n_rounds < recipe.max_iter:
+                if self.checkpoints:
                     self._write(network, state.progress, recipe.device)
-            features = state.features
-            if features is None:
-                features = self._features(network, recipe)
-        return self._fitted(network, recipe, clusterer, features, state.found)
+                onlookers.begin_round()
+            return self._ended(network, recipe, clusterer, state)
+
+    def _note(self, state: Round, y: np.ndarray | None) -> None:
+        """Take down what a round leaves behind."""
+        if y is not None:
+            labels = state.found.labels
+            state.record["nmi_y"] = mean_nmi(np.broadcast_to(y, labels.shape), labels)
+        self.history.append(state.record)
+        self.views.append(state.view)
+
+    def _warn(self) -> None:
+        """Warn of what the rounds show, once each."""
+        symptoms = round_symptoms(self.history, len(self.source))
+        for words in [w for name, w in symptoms.items() if name not in self.warned]:
+            warn(words, ConvergenceWarning)
+        self.warned |= symptoms.keys()
 
     def recover(self) -> Fitted:
         """Return what the last complete round in the checkpoints had learned.
@@ -135,6 +174,15 @@ class Fit:
             seed = self.streams.seed("kmeans", len(self.history))
             found = clusterer.pseudo_labels(points, seed)
         return self._fitted(network, recipe, clusterer, features, found)
+
+    def _ended(
+        self, network: Network, recipe: Recipe, clusterer: Clusterer, state: Round
+    ) -> Fitted:
+        """Return what the rounds up to `state` have learned."""
+        features = state.features
+        if features is None:
+            features = self._features(network, recipe)
+        return self._fitted(network, recipe, clusterer, features, state.found)
 
     def _features(self, network: Network, recipe: Recipe) -> np.ndarray:
         """Return the features of all images."""
@@ -190,7 +238,8 @@ class Fit:
 
     def _write(self, network: Network, progress: Progress, device: torch.device):
         """Write a checkpoint, unless training has diverged: the loop will say so."""
-        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+        finite = all(bool(p.isfinite().all()) for p in network.parameters())
+        if self.checkpoints is None or not finite:
             return
         state = {
             "progress": progress.state_dict(),
@@ -216,4 +265,4 @@ class Fit:
         seed, views = self.streams.seed("groups"), list(self.views)
         groups = find_groups(found, features, rows, views, clusterer, seed)
         inertia = sum(each.inertia for each in found.clusters)
-        return Fitted(network, recipe, self.history, inertia, features, groups)
+        return Fitted(network, recipe, list(self.history), inertia, features, groups)

@@ -1,6 +1,7 @@
 """What a round reports of itself: an entry of `history_`, and its line in print."""
 
 import time
+from datetime import timedelta
 
 import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
@@ -28,9 +29,10 @@ def make_record(
     gain: float,
     previous: np.ndarray,
     found: PseudoLabels,
+    n_images: int,
     clock: Clock,
 ) -> dict:
-    """Return the entry of a round in the estimator's `history_`."""
+    """Return the entry of a round, which trained on `n_images`, in `history_`."""
     sizes = [np.bincount(labels) for labels in found.labels]
     return {
         "round": index,
@@ -43,6 +45,7 @@ def make_record(
         "n_empty_after": int(sum(each.n_empty_after for each in found.clusters)),
         "largest_cluster": int(max(each.max() for each in sizes)),
         "smallest_cluster": int(min(each.min() for each in sizes)),
+        "images_per_second": n_images / clock.spent["train"],
         **{f"seconds_{phase}": spent for phase, spent in clock.spent.items()},
     }
 
@@ -53,13 +56,14 @@ def mean_nmi(labels: np.ndarray, others: np.ndarray) -> float:
     return float(np.mean([normalized_mutual_info_score(*pair) for pair in pairs]))
 
 
-def line(record: dict) -> str:
-    """Return what `verbose=1` prints of a round."""
+def line(record: dict, n_left: int) -> str:
+    """Return what `verbose=1` prints of a round, before `n_left` others like it."""
     seconds = sum(v for name, v in record.items() if name.startswith("seconds_"))
-    nmi_y = f"  NMI to y {record['nmi_y']:.3f}" if "nmi_y" in record else ""
+    nmi_y = f" (y {record['nmi_y']:.3f})" if "nmi_y" in record else ""
+    left = f", {timedelta(seconds=round(n_left * seconds))} left" if n_left else ""
     return (
-        f"round {record['round']:3d}  loss {record['loss']:.3f}  "
-        f"NMI to previous {record['nmi_previous']:.3f}{nmi_y}  "
-        f"empty {record['n_empty_before']}  largest {record['largest_cluster']}  "
-        f"{seconds:.1f} s"
+        f"round {record['round']:3d}: loss {record['loss']:.3f}, "
+        f"NMI {record['nmi_previous']:.3f}{nmi_y}, {record['n_empty_before']} empty, "
+        f"largest {record['largest_cluster']:,}, "
+        f"{record['images_per_second']:,.0f} images/s{left}"
     )

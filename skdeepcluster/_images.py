@@ -3,19 +3,26 @@
 import math
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
 
+from ._warnings import warn
+
 # A batch of this many values at a time is checked or measured: 64 MiB of float32.
 CHUNK_VALUES = 2**24
 MAPPED_BYTES = 2**27  # of a memory map in memory before its pages are given back, or
 MAPPED_ROWS = 512  # rows that were read one by one: each brings pages around it along
+RAGGED = (
+    "Rows must have one length; only images, arrays of 2 or 3 dimensions each, may "
+    "differ in size."
+)
 LARGEST = 2.0**100  # number, about 1e30: sums of a batch of them fit into float32
 
 
@@ -48,7 +55,7 @@ class Source(ABC):
         """Return the items at `rows` as a new tensor."""
 
     @abstractmethod
-    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+    def batches(self, parts: Sequence[slice | np.ndarray]) -> Iterator[torch.Tensor]:
         """Return the items at each of `parts` in turn, as `batch` does."""
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
@@ -67,7 +74,7 @@ class Source(ABC):
         each feature but one common scale: how features compare is left as given.
         """
         axes = (0,) if len(self.shape) == 1 else (0, 2, 3)
-        count, mean, power = 0, 0.0, 0.0
+        count, mean, power = 0, np.zeros(1), np.zeros(1)
         for batch in self.batches(self.split(rows)):
             # In one order of values whatever the layout, so that sums are the same.
             part = np.ascontiguousarray(batch.numpy(), dtype=np.float64)
@@ -123,7 +130,7 @@ class ArraySource(Source):
         parts = [rows[start : start + MAPPED_ROWS] for start in starts]
         return torch.cat(list(self.batches(parts)))
 
-    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+    def batches(self, parts: Sequence[slice | np.ndarray]) -> Iterator[torch.Tensor]:
         """Return the items at each of `parts` in turn, as `batch` does."""
         mapping, n_mapped = _mapping(self.values), 0
         for part in parts:
@@ -152,17 +159,20 @@ def _mapping(values: np.ndarray) -> mmap.mmap | None:
 
     Else a memory map counts as memory in use, as far as it has been read.
     """
-    while values is not None and not isinstance(values, np.memmap):
-        values = getattr(values, "base", None)
+    base: Any = values
+    while base is not None and not isinstance(base, np.memmap):
+        base = getattr(base, "base", None)
     # The pages of a map that is copied on write hold what was written there.
-    if values is None or values.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+    if base is None or base.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return None
-    while values is not None and not isinstance(values, mmap.mmap):
-        values = getattr(values, "base", None)
-    return values
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    return base
 
 
-def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> Source:
+def read_images(
+    X, image_shape: tuple[int, int, int] | None, fitted: bool
+) -> ArraySource:
     """Read 3-D or 4-D `X`, or a list of equal images, into (n, C, H, W).
 
     Parameters
@@ -181,7 +191,7 @@ def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> So
         Naming what is wrong with the array, or which row does not fit the others.
     """
     values = as_array(X)
-    _check_numeric(values)
+    check_numeric(values)
     if values.ndim == 3:
         values = values[:, None]
     elif not _is_channels_first(values.shape[1:], image_shape):
@@ -194,26 +204,33 @@ def read_images(X, image_shape: tuple[int, int, int] | None, fitted: bool) -> So
     if 0 in values.shape[1:]:
         raise ValueError(f"X holds images without pixels: its shape is {np.shape(X)}.")
     if image_shape is not None and values.shape[1:] != tuple(image_shape):
+        channels, *sides = image_shape
         wanted = (
             f"fit saw images of shape {tuple(image_shape)}"
             if fitted
             else f"image_shape={tuple(image_shape)}"
         )
+        cure = "Pass images with the same channels, height and width."
+        if np.shape(X) in ((channels, *sides), (*sides, channels)):
+            cure = "If X is a single image, pass X[None]."
         raise ValueError(
             f"X holds images of shape (C, H, W) = {values.shape[1:]}, but {wanted}. "
-            "Pass images with the same channels, height and width."
+            f"{cure}"
         )
     return ArraySource(values)
 
 
-def read_rows(values: np.ndarray, image_shape: tuple[int, int, int] | None) -> Source:
+def read_rows(
+    values: np.ndarray, image_shape: tuple[int, int, int] | None
+) -> ArraySource:
     """Read 2-D rows, as flattened images where `image_shape` is given."""
     if image_shape is None:
         return ArraySource(values)
     if values.shape[1] != np.prod(image_shape):
         raise ValueError(
             f"image_shape={tuple(image_shape)} takes rows of {np.prod(image_shape)} "
-            f"values, but X has {values.shape[1]} features."
+            f"values, but X has {values.shape[1]} features. Set image_shape to the "
+            "(C, H, W) that the rows were flattened from."
         )
     return ArraySource(values.reshape(len(values), *image_shape))
 
@@ -223,19 +240,22 @@ def as_array(X) -> np.ndarray:
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu()
         return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
-    if isinstance(X, np.ndarray):
-        return X
     if isinstance(X, list | tuple) and len(X) and hasattr(X[0], "shape"):
-        images = [as_array(x) for x in X]
-        for row, image in enumerate(images):
-            if image.shape != images[0].shape:
+        items = [as_array(x) for x in X]
+        for row, item in enumerate(items):
+            if item.shape != items[0].shape:
                 raise ValueError(
-                    f"X is a list of images of different sizes: row {row} has shape "
-                    f"{image.shape}, row 0 has {images[0].shape}. Resize them to one "
-                    "size first."
+                    f"X holds arrays of different shapes: row {row} has shape "
+                    f"{item.shape}, row 0 has {items[0].shape}. {RAGGED}"
                 )
-        return np.stack(images)
-    return np.asarray(X)
+        return np.stack(items)
+    try:
+        values = np.asarray(X)
+    except ValueError as error:  # of lists of lists
+        raise ValueError(f"X holds rows of different lengths. {RAGGED}") from error
+    # A Series of arrays, say.
+    is_list = values.dtype == object and values.ndim == 1 and len(values)
+    return as_array(list(values)) if is_list and hasattr(values[0], "shape") else values
 
 
 def is_table(X) -> bool:
@@ -248,13 +268,20 @@ def checked_shape(image_shape) -> tuple[int, int, int] | None:
     if image_shape is None:
         return None
     if len(image_shape) != 3 or not all(
-        isinstance(side, Integral) and side > 0 for side in image_shape
+        isinstance(side, Integral) and int(side) > 0 for side in image_shape
     ):
         raise ValueError(
             f"image_shape={image_shape!r} should be three positive integers (C, H, W), "
             "such as (1, 8, 8)."
         )
-    return tuple(int(side) for side in image_shape)
+    channels, height, width = (int(side) for side in image_shape)
+    if channels == height and width in (1, 3, 4) and width < height:
+        warn(
+            f"image_shape={image_shape!r} is read as (C, H, W): {channels} channels of "
+            f"{height}x{width} pixels. Channels come first: ({width}, {height}, "
+            f"{channels})?"
+        )
+    return channels, height, width
 
 
 def check_finite(source: ArraySource) -> None:
@@ -278,12 +305,13 @@ def check_finite(source: ArraySource) -> None:
         )
 
 
-def _check_numeric(values: np.ndarray) -> None:
+def check_numeric(values: np.ndarray) -> None:
+    """Raise ValueError or TypeError if an array holds no real numbers."""
     if values.dtype.kind == "c":
         raise ValueError("Complex data not supported: X must hold real numbers.")
     if values.dtype.kind not in "fiub":
         raise TypeError(
-            f"X holds {values.dtype} values, not pixels. Pass an array of numbers, "
+            f"X holds {values.dtype} values, not numbers. Pass an array of numbers, "
             "such as uint8 images of shape (n, H, W), (n, C, H, W) or (n, H, W, C)."
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -34,7 +35,7 @@ PREFETCHED = 4  # batches for each worker
 class Items:
     """What holds one picture each, in the order of X."""
 
-    sequence: Sequence
+    sequence: Any  # of them, or a dataset
     paths: np.ndarray | None  # of str, where the items are files
 
     def __len__(self) -> int:
@@ -47,32 +48,44 @@ def find_items(X) -> Items | None:
     Raises
     ------
     ValueError, TypeError
-        If X names no folder, or a folder without images, or is a stream.
+        If X names no folder, or a folder without images, or is a stream or a single
+        picture.
     """
     if isinstance(X, IterableDataset):
         raise TypeError(
             "X is an IterableDataset, which has no order to come back to. Pass a "
             "map-style Dataset, with __len__ and __getitem__."
         )
+    if isinstance(X, DataLoader):
+        raise TypeError("X is a DataLoader, which makes batches. Pass X.dataset.")
+    if isinstance(X, Image.Image):
+        raise TypeError("X is a single picture. Pass a list of pictures, such as [X].")
     if isinstance(X, Dataset):
         return Items(X, None)
     if isinstance(X, str | os.PathLike):
-        paths = _files_in(Path(X))
+        paths = _files_in(X)
         return Items(paths, paths)
-    if isinstance(X, list | tuple):
-        sequence = X
-    elif isinstance(X, np.ndarray) or hasattr(X, "to_numpy"):  # a Series of pandas' too
+    sequence: Any = X
+    if isinstance(X, np.ndarray) or hasattr(X, "to_numpy"):  # a Series of pandas' too
         sequence = np.asarray(X)
-    else:
+    elif not isinstance(X, list | tuple):
         return None
     if not len(sequence) or getattr(sequence, "ndim", 1) != 1:
         return None
     first = sequence[0]
     if isinstance(first, str | os.PathLike):
-        strange = [x for x in sequence if not isinstance(x, str | os.PathLike)]
-        if strange:
-            raise TypeError(f"X is a list of paths, but holds {strange[0]!r} as well.")
+        for row, item in enumerate(sequence):
+            if not isinstance(item, str | os.PathLike):
+                raise TypeError(
+                    f"X is a list of paths, but holds {item!r} in row {row}. Remove it."
+                )
         paths = np.array([os.fspath(path) for path in sequence])
+        if len(paths) > 1 and paths.dtype == "U1":
+            raise ValueError(
+                "X holds single letters, as if the path of a folder was split, which "
+                "cross-validation does. Pass it the list of files, such as "
+                "sorted(pathlib.Path(folder).rglob('*.jpg'))."
+            )
         return Items(paths, paths)
     if isinstance(first, tuple) and len(first) and _is_picture(first[0]):
         return Items(sequence, None)
@@ -93,15 +106,21 @@ def _are_mixed(arrays: Sequence) -> bool:
     return len({getattr(array, "shape", None) for array in arrays}) > 1
 
 
-def _files_in(folder: Path) -> np.ndarray:
+def _files_in(folder: str | os.PathLike) -> np.ndarray:
     """Return the paths of all image files in a folder and below it, sorted."""
-    if not folder.is_dir():
+    if os.path.isfile(folder):
         raise ValueError(
-            f"X={os.fspath(folder)!r} is no folder. Pass the path of a folder of "
-            "images or of a .npy file, or a list of paths."
+            f"X={os.fspath(folder)!r} is no folder but a file. Pass [X] if it is an "
+            "image; read files of other kinds, and pass what is in them."
+        )
+    if not os.path.isdir(folder):
+        raise ValueError(
+            f"X={os.fspath(folder)!r} is no folder, seen from {os.getcwd()}. Pass the "
+            "path of a folder of images or of a .npy file, or a list of paths. "
+            "Patterns, ~ and URLs are not looked up."
         )
     found, seen = [], set()
-    for place, below, names in os.walk(folder, followlinks=True):
+    for place, below, names in os.walk(Path(folder), followlinks=True):
         identity = os.path.realpath(place)
         if identity in seen:  # a link that leads back
             below.clear()
@@ -253,7 +272,8 @@ def common_format(
     parts = np.array_split(rows, max(1, len(rows) // SCANNED_AT_ONCE))
     if items.paths is None:
         n_workers = 0
-    formats, failures = [], {}
+    formats: list[Format] = []
+    failures: dict[int, str] = {}
     for found, failed in ahead(partial(_headers, items), parts, n_workers):
         formats += found
         failures |= failed
@@ -265,10 +285,12 @@ def common_format(
     shapes = np.array([f.shape for f in formats])
     channels = int(shapes[:, 0].max())
     if image_size != "auto":
-        return Format((channels, image_size, image_size), dtype), failures
+        side = int(image_size)
+        return Format((channels, side, side), dtype), failures
     sizes = np.unique(shapes[:, 1:], axis=0)
     if len(sizes) == 1 and sizes.max() <= LARGEST_KEPT:
-        return Format((channels, *map(int, sizes[0])), dtype), failures
+        height, width = map(int, sizes[0])
+        return Format((channels, height, width), dtype), failures
     side = min(LARGEST_AUTO, int(np.median(shapes[:, 1:].min(axis=1))))
     return Format((channels, side, side), dtype), failures
 
@@ -277,7 +299,7 @@ def _decoded(
     items: Items, wanted: Format, rows: np.ndarray
 ) -> tuple[torch.Tensor, dict[int, str]]:
     """Return the images at `rows`, and what is wrong with those that stay blank."""
-    images = np.zeros((len(rows), *wanted.shape), wanted.dtype)
+    images: np.ndarray = np.zeros((len(rows), *wanted.shape), wanted.dtype)
     failures = {}
     for place, row in enumerate(rows):
         item = None
@@ -337,7 +359,7 @@ class DecodedSource(Source):
         """Return the images at `rows` as a new tensor."""
         return next(self.batches([rows]))
 
-    def batches(self, parts: list[slice | np.ndarray]) -> Iterator[torch.Tensor]:
+    def batches(self, parts: Sequence[slice | np.ndarray]) -> Iterator[torch.Tensor]:
         """Return the images at each of `parts` in turn, decoded ahead."""
         there = [self.rows[part] for part in parts]
         function = partial(_decoded, self.items, self.format)
@@ -348,11 +370,9 @@ class DecodedSource(Source):
             yield images
 
 
-def unreadable(failures: dict[int, str]) -> ValueError:
+def unreadable(failures: dict[int, str], skippable: bool = True) -> ValueError:
     """Return the error that names the first picture that cannot be read."""
     row = min(failures)
     more = f" ({len(failures)} such rows so far)" if len(failures) > 1 else ""
-    return ValueError(
-        f"X cannot be read in row {row}: {failures[row]}{more}. Remove it, or set "
-        "on_error='skip'."
-    )
+    cure = "Remove it, or set on_error='skip'" if skippable else "Pass images"
+    return ValueError(f"X cannot be read in row {row}: {failures[row]}{more}. {cure}.")

@@ -94,9 +94,14 @@ class Judged:
         given = self.read(X, fitting)
         y = np.asarray(y)
         if y.shape != (given.n,):
+            cure = "Pass one class for each image."
+            if y.ndim == 2:
+                cure += f" Of one-hot rows that is y{suffix}.argmax(axis=1)."
+            elif y.ndim > 2 and suffix:
+                cure = "Pass X_train, y_train, X_test and y_test in this order."
             raise ValueError(
                 f"X{suffix} holds {given.n} images, but y{suffix} has shape {y.shape}. "
-                "Pass one class for each image."
+                f"{cure}"
             )
         with warnings.catch_warnings():  # of as many classes as images
             warnings.simplefilter("ignore")
@@ -119,10 +124,17 @@ class Judged:
             raise ValueError(
                 f"X_train holds items of shape {shapes[0]}, but X_test of {shapes[1]}."
             )
-        if len(np.unique(train.y)) < 2:
+        classes = np.unique(train.y)
+        if len(classes) < 2:
             raise ValueError(
                 f"y_train holds a single class, {train.y[0]}: there is nothing to tell "
                 "apart. Pass images of two classes or more."
+            )
+        if not np.isin(test.y, classes).any():
+            one, other = test.y[:1].tolist()[0], classes[:1].tolist()[0]
+            raise ValueError(
+                f"y_test holds {one!r} and no class of y_train, which has {other!r}. "
+                "Name classes alike in both."
             )
         return train, test
 

@@ -1,6 +1,7 @@
 """K-means on faiss or torch, whose labels are always those of its own centres."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -44,13 +45,13 @@ class _FaissSearch:
 
     def __init__(self, points: np.ndarray, spherical: bool, gpu: torch.device | None):
         self.points, self.spherical, self.gpu = points, spherical, gpu
-        self.resources = faiss.StandardGpuResources() if gpu else None
+        self.resources: Any = faiss.StandardGpuResources() if gpu else None
 
     def nearest(self, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return labels, int32 (n,), and squared distances, float32 (n,)."""
         check_searchable()
         metric = faiss.METRIC_INNER_PRODUCT if self.spherical else faiss.METRIC_L2
-        index = faiss.IndexFlat(centers.shape[1], metric)
+        index: Any = faiss.IndexFlat(centers.shape[1], metric)
         if self.gpu:
             number = self.gpu.index or 0
             index = faiss.index_cpu_to_gpu(self.resources, number, index)
@@ -225,7 +226,7 @@ def _mean_variance(points: np.ndarray) -> float:
         total += block.sum(axis=0)
         squares += float(np.vdot(block, block))
     mean = total / len(points)
-    return float(max(squares / len(points) - mean @ mean, 0.0)) / points.shape[1]
+    return max(squares / len(points) - float(mean @ mean), 0.0) / points.shape[1]
 
 
 def kmeans(
@@ -271,7 +272,7 @@ def kmeans(
     search = _search(points, spherical, backend, device)
     max_shift = tol * _mean_variance(points) if tol else 0.0
 
-    best = None
+    best: Clusters | None = None
     for run in range(n_init if isinstance(init, str) else 1):
         rng = np.random.default_rng([seed, run])
         if not isinstance(init, str):
@@ -294,7 +295,7 @@ def kmeans(
             centers = moved
 
         labels, distances = search.nearest(centers)
-        n_empty = n_clusters - np.count_nonzero(np.bincount(labels))
+        n_empty = n_clusters - int(np.count_nonzero(np.bincount(labels)))
         repaired = policy.repair(centers, labels, distances, search.nearest)
         centers, labels, distances = repaired
         inertia = float(distances.sum(dtype=np.float64))
@@ -304,6 +305,7 @@ def kmeans(
                 f"iterations, {n_empty} clusters empty before repair"
             )
         if best is None or inertia < best.inertia:
-            left = len(centers) - np.count_nonzero(np.bincount(labels))
+            left = len(centers) - int(np.count_nonzero(np.bincount(labels)))
             best = Clusters(centers, labels, inertia, n_iter, n_empty, left)
+    assert best is not None  # there is at least one run
     return best

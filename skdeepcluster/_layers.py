@@ -5,6 +5,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +32,8 @@ class Call:
     path: str  # as in `named_modules`
     module: nn.Module
     number: int  # of this module's calls, from 0: a module may be called again
-    given: object  # its first argument
-    result: object = None
+    given: Any  # its first argument
+    result: Any = None
 
     @property
     def is_activation(self) -> bool:
@@ -64,7 +65,9 @@ def trace(
     ValueError
         If the network does not take items of `shape`.
     """
-    calls, under_way, counts = [], [], Counter()
+    calls: list[Call] = []
+    under_way: list[Call] = []
+    counts: Counter[str] = Counter()
 
     def enter(path: str):
         def hook(module, args):
@@ -124,7 +127,7 @@ def default_layers(calls: list[Call]) -> dict[str, tuple[Call, str, bool]]:
     layers : dict of name to (call that ends it, path of its start, whether rectified)
     """
     leaves = [c for c in calls if _is_convolution(c) or not any(c.module.children())]
-    found = {}
+    found: dict[str, tuple[Call, str, bool]] = {}
     for place, call in enumerate(leaves):
         if _is_convolution(call):
             last = _followed(call, leaves[place + 1 :])
@@ -188,7 +191,7 @@ def find_layers(calls: list[Call], names: list[str] | None) -> list[Layer]:
                 "or wrap the model."
             )
         where = start, call.path, call.number, rectified, activation
-        layers.append(Layer(name, *where, tuple(found[1:])))
+        layers.append(Layer(name, *where, tuple(call.result.shape[1:])))
     return layers
 
 
@@ -233,10 +236,11 @@ class Tapped(nn.Module):
         hooks = []
         for place, layer in enumerate(self.layers):
             module = self.network.get_submodule(layer.path)
-            register = module.register_forward_hook
+            hook = note(place, layer)
             if self.raw and layer.activation:
-                register = module.register_forward_pre_hook
-            hooks.append(register(note(place, layer)))
+                hooks.append(module.register_forward_pre_hook(hook))
+            else:
+                hooks.append(module.register_forward_hook(hook))
         try:
             with contextlib.suppress(_Reached):
                 self.network(images.float())

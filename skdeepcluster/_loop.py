@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,13 +126,13 @@ def alternate(
         If the loss or the features are no longer finite.
     """
     n = len(source)
-    computing = {
+    computing: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "device": recipe.device,
         "dtype": recipe.dtype,
     }
     layout = torch.channels_last if len(source.shape) == 3 else torch.preserve_format
-    network.to(recipe.device, memory_format=layout)
+    network.to(recipe.device).to(memory_format=layout)
     sample = streams.sample("calibration", n, CALIBRATION_ROWS)
     grouped = grouped_rows(n, clusterer.n_clusters, streams)
     judged = streams.sample("stability", n, STABILITY_ROWS)
@@ -235,7 +236,9 @@ def alternate(
             features, seen = None, embed(network, few, recipe.device, recipe.dtype)
         gain = judge(seen) - progress.start
         clock.tick("judge")
-        record = make_record(index, training.losses, gain, labels, found, clock)
+        record = make_record(
+            *(index, training.losses, gain, labels, found, sum(sizes), clock)
+        )
         progress.labels, progress.n_rounds = found.labels, progress.n_rounds + 1
         progress.training, progress.seconds = None, {}
         yield Round(record, features, found, view, progress)

@@ -2,6 +2,7 @@
 
 import os
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ def save(estimator, path: str | os.PathLike) -> None:
     safetensors()
     fitted = vars(estimator)
     groups, arrays = estimator._groups, {"labels": estimator.labels_}
+    kind: dict[str, Any]
     arrays["cluster_centers"] = estimator.cluster_centers_
     if isinstance(groups, Linear):
         kind = {"kind": "linear"}
@@ -67,7 +69,7 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
     """Read what `save` wrote; see `DeepClusterEstimator.load`."""
     safetensors()
     if not os.path.isfile(path):
-        raise ValueError(f"{os.fspath(path)} is no file.")
+        raise ValueError(f"{os.fspath(path)} is no file, seen from {os.getcwd()}.")
     try:
         told, tensors = read_tensors(path)
         if told["format"] != FORMAT:
@@ -81,7 +83,8 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
         raise
     except Exception as error:  # a file may hold anything
         raise ValueError(
-            f"{os.fspath(path)} cannot be loaded: {error or type(error).__name__}."
+            f"{os.fspath(path)} cannot be loaded: {error or type(error).__name__}. It "
+            "should be a file that save has written, complete."
         ) from error
     if device is not None:
         estimator.device = device
@@ -113,7 +116,7 @@ def _plain_params(estimator) -> dict:
             value = int(value)
         elif isinstance(value, Real):
             value = float(value)
-        elif isinstance(value, tuple | list):
+        elif isinstance(value, tuple | list) and name != "callbacks":
             value = [int(v) for v in value]
         elif isinstance(value, os.PathLike | torch.device):
             value = str(value)
@@ -172,8 +175,8 @@ def _set_fitted(estimator, told: dict, tensors: dict[str, torch.Tensor]) -> None
     estimator.image_shape_ = shape
     estimator.n_features_in_ = _integer(n_features_in)
     if told["feature_names"] is not None:
-        names = np.array([str(n) for n in told["feature_names"]], dtype=object)
-        estimator.feature_names_in_ = names
+        columns = np.array([str(n) for n in told["feature_names"]], dtype=object)
+        estimator.feature_names_in_ = columns
     estimator.n_iter_ = _integer(told["n_iter"])
     estimator.inertia_ = float(told["inertia"])
     estimator.history_ = [dict(record) for record in told["history"]]

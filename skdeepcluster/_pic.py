@@ -38,7 +38,7 @@ def power_iteration_clusters(points: np.ndarray) -> np.ndarray:
     n = len(points)
     neighbors, distances = nearest_neighbors(points, N_NEIGHBORS)
     starts = np.repeat(np.arange(n), neighbors.shape[1])
-    width = max(float(np.median(distances)), np.finfo(np.float32).tiny)
+    width = max(float(np.median(distances)), float(np.finfo(np.float32).tiny))
     weights = np.exp(-distances.ravel().astype(np.float64) / width)
     graph = coo_array((weights, (starts, neighbors.ravel())), shape=(n, n)).tocsr()
     graph = graph + graph.T

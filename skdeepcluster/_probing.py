@@ -151,7 +151,8 @@ def _passes(
 ) -> list[list[Layer]]:
     """Split layers into groups whose features fit into memory side by side."""
     n = len(train.y) + len(test.y)
-    groups, size = [[]], 0
+    groups: list[list[Layer]] = [[]]
+    size = 0
     for layer in layers:
         more = 4 * n * width(layer, pool)
         if groups[-1] and size + more > PASS_BYTES:

@@ -16,7 +16,7 @@ def named(y_true, labels) -> tuple[np.ndarray, np.ndarray]:
     if labels.ndim != 1 or y_true.shape != labels.shape:
         raise ValueError(
             f"y_true has shape {y_true.shape}, but labels has {labels.shape}: both "
-            "should hold one entry for each image."
+            "should hold one entry for each image, such as model.labels_."
         )
     known = labels != NO_GROUP
     if not known.any():

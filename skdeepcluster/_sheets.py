@@ -137,7 +137,7 @@ def draw_clusters(
     for name in clusters:
         members = np.flatnonzero(labels == name)
         sizes.append(len(members))
-        if which == "random":
+        if distances is None or which == "random":
             # From the start for each cluster: the same images alone and among all.
             members = streams.numpy("sheet").permutation(members)
         else:
@@ -209,7 +209,7 @@ def draw(given: Given, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndar
                 values = values.mean(axis=0, keepdims=True).repeat(3, axis=0)
             values = np.rint(255 * ((values - low) / span)).astype(np.uint8)
             picture = Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
-            pictures[place] = picture.resize((width, height), how)
+            pictures[place] = np.asarray(picture.resize((width, height), how))
     return pictures, ~np.isin(given.rows[rows], list(given.failures))
 
 

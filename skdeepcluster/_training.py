@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from ._augment import Augment, views
-from ._convnets import Network
 from ._device import autocast
 from ._features import to_device
 from ._heads import Head
@@ -76,7 +76,7 @@ def batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def train_epoch(
-    network: Network,
+    network: Any,
     training: Training,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
@@ -125,7 +125,9 @@ def train_epoch(
     network.train()
     optimizers = [optimizer, training.optimizer]
     targets = torch.from_numpy(labels.astype(np.int64))
-    scales = weights and [torch.from_numpy(each).to(device) for each in weights]
+    scales = None
+    if weights:
+        scales = [torch.from_numpy(each).to(device) for each in weights]
     parts = batches(rows, batch_size)[training.n_batches :]
     what = f"training on batches of {batch_size}"
     for part, batch in zip(parts, source.batches(parts), strict=True):
@@ -171,7 +173,7 @@ def _loss(
 
 @memory_for("calibration", "Lower batch_size.")
 def calibrate(
-    network: Network,
+    network: Any,
     source: Source,
     rows: np.ndarray,
     *,

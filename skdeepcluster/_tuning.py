@@ -4,6 +4,7 @@ import copy
 from collections import OrderedDict
 from functools import partial
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -254,7 +255,7 @@ def tune(
         If the layer is unknown, the network gives no vectors, or the loss diverges.
     """
     source = train.given.source
-    running = {"device": judged.device, "dtype": judged.dtype}
+    running: dict[str, Any] = {"device": judged.device, "dtype": judged.dtype}
     sample = streams.sample("calibration", len(source), CALIBRATION_ROWS)
     classes, labels = np.unique(train.y, return_inverse=True)
     network = copy.deepcopy(judged.network)
@@ -280,11 +281,11 @@ def tune(
         parameter.requires_grad_(True)
     head = fresh_head(*embedding.shape, [len(classes)], streams.torch("head"))
     head.to(judged.device)
-    optimizer = torch.optim.SGD(
-        [{"params": learning}, {"params": head.parameters()}],
-        lr=learning_rate,
-        momentum=MOMENTUM,
-    )
+    trained: list[dict[str, Any]] = [
+        {"params": learning},
+        {"params": head.parameters()},
+    ]
+    optimizer = torch.optim.SGD(trained, lr=learning_rate, momentum=MOMENTUM)
     n_steps = len(batches(np.arange(len(source)), batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_epochs * n_steps)
     # Both are stepped by that one, whose rate falls: the head has none of its own.

@@ -3,7 +3,9 @@
 import math
 import multiprocessing
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import joblib
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import validate_data
 
 from ._cache import hold
+from ._convnets import Standardize
 from ._decoding import Format
 from ._images import (
     ArraySource,
@@ -24,10 +27,14 @@ from ._images import (
     read_rows,
 )
 from ._items import DecodedSource, Items, common_format, find_items, unreadable
+from ._rows import PICTURES, checked_rows
 from ._warnings import warn
 
 NO_GROUP = -1  # label of an image that cannot be read
 FEW_ITEMS = 64  # pictures that are not worth the start of processes
+CHANNELS = (3, 4)  # of colour images
+FAR = 100  # standard deviations that a pixel is hardly ever away from the mean
+UNIT_ROWS = 16  # images that tell in which unit the others are, too
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Given:
     source: Source
     n: int  # items of X
     rows: np.ndarray  # of X, those of the source's items
-    failures: dict[int, str]  # of X's rows that cannot be read; grows with reading
+    failures: Mapping[int, str]  # of X's rows that cannot be read; grows with reading
     paths: np.ndarray | None = None
     start: int = 0  # row of X that is the first of these items
 
@@ -58,7 +65,7 @@ class Given:
         return found
 
 
-def warn_unreadable(failures: dict[int, str], n: int) -> None:
+def warn_unreadable(failures: Mapping[int, str], n: int) -> None:
     """Warn of those of `n` rows that could not be read, if there are any."""
     if failures:
         row = min(failures)
@@ -91,7 +98,8 @@ def read(estimator, X, fitting: bool = False, reset: bool = False) -> Given:
         X = _open_array(X)
     items = None if is_table(X) else find_items(X)
     if items is None:
-        X = X if is_table(X) else as_array(X)
+        values = X if is_table(X) else as_array(X)
+        X = values if getattr(values, "ndim", 2) else X  # what is no array stays
         if getattr(X, "ndim", 2) in (3, 4) and estimator.image_size != "auto":
             items = Items(X, None)
     if items is None:
@@ -99,6 +107,8 @@ def read(estimator, X, fitting: bool = False, reset: bool = False) -> Given:
         given = Given(source, len(source), np.arange(len(source)), {})
     else:
         given = _read_items(estimator, items, fitting, reset)
+    if not reset and len(given.source.shape) == 3:
+        _check_unit(estimator.module_, given.source.part(slice(UNIT_ROWS)))
     if fitting and len(given.rows) < 2:
         raise ValueError(
             f"Found array with {len(given.rows)} sample(s) (n_samples="
@@ -108,9 +118,25 @@ def read(estimator, X, fitting: bool = False, reset: bool = False) -> Given:
     return given
 
 
+def _check_unit(network: torch.nn.Module, few: Source) -> None:
+    """Warn if images seem to be in another unit than those of the fit."""
+    front = next((m for m in network.modules() if isinstance(m, Standardize)), None)
+    if front is None:  # a module of the user's own
+        return
+    low, high = map(float, torch.aminmax(few.batch(slice(None)).float()))
+    mean, scale = float(front.mean.max()), float(front.scale.max())
+    # What lies between 0 and 1 has no larger mean or deviation than that.
+    smaller = 0 <= low < high <= 1 and (mean > 1 or scale > 0.5)
+    if smaller or high > mean + FAR * scale:
+        warn(
+            f"X holds values from {low:.3g} to {high:.3g}, but in fit their mean was "
+            f"{mean:.3g}. Scale X as in fit: 0 to 1, say, is not 0 to 255."
+        )
+
+
 def _open_array(path) -> np.ndarray:
     if not os.path.isfile(path):
-        raise ValueError(f"X={os.fspath(path)!r} is no file.")
+        raise ValueError(f"X={os.fspath(path)!r} is no file, seen from {os.getcwd()}.")
     try:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
@@ -126,26 +152,33 @@ def _read_array(estimator, X, reset: bool) -> ArraySource:
         if not reset and shape is None:
             raise ValueError(
                 f"X has shape {X.shape}, but fit saw rows of "
-                f"{estimator.n_features_in_} values. Pass rows (n, n_features)."
+                f"{estimator.n_features_in_} values. Pass rows (n, "
+                f"{estimator.n_features_in_})."
             )
         source = read_images(X, shape, fitted=not reset)
         if reset:
             _set_n_features(estimator, source)
+            if X.ndim == 3 and X.shape[1] > X.shape[2] in CHANNELS and given is None:
+                warn(
+                    f"X has shape {X.shape}: {len(X)} grey images of {X.shape[1]}x"
+                    f"{X.shape[2]} pixels. A single colour image is X[None]."
+                )
     else:
         if not reset and shape is not None and given is None:
             raise ValueError(
                 f"X has 2 dimensions, but fit saw images of shape {shape}. Reshape "
-                f"X to (n, {', '.join(map(str, shape))})."
+                f"X to (n, {', '.join(map(str, shape))}), with n=1 for a single image."
             )
         # What is in the list of dtypes stays as it is, in particular uint8.
+        check = partial(
+            validate_data,
+            estimator,
+            reset=reset,
+            dtype=[np.float32, np.float64, np.uint8, np.float16],
+            ensure_all_finite=False,
+        )
         with np.errstate(over="ignore"):  # too large for float32: found below
-            values = validate_data(
-                estimator,
-                X,
-                reset=reset,
-                dtype=[np.float32, np.float64, np.uint8, np.float16],
-                ensure_all_finite=False,
-            )
+            values = checked_rows(X, PICTURES, check)
         source = read_rows(values, shape)
     check_finite(source)
     return source
@@ -156,12 +189,12 @@ def _read_items(estimator, items: Items, fitting: bool, reset: bool) -> Given:
     if n == 0:
         raise ValueError("Found 0 sample(s) while a minimum of 1 is required.")
     n_workers = _decoding_workers(estimator.n_jobs, n)
-    failures = {}
+    failures: dict[int, str] = {}
     if reset:
         shape = checked_shape(estimator.image_shape)
         wanted, failures = common_format(items, shape, estimator.image_size, n_workers)
-        if failures and (wanted is None or not skip):
-            raise unreadable(failures)
+        if wanted is None or (failures and not skip):
+            raise unreadable(failures, skippable=wanted is not None)
         rows = np.setdiff1d(np.arange(n), list(failures))
     elif estimator.image_shape_ is None:
         raise ValueError(
@@ -176,7 +209,8 @@ def _read_items(estimator, items: Items, fitting: bool, reset: bool) -> Given:
                 "X holds files, whose pixels are bytes from 0 to 255, but fit saw "
                 "floating-point numbers. Pass arrays as in fit, or fit on files."
             )
-    source = decoded = DecodedSource(items, wanted, rows, n_workers, skip, failures)
+    decoded = DecodedSource(items, wanted, rows, n_workers, skip, failures)
+    source: Source = decoded
     if fitting:
         source = hold(decoded, estimator.cache, estimator.cache_bytes)
         rows = np.setdiff1d(rows, list(decoded.failures))
@@ -213,6 +247,6 @@ def class_labels(y, n: int) -> np.ndarray | None:
     if y.shape[:1] != (n,):
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: X has {n}, "
-            f"y has shape {y.shape}."
+            f"y has shape {y.shape}. Pass one entry for each image, or no y."
         )
     return y if y.ndim == 1 and type_of_target(y) in ("binary", "multiclass") else None

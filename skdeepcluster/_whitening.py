@@ -70,7 +70,7 @@ class Components:
         """
         variances = self.variances
         rank = max(1, int((variances > RANK_TOLERANCE * variances[0]).sum()))
-        if n_components == "auto":
+        if isinstance(n_components, str):  # "auto"
             share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
             kept = min(MAX_COMPONENTS, rank, int(np.searchsorted(share, EXPLAINED)) + 1)
         else:

@@ -12,9 +12,11 @@ from pathlib import Path
 import joblib
 import numpy as np
 from PIL import Image
+from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ._decoding import Format, decode
+from ._estimator import DeepClusterEstimator
 from ._files import replacing
 from ._validation import NO_GROUP, Given, read, warn_unreadable
 
@@ -41,6 +43,10 @@ details {{ margin-top: .5rem; overflow-wrap: anywhere; font-size: .85rem }}
 """
 
 
+@validate_params(
+    {"estimator": [DeepClusterEstimator], "path": [str, os.PathLike]},
+    prefer_skip_nested_validation=True,
+)
 def write_embeddings(estimator, X, path):
     """Embed images into a file, a few thousand at a time.
 
@@ -105,7 +111,7 @@ def write_embeddings(estimator, X, path):
     _begin(partial, _description(estimator, given))
     starts = range(0, given.n, ROW_GROUP)
     parts = [partial / f"{start:012d}{path.suffix}" for start in starts]
-    failures = {}
+    failures: dict[int, str] = {}
     for start, part in zip(starts, parts, strict=True):
         if part.exists():
             continue
@@ -219,8 +225,9 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
 
     Raises
     ------
-    ValueError
-        If lengths differ or `mode` is none of these.
+    ValueError, TypeError
+        If lengths differ, `mode` is none of these, or `labels` or `paths` hold
+        something else.
     FileExistsError
         If `directory` exists.
     OSError
@@ -236,12 +243,24 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
     >>> model = DeepClusterEstimator(10).fit("photos")  # doctest: +SKIP
     >>> export_clusters(model.labels_, model.paths_, "groups")  # doctest: +SKIP
     """
-    labels, paths, directory = np.asarray(labels), list(paths), Path(directory)
     if mode not in ("symlink", "copy", "csv"):
         raise ValueError(f"mode={mode!r} should be 'symlink', 'copy' or 'csv'.")
-    if labels.shape != (len(paths),):
+    if paths is None or isinstance(paths, str | os.PathLike):
+        raise TypeError(
+            f"paths={paths!r} should be the paths of all images, such as model.paths_, "
+            "which is None where fit saw no files."
+        )
+    labels, paths, directory = np.asarray(labels), list(paths), Path(directory)
+    strange = [p for p in paths if not isinstance(p, str | os.PathLike)]
+    if strange:
+        raise TypeError(
+            f"paths holds a {type(strange[0]).__name__}, but should hold paths of "
+            "files. To look at arrays, use inspection.contact_sheet."
+        )
+    if labels.shape != (len(paths),) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"labels has shape {labels.shape}, but there are {len(paths)} paths."
+            f"labels has shape {labels.shape} and dtype {labels.dtype}, but there are "
+            f"{len(paths)} paths: pass an integer for each, such as model.labels_."
         )
     if embeddings is not None and len(embeddings) != len(paths):
         raise ValueError(

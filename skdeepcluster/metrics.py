@@ -35,7 +35,7 @@ def clustering_accuracy(y_true, y_pred) -> float:
     >>> clustering_accuracy(["a", "a", "b", "b"], [1, 1, 0, 1])
     0.75
     """
-    table = contingency_matrix(y_true, y_pred)
+    table = _contingency(y_true=y_true, y_pred=y_pred)
     rows, columns = linear_sum_assignment(table, maximize=True)
     return float(table[rows, columns].sum() / table.sum())
 
@@ -65,7 +65,7 @@ def purity(y_true, y_pred) -> float:
     >>> purity(["a", "a", "b", "b"], [0, 1, 2, 2])
     1.0
     """
-    table = contingency_matrix(y_true, y_pred)
+    table = _contingency(y_true=y_true, y_pred=y_pred)
     return float(table.max(axis=0).sum() / table.sum())
 
 
@@ -102,8 +102,20 @@ def reproduced_information(labels, other_labels) -> float:
     >>> reproduced_information([0, 0, 0, 0], [0, 0, 0, 0])
     0.0
     """
-    table = contingency_matrix(labels, other_labels)
+    table = _contingency(labels=labels, other_labels=other_labels)
     information = mutual_info_score(None, None, contingency=table)
     by_chance = expected_mutual_information(table, int(table.sum()))
     entropies = [entropy(table.sum(axis=axis)) for axis in (0, 1)]
     return float(max(0.0, information - by_chance) / (np.mean(entropies) + 1))
+
+
+def _contingency(**clusterings) -> np.ndarray:
+    """Count the samples of each pair of clusters, of two clusterings by their names."""
+    one, other = map(np.asarray, clusterings.values())
+    if one.ndim != 1 or one.shape != other.shape or not one.size:
+        names = " and ".join(clusterings)
+        raise ValueError(
+            f"{names} have shapes {one.shape} and {other.shape}, but should hold one "
+            "entry for each sample, such as model.labels_."
+        )
+    return contingency_matrix(one, other)

@@ -210,7 +210,7 @@ def test_user_augment_refuses_nan(value):
     ("returned", "got"),
     [
         (None, "None"),
-        (3.5, "3.5"),
+        (3.5, "float"),
         (np.zeros((2, 1, 3, 3)), r"\(2, 1, 3, 3\)"),
         (torch.zeros(2, 1, 3, 4), r"\(2, 1, 3, 4\)"),
         (torch.zeros(1, 1, 3, 3), r"\(1, 1, 3, 3\)"),

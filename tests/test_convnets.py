@@ -137,6 +137,15 @@ def test_unknown_backbone_lists_the_known_ones():
         build("resnet19", (3, 32, 32))
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("resnet", "resnet18"), ("VGG16BN", "vgg16_bn"), ("cnn", "convnet")],
+)
+def test_unknown_backbone_tells_what_is_near(name, near):
+    with pytest.raises(ValueError, match=rf"Did you mean [\w' ]*'{near}'[\w' ]*\?"):
+        build(name, (3, 32, 32))
+
+
 @pytest.mark.parametrize("name", ["convnet", "resnet18"])
 def test_rows_in_a_network_for_images(name):
     message = f"backbone='{name}' takes images, but X holds rows of 64.*image_shape"

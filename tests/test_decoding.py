@@ -211,7 +211,7 @@ def spoil(path, kind, bomb):
         ("text", "the file is not an image"),
         ("bomb", "decompression bomb"),
         ("missing", "No such file"),
-        ("folder", "directory"),
+        ("folder", "it is a folder"),
         ("loop", "symbolic links"),
     ],
 )

@@ -6,9 +6,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from numpydoc.validate import validate
 
 import skdeepcluster
+
+validate = pytest.importorskip("numpydoc.validate").validate
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 _config = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]

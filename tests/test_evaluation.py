@@ -5,7 +5,6 @@ import warnings
 
 import joblib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -331,7 +330,7 @@ def test_probe_tells_layers_sizes_and_accuracies(model, split):
     assert columns(table, "layer") == names
     assert columns(table, "n_values") == [2048, 2048, 1024, 2048, 256]
     assert all(0.85 < accuracy <= 1 for accuracy in columns(table, "accuracy"))
-    assert list(pd.DataFrame(table)) == ["layer", "n_values", "accuracy"]
+    assert [list(row) for row in table] == [["layer", "n_values", "accuracy"]] * 5
 
 
 def test_probe_of_chosen_layers_in_their_order(model, split, capsys):
@@ -712,8 +711,12 @@ def test_words_about_what_is_wrong(model, split):
         ValueError, match=r"X_train holds 300 images, but y_train has shape \(299,\)"
     ):
         linear_probe(model, X, y[:-1], X_test, y_test)
-    with pytest.raises(ValueError, match=r"X_test holds 200 .* y_test has shape"):
+    with pytest.raises(ValueError, match=r"X_test holds 200 .*y_test\.argmax\(axis=1"):
         knn_accuracy(model, X, y, X_test, y_test[:, None])
+    with pytest.raises(ValueError, match="X_train, y_train, X_test and y_test in this"):
+        knn_accuracy(model, X, X_test, y, y_test)
+    with pytest.raises(ValueError, match=r"y_test holds '.' and no class of y_train"):
+        knn_accuracy(model, X, y, X_test, y_test.astype(str))
     with pytest.raises(ValueError, match=r"X holds 300 images, but y has shape"):
         retrieval_map(model, X, y[:3])
     with pytest.raises(ValueError, match=r"y_train should hold classes.*continuous"):

@@ -12,6 +12,8 @@ import pytest
 NAME = "faults"
 PATH = Path(__file__).parent.parent / "benchmarks" / f"{NAME}.py"
 
+pytest.importorskip("safetensors")  # of checkpoints
+
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="signals, limits and /proc of Linux"
 )
@@ -26,7 +28,7 @@ def faults():
 
 
 TRIALS = {
-    "killed": lambda faults, folder: faults.killed(20, folder),
+    "killed": lambda faults, folder: faults.killed(8, folder),
     "interrupted": lambda faults, folder: faults.interrupted(1, folder),
     "disk full": lambda faults, folder: faults.disk_full(1, folder),
     "damaged": lambda faults, folder: faults.damaged(2, folder),
@@ -34,7 +36,7 @@ TRIALS = {
     "out of memory": lambda faults, folder: faults.out_of_memory(folder),
     "poisoned": lambda faults, folder: faults.poisoned(1, folder),
     "raising": lambda faults, folder: faults.raising(1, folder),
-    "soak": lambda faults, folder: faults.soak(60, folder),
+    "soak": lambda faults, folder: faults.soak(24, folder),
 }
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from skdeepcluster._files import replacing
+from skdeepcluster._files import made_folder, replacing
 
 
 def test_a_file_takes_the_place_of_another(tmp_path):
@@ -17,6 +17,7 @@ def test_a_file_takes_the_place_of_another(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_others_may_read_what_they_may_read_elsewhere(tmp_path, umask):
     before = os.umask(umask)
@@ -42,3 +43,25 @@ def test_what_goes_wrong_leaves_the_old_file(tmp_path, error):
         write()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_no_file_can_be(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"no folder .*nowhere. Make it first"),
+        replacing(tmp_path / "nowhere" / "file"),
+    ):
+        pass
+    with (
+        pytest.raises(IsADirectoryError, match=r"is a folder. Name a file in it"),
+        replacing(tmp_path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_made_unless_a_file_is_there(tmp_path):
+    assert made_folder(str(tmp_path / "a" / "b"), "cache") == tmp_path / "a" / "b"
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"cache='.*' is, or lies in, a file"):
+            made_folder(place, "cache")

@@ -170,14 +170,14 @@ def test_unusable_images(X, image_shape, fitted, message):
 @pytest.mark.parametrize("dtype", ["U3", "S3", object, "datetime64[s]", "m8[s]"])
 def test_images_that_hold_no_numbers(dtype):
     with pytest.raises(
-        TypeError, match=r"X holds .* values, not pixels. Pass an array"
+        TypeError, match=r"X holds .* values, not numbers. Pass an array"
     ):
         read(np.zeros((2, 5, 7), int).astype(dtype))
 
 
 def test_images_of_different_sizes_name_the_row():
     images = [np.zeros((4, 4)), np.zeros((4, 4)), np.zeros((4, 5))]
-    with pytest.raises(ValueError, match=r"row 2 has shape \(4, 5\), row 0 has \(4, 4"):
+    with pytest.raises(ValueError, match=r"row 2 has .*\(4, 5\), row 0 has \(4, 4"):
         read(images)
     with pytest.raises(ValueError, match=r"row 1 has shape \(4, 4\), row 0 has \(4, 5"):
         read([torch.zeros(4, 5), *images])
@@ -361,8 +361,9 @@ def test_pages_of_a_memory_map_are_given_back(tmp_path, monkeypatch, view):
         source = read(X.transpose(0, 3, 1, 2) if view == "transposed" else X)
     parts = np.array_split(np.arange(40_000), 200)
     most = 0
-    for _ in source.batches(parts):
-        most = max(most, resident(path))
+    for number, _ in enumerate(source.batches(parts)):
+        if number % 10 == 9:  # the file of mappings takes long to read
+            most = max(most, resident(path))
     assert most < 8_000_000
     source.batch(np.random.default_rng(0).permutation(40_000)[:3000])
     assert resident(path) < 8_000_000

@@ -8,8 +8,6 @@ import sys
 import faiss
 import hypothesis.extra.numpy as hnp
 import numpy as np
-import pandas as pd
-import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -400,24 +398,31 @@ def test_global_generators_stay_as_they_are(collapsed, random_state):
 def test_input_types(points):
     rows = points[:200].round()
     expected = FaissKMeans(5, random_state=0).fit(rows)
-    names = [f"x{i}" for i in range(16)]
     inputs = [
         rows.astype(np.float64),
         rows.astype(np.int64),
         np.asfortranarray(rows),
         rows.tolist(),
-        pd.DataFrame(rows, columns=names),
-        pl.DataFrame(rows, schema=names),
     ]
     for X in inputs:
         model = FaissKMeans(5, random_state=0).fit(X)
         assert_array_equal(model.labels_, expected.labels_)
         assert_array_equal(model.predict(X), expected.labels_)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames(points, library):
+    frames = pytest.importorskip(library)
+    rows, names = points[:200].round(), [f"x{i}" for i in range(16)]
+    X = frames.DataFrame(dict(zip(names, rows.T, strict=True)))
+    model = FaissKMeans(5, random_state=0).fit(X)
+    labels = FaissKMeans(5, random_state=0).fit_predict(rows)
+    assert_array_equal(model.labels_, labels)
+    assert_array_equal(model.predict(X), labels)
     assert list(model.feature_names_in_) == names
-    frame = model.set_output(transform="pandas").transform(
-        pd.DataFrame(rows, columns=names)
-    )
-    assert list(frame.columns) == [f"faisskmeans{i}" for i in range(5)]
+    distances = model.set_output(transform=library).transform(X)
+    assert isinstance(distances, frames.DataFrame)
+    assert list(distances.columns) == [f"faisskmeans{i}" for i in range(5)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

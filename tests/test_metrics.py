@@ -10,6 +10,7 @@ from scipy.stats import entropy
 from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
+from skdeepcluster import DeepClusterEstimator
 from skdeepcluster.metrics import clustering_accuracy, reproduced_information
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1)
@@ -90,3 +91,13 @@ def test_halving_clusters_by_chance_does_not_pay_but_telling_them_apart_does():
     )
     assert well > 1.1 * merged
     assert well > 1.1 * halved
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 1], [[0], [1], [1]], DeepClusterEstimator(), [], 1]
+)
+def test_what_is_no_clustering_of_the_same_samples(labels):
+    with pytest.raises(ValueError, match=r"y_true and y_pred have .*model.labels_"):
+        clustering_accuracy([0, 1, 1], labels)
+    with pytest.raises(ValueError, match=r"labels and other_labels have shapes"):
+        reproduced_information(labels, [0, 1, 1])

@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skdeepcluster import DeepClusterEstimator, _tensors
+
+load_file = pytest.importorskip("safetensors.torch").load_file
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 # Quick fits may well say that they are.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -54,6 +55,11 @@ def saved(model, tmp_path_factory):
     return path
 
 
+def frame(images):
+    rows = images.reshape(len(images), -1)
+    return pytest.importorskip("pandas").DataFrame(rows).add_prefix("x")
+
+
 def same(value, other):
     """Equality, of arrays and of lists of dicts too."""
     if isinstance(value, np.ndarray):
@@ -68,7 +74,7 @@ MODELS = {
     "colour": (lambda x: np.stack([x] * 3, axis=1), {"sobel": True}),
     "rows": (lambda x: x.reshape(N, -1).astype(np.float32), {}),
     "flattened": (lambda x: x.reshape(N, -1), {"image_shape": (1, 8, 8)}),
-    "frame": (lambda x: pd.DataFrame(x.reshape(N, -1)).add_prefix("x"), {}),
+    "frame": (frame, {}),
     "one group": (lambda x: x, {"n_clusters": 1}),
     "single k": (lambda x: x, {"n_pseudo_labels": 3, "n_neighbors": None}),
     "single k, no scale": (
@@ -345,6 +351,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.skipif(os.name == "nt", reason="resource of POSIX")
 def test_huge_claims_take_no_memory(saved, tmp_path):
     content = saved.read_bytes()
     size = struct.unpack("<Q", content[:8])[0]
