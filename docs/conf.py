@@ -44,6 +44,7 @@ if os.environ.get("SKDEEPCLUSTER_INTERSPHINX"):
 else:
     nitpick_ignore_regex = [("py:.*", r"(sklearn|torch|numpy)\..*")]
 
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # numpydoc has the types
 numpydoc_show_class_members = False  # the template for classes does
 
@@ -62,6 +63,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "api/examples",
     "doc_module": "skdeepcluster",
     "reference_url": {"skdeepcluster": None},
+    "default_thumb_file": str(HERE / "_static" / "logo.svg"),
     "abort_on_example_error": False,  # all of them are told, and fail the build
     "download_all_examples": False,
     "show_memory": False,
@@ -82,7 +84,7 @@ html_theme_options = {
     | {"text": project, "alt_text": ""},
     "header_links_before_dropdown": 6,
     "navbar_align": "left",
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
