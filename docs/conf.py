@@ -49,10 +49,10 @@ autodoc_typehints = "none"  # numpydoc has the types
 numpydoc_show_class_members = False  # the template for classes does
 
 # What examples write stays in the build folder, since they run in their own.
+shutil.rmtree(HERE / "_build" / "examples", ignore_errors=True)
 shutil.copytree(
     HERE.parent / "examples",
     HERE / "_build" / "examples",
-    dirs_exist_ok=True,
     ignore=shutil.ignore_patterns("*.png", "__pycache__"),
 )
 sphinx_gallery_conf = {
@@ -66,6 +66,7 @@ sphinx_gallery_conf = {
     "default_thumb_file": str(HERE / "_static" / "logo.svg"),
     "abort_on_example_error": False,  # all of them are told, and fail the build
     "download_all_examples": False,
+    "capture_repr": (),
     "show_memory": False,
     "write_computation_times": False,
     "show_signature": False,
@@ -78,6 +79,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_favicon = "_static/logo.svg"
 html_show_sourcelink = False
+html_use_index = False
 html_sidebars = {page: [] for page in ("index", "start", "changes")}
 html_theme_options = {
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"}

@@ -76,6 +76,9 @@ def test_page(page, monkeypatch):
     # What the gallery will hold is not there yet.
     files = [link for link in links if not re.match(r".*://|auto_examples/", link)]
     assert [name for name in files if not (page.parent / name).is_file()] == []
+    # In a simple table each line of the first column is a row: these want a grid.
+    rows = [[cell.astext() for cell in row] for row in tree.findall(nodes.row)]
+    assert [cells[0] for cells in rows if not any(cells[1:])] == []
     for formula in tree.findall(lambda n: isinstance(n, nodes.math | nodes.math_block)):
         tex2mathml(formula.astext())
 

@@ -41,6 +41,8 @@ def public_names() -> dict[str, str]:
 
 
 NAMES = public_names()
+for parameter in inspect.signature(skdeepcluster.DeepClusterEstimator).parameters:
+    NAMES.pop(parameter, None)  # that is what pages mean by it
 
 
 class ForgeLinks(SphinxTransform):
