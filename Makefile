@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow lint types docs clean
 .NOTPARALLEL: # the extras share one venv
 
 demo: $(VENV)/.installed-plot
@@ -33,8 +33,15 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	@$(BIN)/mypy
 
+# The site, into docs/_build/html. A warning is an error, and all are told. Examples that
+# did not change since the last time are not run again.
+docs: $(VENV)/.installed-docs
+	@$(BIN)/python -m sphinx -W --keep-going --quiet docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf docs/_build docs/api docs/auto_examples
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is touched last: an install that failed leaves none and is tried again.

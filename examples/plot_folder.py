@@ -65,14 +65,15 @@ print(f"\nopen {groups / 'index.html'}")
 
 # %%
 # The first images of each group.
-figure, axes = plt.subplots(10, 12, figsize=(7, 6))
+figure, axes = plt.subplots(10, 12, figsize=(7, 6), layout="constrained")
 for group, row in enumerate(axes):
     files = sorted((groups / f"group_{group:03d}").iterdir())
-    row[0].set_ylabel(group, rotation=0, labelpad=12, va="center")
+    row[0].set_ylabel(group, rotation=0, ha="right", va="center")
     for axis, file in zip(row, files, strict=False):
         axis.imshow(Image.open(file).convert("L"), cmap="gray")
     for axis in row:
         axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
 figure.suptitle(f"{len(model.paths_)} files in 10 groups")
 figure.savefig("folder.png", dpi=150)
 plt.show()

@@ -300,7 +300,7 @@ class DeepClusterEstimator(
     n_features_in_ : int
         Number of values of one image or row.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names of `X`, where it had some.
 
     See Also
