@@ -86,14 +86,15 @@ def test_page(page, monkeypatch):
         latex2mathml.tex2mathml(formula.astext())
 
 
-def test_every_page_is_on_the_site():
-    found = set()
+def test_every_page_is_on_the_site_once():
+    found = []
     for name in BY_SPHINX:
         for entry in entries(ROOT / name, "toctree"):
             path = re.sub(r".*<(.*)>", r"\1", entry) + ".rst"
-            found.add(((ROOT / name).parent / path).resolve())
+            found.append(((ROOT / name).parent / path).resolve())
     pages = {*DOCS.glob("*.rst"), *(DOCS / "inside").glob("*.rst")}
-    assert pages - found == {DOCS / "index.rst"}
+    on_site = sorted(page for page in found if page in pages)
+    assert on_site == sorted(pages - {DOCS / "index.rst"})
 
 
 def test_every_public_name_is_in_the_reference():
