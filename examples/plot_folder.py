@@ -65,7 +65,7 @@ print(f"\nopen {groups / 'index.html'}")
 
 # %%
 # The first images of each group.
-figure, axes = plt.subplots(10, 12, figsize=(7, 6), layout="constrained")
+figure, axes = plt.subplots(10, 18, figsize=(8, 4.8), layout="constrained")
 for group, row in enumerate(axes):
     files = sorted((groups / f"group_{group:03d}").iterdir())
     row[0].set_ylabel(group, rotation=0, ha="right", va="center")
