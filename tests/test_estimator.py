@@ -501,7 +501,7 @@ BAD_INPUT = {
     "1-D": (lambda X: X[:, 0, 0], {}, ValueError, r"Reshape your data"),
     "5-D": (lambda X: X[:, None, None], {}, ValueError, r"dim"),
     "objects": (lambda X: X.astype(object), {}, TypeError, r"object"),
-    "strings": (lambda X: X.astype(str), {}, TypeError, r"pixels"),
+    "strings": (lambda X: X.astype(str), {}, TypeError, r"not numbers"),
     "complex": (lambda X: X * 1j, {}, ValueError, r"Complex"),
     "text": (lambda X: "some/folder", {}, ValueError, r"'some/folder' is no folder"),
     "no file": (lambda X: ["a.png"] * 9, {}, ValueError, r"row 0: a.png: No such file"),
@@ -767,20 +767,19 @@ def test_grid_search_through_a_classifier_in_two_processes(images, digits):
     assert best() == best()
 
 
-def _threads() -> tuple[int, int]:
-    import faiss
-
-    import skdeepcluster  # noqa: F401
-
-    return torch.get_num_threads(), faiss.omp_get_max_threads()
-
-
 def test_worker_processes_do_not_oversubscribe():
+    def threads() -> tuple[int, int]:  # in here, so that it is sent by its code
+        import faiss
+
+        import skdeepcluster  # noqa: F401
+
+        return torch.get_num_threads(), faiss.omp_get_max_threads()
+
     n_jobs = 2
     allowed = max(1, joblib.cpu_count() // n_jobs)
     parallel = joblib.Parallel(n_jobs=n_jobs, backend="loky")
     for torch_threads, faiss_threads in parallel(
-        joblib.delayed(_threads)() for _ in range(4)
+        joblib.delayed(threads)() for _ in range(4)
     ):
         assert torch_threads <= allowed
         assert faiss_threads <= allowed
