@@ -17,10 +17,11 @@ demo: $(VENV)/.installed-plot
 	@MPLBACKEND=Agg $(BIN)/python examples/plot_digits.py
 
 # The array-API checks of scikit-learn are skipped without SCIPY_ARRAY_API. Threads of
-# processes side by side would wait for each other: one each.
+# processes side by side would wait for each other: one each. Three processes keep two
+# cores busy, since some tests wait for processes of their own.
 test: lint
 	@SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-		--numprocesses auto --maxprocesses 4 --dist loadfile
+		--numprocesses 3 --dist loadfile
 
 # Large networks at full size, one after another.
 test-slow: lint

@@ -28,7 +28,7 @@ def faults():
 
 
 TRIALS = {
-    "killed": lambda faults, folder: faults.killed(8, folder),
+    "killed": lambda faults, folder: faults.killed(5, folder),
     "interrupted": lambda faults, folder: faults.interrupted(1, folder),
     "disk full": lambda faults, folder: faults.disk_full(1, folder),
     "damaged": lambda faults, folder: faults.damaged(2, folder),
