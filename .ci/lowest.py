@@ -1,14 +1,13 @@
 """Print the lowest version of each dependency, as constraints for pip."""
 
 import re
-import sys
 import tomllib
 from pathlib import Path
 
 project = tomllib.loads(
     (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
 )["project"]
-extras = [project["optional-dependencies"][name] for name in sys.argv[1:]]
+extras = project["optional-dependencies"].values()
 for requirement in sum(extras, project["dependencies"]):
     if match := re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement):
         print("{}=={}.*".format(*match.groups()))

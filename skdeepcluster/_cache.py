@@ -63,7 +63,7 @@ def hold(
             values: np.ndarray = np.empty(shape, source.format.dtype)
         start = 0
         for images in _images(source):
-            values[start : start + len(images)] = images
+            values[start : start + len(images)] = images.numpy()
             start += len(images)
     else:
         values = _in_folder(source, made_folder(cache, "cache"))
