@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skdeepcluster._clustering import Clusterer
 
@@ -24,6 +25,16 @@ def digits_images():
     """All 1,797 digits: uint8 images (n, 8, 8) over 0..255, and int labels (n,)."""
     digits = load_digits()
     return (digits.images * 255 / 16).astype(np.uint8), digits.target
+
+
+@pytest.fixture
+def simulated_cuda():
+    """Skip where torch simulates no CUDA: builds for the CPU, and 2.6 without one."""
+    try:
+        with FakeTensorMode():
+            torch.empty(2, device="cuda")[:1]
+    except RuntimeError as error:
+        pytest.skip(f"torch cannot simulate CUDA: {error}".splitlines()[0])
 
 
 @pytest.fixture

@@ -179,6 +179,7 @@ def test_augment_sees_the_items_in_their_own_units():
     assert_array_equal(features, X.reshape(20, 16) + 1000.0)
 
 
+@pytest.mark.usefixtures("simulated_cuda")
 @pytest.mark.parametrize("augment", [None, RandomCrop()])
 def test_every_tensor_is_moved_to_the_device(monkeypatch, augment):
     """On a simulated CUDA device, which refuses to mix with tensors of the CPU."""

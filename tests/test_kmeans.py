@@ -78,6 +78,7 @@ def test_assign_far_from_the_origin(points, backend):
     assert_allclose(far[1], expected[1], rtol=1e-4, atol=0.01)
 
 
+@pytest.mark.usefixtures("simulated_cuda")
 @pytest.mark.parametrize("spherical", [False, True])
 def test_torch_search_stays_on_its_device(spherical):
     """Under fake tensors a mix of devices or a wait for the device is an error."""

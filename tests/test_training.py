@@ -318,6 +318,7 @@ def test_calibration_without_batch_norm():
     calibrate(network, ArraySource(X), np.arange(60), batch_size=16, **SINGLE)
 
 
+@pytest.mark.usefixtures("simulated_cuda")
 @pytest.mark.parametrize("n_crops", [(1, 0), (2, 1)])
 @pytest.mark.parametrize("n_projected", [None, 9])
 def test_every_tensor_is_moved_to_the_device(monkeypatch, n_projected, n_crops):
