@@ -10,12 +10,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.text import Text
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.exceptions import NotFittedError
@@ -36,7 +32,11 @@ from skdeepcluster._sheets import grid
 from skdeepcluster.inspection import contact_sheet, first_layer_filters
 from skdeepcluster.metrics import clustering_accuracy
 
+matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+to_hex, to_rgb = matplotlib.colors.to_hex, matplotlib.colors.to_rgb
+Text = matplotlib.text.Text
 
 # Quick fits may well say that they are.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
