@@ -47,6 +47,7 @@ def test_a_short_fit_writes_no_more_to_a_log_than_its_rounds(fit):
 
 
 def test_a_terminal_has_a_bar_that_leaves_the_lines(fit, monkeypatch):
+    pytest.importorskip("rich")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(_progress, "REFRESH_SECONDS", 0.0)
     out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", fit())
@@ -67,6 +68,7 @@ def test_a_bar_changes_nothing(digits_images, monkeypatch, capsys):
 def test_the_bar_goes_on_where_a_stopped_fit_was(
     digits_images, tmp_path, monkeypatch, capsys
 ):
+    pytest.importorskip("safetensors")
     monkeypatch.setattr(_progress, "LOG_SECONDS", 0.0)
     monkeypatch.setattr(_checkpoints, "SECONDS", -1.0)
     images, calls = digits_images[0][:130], []
