@@ -107,7 +107,8 @@ def read(estimator, X, fitting: bool = False, reset: bool = False) -> Given:
         given = Given(source, len(source), np.arange(len(source)), {})
     else:
         given = _read_items(estimator, items, fitting, reset)
-    if not reset and len(given.source.shape) == 3:
+    # Pixels of files are bytes, and those of the fit as well: none is decoded for this.
+    if not reset and len(given.source.shape) == 3 and given.paths is None:
         _check_unit(estimator.module_, given.source.part(slice(UNIT_ROWS)))
     if fitting and len(given.rows) < 2:
         raise ValueError(

@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from torch.utils.data import DataLoader, TensorDataset
 
-from skdeepcluster import DeepClusterEstimator
+from skdeepcluster import DeepClusterEstimator, _items
+from skdeepcluster._decoding import decode
 
 # Quick fits may well say that they are.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -102,6 +103,21 @@ def test_another_unit_than_in_fit_warns(fit):
         told = pytest.warns(UserWarning, match="Scale X as in fit")
         with told if (fit, other) in FAR_APART else nullcontext():
             model.predict(X)
+
+
+def test_files_are_decoded_once(tmp_path, monkeypatch):
+    for row, image in enumerate(COLOUR[:20]):
+        Image.fromarray(image).save(tmp_path / f"{row:02d}.png")
+    model = quick(backbone="mlp").fit(tmp_path)
+    decoded = []
+
+    def counted(item, wanted):
+        decoded.append(item)
+        return decode(item, wanted)
+
+    monkeypatch.setattr(_items, "decode", counted)
+    model.transform(tmp_path)
+    assert sorted(decoded) == [str(tmp_path / f"{row:02d}.png") for row in range(20)]
 
 
 def test_one_warning_of_another_unit(of_bytes):
