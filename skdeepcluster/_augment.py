@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-# Takes and returns a batch, float32 in the source's own units, at the same shape.
-Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+from ._distributed import ALONE, Shard
+
+# Takes a batch, float32 in the source's own units, a generator and, where processes
+# share a larger batch, which rows of it these are. Returns one of the same shape.
+Augment = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,17 @@ class RandomCrop:
         )
 
     def __call__(
-        self, images: torch.Tensor, generator: torch.Generator
+        self,
+        images: torch.Tensor,
+        generator: torch.Generator,
+        shard: Shard | None = None,
     ) -> torch.Tensor:
         """Return crops of `images`, float (n, C, H, W)."""
         n, channels = images.shape[:2]
+        shard = ALONE.shard(n) if shard is None else shard
         sides = [max(1, round(self.side * side)) for side in images.shape[2:]]
-        draws = torch.rand(8 + 2 * channels, n, generator=generator).to(images.device)
+        draws = torch.rand(8 + 2 * channels, shard.n, generator=generator)
+        draws = draws[:, shard.rows].to(images.device)
         maps = self._maps(draws[:6], images)
         crops = functional.grid_sample(
             images,
@@ -71,7 +79,7 @@ class RandomCrop:
         whole, tints = draws[6:8], draws[8:]
         contrast = 1 + self._levels(whole[0], tints[:channels])
         brightness = self._levels(whole[1], tints[channels:])
-        mean, spread = images.mean(), images.std()
+        mean, spread = _mean_and_spread(images, shard)
         return (crops - mean) * contrast + (mean + spread * brightness)
 
     def _levels(self, whole: torch.Tensor, tints: torch.Tensor) -> torch.Tensor:
@@ -103,6 +111,17 @@ class RandomCrop:
         return torch.stack(rows, dim=1).reshape(-1, 2, 3)
 
 
+def _mean_and_spread(images: torch.Tensor, shard: Shard) -> tuple[torch.Tensor, ...]:
+    """Return mean and standard deviation of a batch that processes share."""
+    if shard.ranks.size == 1:
+        return images.mean(), images.std()
+    values = images.double()
+    moments = [values.sum(), values.square().sum(), values.new_tensor(values.numel())]
+    total, squares, n = shard.ranks.sum_tensor(torch.stack(moments))
+    variance = (squares - total.square() / n) / (n - 1)
+    return (total / n).to(images.dtype), variance.clamp(min=0).sqrt().to(images.dtype)
+
+
 # Of random sizes and shapes and mirrored, and nothing else, as in the paper.
 CROPS = RandomCrop(min_area=0.08, max_stretch=4 / 3, max_angle=0, jitter=0, tint=0)
 
@@ -130,23 +149,25 @@ def views(
     augment: Augment | None,
     n_crops: tuple[int, int],
     generator: torch.Generator,
+    shard: Shard | None = None,
 ) -> list[torch.Tensor]:
     """Return random views of a batch (n, C, H, W), which are of the same pseudo-labels.
 
     The first tensor holds `n_crops[0]` views of each image, one batch after the other,
     the second, if there is one, `n_crops[1]` small ones (multi-crop, Caron et al.,
-    NeurIPS 2020, section 3.2).
+    NeurIPS 2020, section 3.2). With a `shard`, the images are those rows of a batch
+    that processes share.
     """
     if augment is None:
         return [images]
     images = images.float()
     if n_crops == (1, 0):
-        return [augment(images, generator)]
+        return [augment(images, generator, shard)]
     kinds = [(augment, n_crops[0])]
     if isinstance(augment, RandomCrop) and n_crops[1]:
         kinds.append((augment.small(), n_crops[1]))
     return [
-        torch.cat([crop(images, generator) for _ in range(count)])
+        torch.cat([crop(images, generator, shard) for _ in range(count)])
         for crop, count in kinds
     ]
 
@@ -155,8 +176,9 @@ def user_augment(
     function: Callable[[torch.Tensor], torch.Tensor],
     images: torch.Tensor,
     generator: torch.Generator,
+    shard: Shard | None = None,
 ) -> torch.Tensor:
-    """Call a user's function on a batch, and hold it to its shape."""
+    """Call a user's function on this process's batch, and hold it to its shape."""
     augmented = function(images)
     if not isinstance(augmented, torch.Tensor) or augmented.shape != images.shape:
         shape = getattr(augmented, "shape", None)

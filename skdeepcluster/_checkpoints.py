@@ -14,7 +14,7 @@ from ._images import Source
 from ._tensors import pack, read_tensors, safetensors, unpack, write_tensors
 from ._warnings import warn
 
-FORMAT = 3
+FORMAT = 4
 KEPT = 2  # last files, and that of the last complete round
 SECONDS = 120.0  # between two checkpoints inside a round
 COMPARED = 64  # images by which X is known again
@@ -51,12 +51,7 @@ class Checkpoints:
     def __init__(self, folder, params: dict, source: Source, paths: np.ndarray | None):
         safetensors()
         self.folder = made_folder(folder, "checkpoint_dir")
-        some = np.linspace(0, len(source) - 1, COMPARED).astype(int)
-        images = source.take(some).values
-        self.fit = {
-            "X": joblib.hash([len(source), source.shape, images, paths]),
-            **{name: _told(v) for name, v in params.items() if name not in FREE},
-        }
+        self.fit = fingerprint(params, source, paths)
         self.written = time.monotonic()
 
     def _files(self) -> list[Path]:
@@ -139,6 +134,19 @@ class Checkpoints:
         """Remove the files, also unfinished ones: the fit is complete."""
         for path in [*self._files(), *self.folder.glob(".round_*")]:
             path.unlink(missing_ok=True)
+
+
+def fingerprint(params: dict, source: Source, paths: np.ndarray | None) -> dict:
+    """Return what tells whether two fits are the same, by the names of what differs.
+
+    Of the images a few are looked at, of their paths all.
+    """
+    some = np.linspace(0, len(source) - 1, COMPARED).astype(int)
+    images = source.take(some).values
+    return {
+        "X": joblib.hash([len(source), source.shape, images, paths]),
+        **{name: _told(v) for name, v in params.items() if name not in FREE},
+    }
 
 
 def _told(value) -> str:

@@ -10,7 +10,8 @@ from sklearn.base import ClusterMixin, clone
 from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 
-from ._empty_clusters import cluster_means, distinct_rows
+from ._distributed import ALONE, Ranks, Shard
+from ._empty_clusters import cluster_means, cluster_sizes, distinct_rows
 from ._kmeans import Clusters, assign, kmeans
 from ._memory import memory_for
 from ._neighbors import spectral_embedding
@@ -28,7 +29,7 @@ MAX_EIGENVECTORS = 100  # of a graph: their cost grows with the square of their 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Clusters of one set of points."""
+    """Clusters of one set of points, with the labels of all of them."""
 
     clusters: list[Clusters]  # for each number of them
     # Of features to the points of k-means; None where what is clustered is not that.
@@ -42,7 +43,11 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Clusterer:
-    """The clustering half of the method, with nothing left to be resolved."""
+    """The clustering half of the method, with nothing left to be resolved.
+
+    With several processes each passes what it holds of the images, in their order, and
+    gets the pseudo-labels of all.
+    """
 
     n_clusters: int
     n_pseudo_labels: tuple[int, ...]
@@ -55,6 +60,7 @@ class Clusterer:
     device: torch.device
     method: str | ClusterMixin = "kmeans"
     spherical: bool = False  # points at unit length are clustered as they are
+    ranks: Ranks = ALONE
 
     @memory_for("clustering", REMEDY)
     def first_labels(self, pixels: np.ndarray, seed: int) -> PseudoLabels:
@@ -62,7 +68,8 @@ class Clusterer:
 
         Its clusters are purer than those of an untrained network's features.
         """
-        embed = self._graph(pixels, lambda rows: rows, seed)
+        shard = self.ranks.held(len(pixels))
+        embed = self._graph(pixels, shard, lambda rows: rows, seed)
 
         def see(part: slice | np.ndarray) -> np.ndarray:
             if embed is None:
@@ -71,7 +78,7 @@ class Clusterer:
             # embedding; what little the pixels add divides them further.
             return np.hstack([PIXEL_SHARE * normalize(pixels[part]), embed(part)])
 
-        return PseudoLabels(self._cluster(see, len(pixels), seed), None)
+        return PseudoLabels(self._cluster(see, shard, seed), None)
 
     @memory_for("clustering", REMEDY)
     def pseudo_labels(self, features: np.ndarray, seed: int) -> PseudoLabels:
@@ -80,19 +87,20 @@ class Clusterer:
         With `n_neighbors`, k-means sees the spectral embedding of the features'
         neighbour graph beside the points: clusters follow the shape of the data.
         """
+        shard = self.ranks.held(len(features))
         if self.spherical:
-            clusters = self._cluster(features.__getitem__, len(features), seed, True)
+            clusters = self._cluster(features.__getitem__, shard, seed, True)
             return PseudoLabels(clusters, None)
-        found = principal_components(features)
+        found = principal_components(features, self.ranks)
         projection = found.projection(self.n_components, self.whiten, self.normalize)
         near = found.projection(GRAPH_COMPONENTS, whiten=False, normalize=True)
-        embed = self._graph(features, near, seed)
+        embed = self._graph(features, shard, near, seed)
 
         def see(part: slice | np.ndarray) -> np.ndarray:
             points = projection(features[part])
             return points if embed is None else np.hstack([points, embed(part)])
 
-        clusters = self._cluster(see, len(features), seed)
+        clusters = self._cluster(see, shard, seed)
         plain = embed is None and self.method == "kmeans"
         return PseudoLabels(clusters, projection if plain else None)
 
@@ -109,8 +117,9 @@ class Clusterer:
         seed: int,
         n_init: int = 1,
         spherical: bool = False,
+        ranks: Ranks = ALONE,
     ) -> Clusters:
-        """Cluster points by k-means and repair empty clusters."""
+        """Cluster what `ranks` hold by k-means and repair empty clusters."""
         return kmeans(
             points,
             n_clusters,
@@ -120,48 +129,52 @@ class Clusterer:
             backend=self.backend,
             device=self.device,
             seed=seed,
+            ranks=ranks,
         )
 
     def _cluster(
         self,
         see: Callable[[slice | np.ndarray], np.ndarray],
-        n: int,
+        shard: Shard,
         seed: int,
         spherical: bool = False,
     ) -> list[Clusters]:
-        """Cluster the points that `see` returns for rows of `n`, for each k.
+        """Cluster the points that `see` returns for rows of the shard, for each k.
 
         Those of many rows are never all in memory at once.
         """
         rows: slice | np.ndarray = slice(None)
-        all_seen = n <= KMEANS_ROWS
+        all_seen = shard.n <= KMEANS_ROWS
         if not all_seen:
             rng = np.random.default_rng(seed)
-            rows = np.sort(rng.choice(n, KMEANS_ROWS, replace=False, shuffle=False))
+            some = rng.choice(shard.n, KMEANS_ROWS, replace=False, shuffle=False)
+            rows = shard.mine(np.sort(some))[1]
         points = see(rows)
         found = [
             self._partition(points, k, seed + i, spherical)
             for i, k in enumerate(self.n_pseudo_labels)
         ]
         if all_seen:
-            return found
+            return [replace(c, labels=shard.gather(c.labels)) for c in found]
         computing: dict[str, Any] = {"backend": self.backend, "device": self.device}
-        labels = np.empty((len(found), n), np.int32)
+        labels = np.empty((len(found), len(shard)), np.int32)
         inertia = np.zeros(len(found))
-        for part in gen_batches(n, ASSIGNED_ROWS):
+        for part in gen_batches(len(shard), ASSIGNED_ROWS):
             points = see(part)
             for i, each in enumerate(found):
                 labels[i, part], distances = assign(
                     points, each.centers, spherical=spherical, **computing
                 )
                 inertia[i] += distances.sum(dtype=np.float64)
+        inertia = self.ranks.sum(inertia)
         for i, each in enumerate(found):
             # Means that other clusterers gave may be nearest to nothing.
-            kept, named = np.unique(labels[i], return_inverse=True)
+            kept = cluster_sizes(labels[i], len(each.centers), self.ranks) > 0
+            named = (np.cumsum(kept) - 1)[labels[i]].astype(np.int32)
             found[i] = replace(
                 each,
                 centers=each.centers[kept],
-                labels=named.astype(np.int32),
+                labels=shard.gather(named),
                 inertia=float(inertia[i]),
             )
         return found
@@ -171,48 +184,60 @@ class Clusterer:
     ) -> Clusters:
         """Cluster points by the method that was asked for."""
         if self.method == "kmeans":
-            return self.kmeans(points, n_clusters, seed, spherical=spherical)
+            return self.kmeans(
+                points, n_clusters, seed, spherical=spherical, ranks=self.ranks
+            )
+        held = self.ranks.held(len(points))
+        points = held.gather(points)  # other methods must see them all
         if self.method == "pic":
-            labels = power_iteration_clusters(points)
+            labels = self.ranks.first(lambda: power_iteration_clusters(points))
         else:
-            labels = labels_of(self.method, points, n_clusters, seed)
+            labels = self.ranks.first(
+                lambda: labels_of(self.method, points, n_clusters, seed)
+            )
         k = int(labels.max()) + 1
         nowhere = np.zeros((k, points.shape[1]), np.float32)
         centers = cluster_means(points, labels, nowhere)
         inertia = float(np.square(points - centers[labels], dtype=np.float64).sum())
-        return Clusters(centers, labels, inertia, 1, 0, 0)
+        return Clusters(centers, labels[held.rows], inertia, 1, 0, 0)
 
     def _graph(
         self,
         values: np.ndarray,
+        shard: Shard,
         near: Callable[[np.ndarray], np.ndarray],
         seed: int,
     ) -> Callable[[slice | np.ndarray], np.ndarray] | None:
         """Return what embeds rows of `values` in their graph, if that is wanted.
 
-        The graph is that of the distinct points among `near(values)`. Of many points
+        The graph is that of the distinct points among `near(values)` of all processes.
+        Of many points
         a sample makes the graph, and the others are embedded where their nearest
         neighbour in it is.
         """
         if self.n_neighbors is None:
             return None
-        rows = np.random.default_rng(seed).permutation(len(values))[:GRAPH_ROWS]
-        points = near(values[rows])
+        rows = np.random.default_rng(seed).permutation(shard.n)[:GRAPH_ROWS]
+        points = near(shard.take(values, rows))
         distinct, place = distinct_rows(points)
         if len(distinct) <= min(self.n_pseudo_labels):
             return None  # each point is a cluster
         nodes = points[distinct]
         # At least two, since at unit length a single one tells nothing.
         n_components = max(2, min(self.n_clusters, MAX_EIGENVECTORS))
-        embedding = spectral_embedding(nodes, self.n_neighbors, n_components)
-        if len(rows) < len(values):
+        n_neighbors = self.n_neighbors
+        embedding = self.ranks.first(
+            lambda: spectral_embedding(nodes, n_neighbors, n_components)
+        )
+        if len(rows) < shard.n:
             computing: dict[str, Any] = {"backend": self.backend, "device": self.device}
             return lambda part: embedding[
                 assign(near(values[part]), nodes, **computing)[0]
             ]
-        in_order = np.empty_like(embedding, shape=(len(values), embedding.shape[1]))
-        in_order[rows] = embedding[place]
-        return lambda part: in_order[part]
+        found = embedding[place]
+        in_order = np.empty_like(found)
+        in_order[rows] = found
+        return in_order[shard.rows].__getitem__
 
 
 def labels_of(

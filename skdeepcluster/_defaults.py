@@ -7,6 +7,7 @@ from numbers import Integral
 from ._augment import CROPS, Augment, RandomCrop, user_augment
 from ._clustering import Clusterer
 from ._device import resolve_device, resolve_precision
+from ._distributed import ALONE, Ranks
 from ._images import Source
 from ._kmeans import resolve_kmeans_backend
 from ._loop import Recipe
@@ -22,7 +23,9 @@ MAX_EPOCHS = 30  # but no more than these
 PROJECTED = 128  # outputs of the projection head, as in DeepCluster-v2
 
 
-def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clusterer]:
+def resolve(
+    params: dict, source: Source, streams: Streams, ranks: Ranks = ALONE
+) -> tuple[Recipe, Clusterer]:
     """Check parameters against each other and the data; resolve every "auto".
 
     Parameters
@@ -31,11 +34,12 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         The estimator's parameters, each valid by itself.
     source : Source
     streams : Streams
+    ranks : Ranks
 
     Raises
     ------
     ValueError
-        If parameters do not fit each other or the data.
+        If parameters do not fit each other, the data or the number of processes.
     """
     n = len(source)
     is_image = len(source.shape) == 3
@@ -45,6 +49,7 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
             f"n_samples={n} should be >= n_clusters={n_clusters}. Pass more images or "
             "lower n_clusters."
         )
+    _check_shares(params["batch_size"], n, ranks)
     n_pseudo_labels = _numbers_of_labels(params, n)
     if params["sobel"] and not is_image:
         raise ValueError(
@@ -54,8 +59,8 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         name = params["clusterer"].__name__
         raise TypeError(f"clusterer={name} is a class. Pass an instance: {name}().")
     n_crops = _n_crops(params)
-    augment = _augment(params, n_crops, source, streams)
-    device = resolve_device(params["device"])
+    augment = ranks.first(lambda: _augment(params, n_crops, source, streams))
+    device = ranks.own(resolve_device(params["device"]))
     precision = params["precision"]
     if precision == "auto" and not is_image:
         # Products of rows are small: bfloat16 would cost accuracy and save nothing.
@@ -70,6 +75,7 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         spherical=params["head"] == "centroids",
         backend=resolve_kmeans_backend(params["kmeans_backend"], device),
         device=device,
+        ranks=ranks,
         **given("n_clusters", "n_neighbors", "n_components"),
         **given("whiten", "normalize", "empty_clusters"),
     )
@@ -85,6 +91,20 @@ def resolve(params: dict, source: Source, streams: Streams) -> tuple[Recipe, Clu
         **given("features_dir"),
     )
     return recipe, clusterer
+
+
+def _check_shares(batch_size: int, n: int, ranks: Ranks) -> None:
+    """Raise ValueError if a process would be without an image of a batch."""
+    fewest = 2 * ranks.size  # the smallest batch has about half of the rows
+    if ranks.size > 1 and batch_size < fewest:
+        raise ValueError(
+            f"batch_size={batch_size} is shared by {ranks.size} processes, each of "
+            f"which needs some of it. Set it to {fewest} or more, or start fewer."
+        )
+    if ranks.size > 1 and n < fewest:
+        raise ValueError(
+            f"n_samples={n} is too few for {ranks.size} processes. Start fewer."
+        )
 
 
 def _numbers_of_labels(params: dict, n: int) -> tuple[int, ...]:

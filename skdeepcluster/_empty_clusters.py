@@ -9,6 +9,7 @@ from scipy.sparse import csc_matrix
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
+from ._distributed import ALONE, Ranks
 from ._warnings import warn
 
 # Centres (k, d) -> labels (n,) and squared distances (n,) of the points.
@@ -28,18 +29,34 @@ def cluster_means(
     points: np.ndarray, labels: np.ndarray, centers: np.ndarray
 ) -> np.ndarray:
     """Return the mean of each cluster, and the old centre of those without points."""
-    k, size = len(centers), 4096
+    sums = cluster_sums(points, labels, len(centers))
+    return means_of(sums, cluster_sizes(labels, len(centers)), centers)
+
+
+def means_of(sums: np.ndarray, sizes: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Return means, float32 (k, d), from sums and counts; where none, the centre."""
+    counts = sizes[:, None]
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), centers)
+    return means.astype(np.float32)
+
+
+def cluster_sizes(labels: np.ndarray, k: int, ranks: Ranks = ALONE) -> np.ndarray:
+    """Return how many points of all processes each of `k` clusters has."""
+    return ranks.sum(np.bincount(labels, minlength=k))
+
+
+def cluster_sums(points: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Return the sum of each cluster's points, float64 (k, d)."""
+    size = 4096
     ones, starts = np.ones(size, np.float32), np.arange(size + 1, dtype=np.int32)
-    sums = np.zeros(centers.shape)
+    sums = np.zeros((k, points.shape[1]))
     # Batches, because one sum over a large cluster in float32 drifts away.
     for first in range(0, len(points), size):
         chosen = labels[first : first + size]
         m = len(chosen)
         one_hot = csc_matrix((ones[:m], chosen, starts[: m + 1]), shape=(k, m))
         sums += one_hot @ points[first : first + m]
-    counts = np.bincount(labels, minlength=k)[:, None]
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), centers)
-    return means.astype(np.float32)
+    return sums
 
 
 def distinct_rows(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,22 +71,42 @@ def distinct_rows(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class EmptyClusters:
-    """A policy for empty clusters, bound to the points."""
+    """A policy for empty clusters, bound to the points.
 
-    points: np.ndarray  # (n, d) float32
+    With several processes each holds some of the points. All of them move the same
+    centres to the same places, and are told no more than a few points for each cluster.
+    """
+
+    points: np.ndarray  # (n, d) float32, of this process
     policy: str  # "split", "farthest", "drop" or "raise"
     spherical: bool  # whether centres have unit length
-    rng: np.random.Generator
+    rng: np.random.Generator  # in the same state everywhere
+    ranks: Ranks = ALONE
 
     @cached_property
     def _distinct(self) -> tuple[np.ndarray, np.ndarray]:
         return distinct_rows(self.points)
 
+    def _are_more_than(self, k: int) -> bool:
+        """Tell whether there are more than `k` distinct points in all."""
+        some = self.points[self._distinct[0][: k + 1]]
+        found = np.concatenate(self.ranks.everyone(some))
+        return len(distinct_rows(found)[0]) > k
+
     def _can_lose(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
         """Return whether each cluster has two distinct points or more."""
-        first, number = self._distinct
-        pairs = np.unique(labels * np.int64(len(first)) + number)
-        return np.bincount(pairs // len(first), minlength=n_clusters) > 1
+        own, rows = np.unique(labels, return_index=True)
+        known = np.full(n_clusters, False)
+        pattern = np.empty((n_clusters, self.points.shape[1]), np.float32)
+        for clusters, points in self.ranks.everyone((own, self.points[rows])):
+            new = ~known[clusters]
+            pattern[clusters[new]], known[clusters] = points[new], True
+        differ = np.full(n_clusters, False)
+        for batch in gen_batches(len(labels), 4096):
+            chosen = labels[batch]
+            unlike = (self.points[batch] != pattern[chosen]).any(axis=1)
+            differ[chosen[unlike]] = True
+        return self.ranks.sum(differ.astype(np.int64)) > 0
 
     def reseed(
         self, centers: np.ndarray, labels: np.ndarray, distances: np.ndarray
@@ -78,7 +115,7 @@ class EmptyClusters:
 
         "drop" and "raise" leave them where they are.
         """
-        counts = np.bincount(labels, minlength=len(centers))
+        counts = cluster_sizes(labels, len(centers), self.ranks)
         empty = np.flatnonzero(counts == 0)
         if not empty.size or self.policy in ("drop", "raise"):
             return centers
@@ -100,29 +137,44 @@ class EmptyClusters:
         receiver = np.full(len(centers), -1, dtype=labels.dtype)
         receiver[donors] = empty[: len(donors)]
         rows = np.flatnonzero(receiver[labels] >= 0)
-        points, halves = self.points[rows], labels[rows]
+        points, halves, k = self.points[rows], labels[rows], len(centers)
         # float64, and from the mean: else rounding decides where points are far from 0.
         direction = self.rng.standard_normal(points.shape[1])
         side = np.empty(len(rows))
         for batch in gen_batches(len(rows), 4096):
             side[batch] = (points[batch] - centers[halves[batch]]) @ direction
-        middle = np.bincount(halves, side) / np.maximum(np.bincount(halves), 1)
+        middle = self.ranks.sum(np.bincount(halves, side, minlength=k))
+        middle /= np.maximum(cluster_sizes(halves, k, self.ranks), 1)
         halves = np.where(side > middle[halves], receiver[halves], halves)
-        return cluster_means(points, halves, centers)
+        sums = self.ranks.sum(cluster_sums(points, halves, k))
+        return means_of(sums, cluster_sizes(halves, k, self.ranks), centers)
 
     def _farthest(self, centers, labels, distances, empty, sizes):
         """Put centres on the points that are worst explained."""
-        rows = self._worst(np.where(sizes[labels] > 0, distances, -1), len(empty))
+        worst = self._worst(np.where(sizes[labels] > 0, distances, -1), len(empty))
         moved = centers.copy()
-        moved[empty[: len(rows)]] = self.points[rows]
+        moved[empty[: len(worst)]] = worst
         return moved
 
     def _worst(self, distances: np.ndarray, count: int) -> np.ndarray:
-        """Return rows of the largest distances >= 0, all of them distinct points."""
-        order = np.argsort(-distances, kind="stable")
-        order = order[distances[order] >= 0]
-        _, place = np.unique(self._distinct[1][order], return_index=True)
-        return order[np.sort(place)[:count]]
+        """Return points of the largest distances >= 0, all of them distinct."""
+        rows = _largest(distances, self._distinct[1], count)
+        own = distances[rows], self.points[rows]
+        distances, points = map(
+            np.concatenate, zip(*self.ranks.everyone(own), strict=True)
+        )
+        return points[_largest(distances, distinct_rows(points)[1], count)]
+
+    def _best(self, labels: np.ndarray, distances: np.ndarray) -> np.ndarray:
+        """Return the point of each cluster that is explained best."""
+        best_first = np.argsort(distances, kind="stable")
+        rows = best_first[np.unique(labels[best_first], return_index=True)[1]]
+        own = labels[rows], distances[rows], self.points[rows]
+        labels, distances, points = map(
+            np.concatenate, zip(*self.ranks.everyone(own), strict=True)
+        )
+        best_first = np.argsort(distances, kind="stable")
+        return points[best_first[np.unique(labels[best_first], return_index=True)[1]]]
 
     def repair(
         self,
@@ -144,7 +196,7 @@ class EmptyClusters:
             If there are fewer distinct points than centres. As many are left.
         """
         k = len(centers)
-        n_empty = k - np.count_nonzero(np.bincount(labels))
+        n_empty = k - np.count_nonzero(cluster_sizes(labels, k, self.ranks))
         if n_empty and self.policy == "raise":
             raise ValueError(
                 f"{n_empty} of {k} clusters are empty after k-means. Lower n_clusters, "
@@ -153,8 +205,8 @@ class EmptyClusters:
             )
         if n_empty and self.policy in ("split", "farthest"):
             centers, labels, distances = self._fill(centers, labels, distances, nearest)
-        while (counts := np.bincount(labels, minlength=len(centers))).min() == 0:
-            centers = centers[counts > 0]
+        while not (filled := cluster_sizes(labels, len(centers), self.ranks) > 0).all():
+            centers = centers[filled]
             labels, distances = nearest(centers)
         if len(centers) < k and self.policy != "drop":
             warn(
@@ -168,20 +220,27 @@ class EmptyClusters:
     def _fill(self, centers, labels, distances, nearest):
         """Reseed until no cluster is empty; at the last, put centres on points."""
         k = len(centers)
-        if len(self._distinct[0]) > k:
+        if self._are_more_than(k):
             for _ in range(MAX_ROUNDS):
                 centers = self.reseed(centers, labels, distances)
                 labels, distances = nearest(centers)
-                if np.bincount(labels, minlength=k).all():
+                if cluster_sizes(labels, k, self.ranks).all():
                     return centers, labels, distances
         # Centres on distinct points: each owns at least its own. The best explained
         # point of each cluster keeps it in place, the worst explained fill the rest.
-        best_first = np.argsort(distances, kind="stable")
-        rows = best_first[np.unique(labels[best_first], return_index=True)[1]]
-        number = self._distinct[1]
-        rows = rows[np.unique(number[rows], return_index=True)[1]]
-        taken = np.isin(number, number[rows])
-        others = self._worst(np.where(taken, -1, distances), k - len(rows))
-        centers = self.points[np.concatenate([rows, others])]
+        best = self._best(labels, distances)
+        best = best[distinct_rows(best)[0]]
+        number = distinct_rows(np.concatenate([best, self.points]))[1]
+        taken = np.isin(number[len(best) :], number[: len(best)])
+        others = self._worst(np.where(taken, -1, distances), k - len(best))
+        centers = np.concatenate([best, others])
         centers = unit(centers) if self.spherical else centers
         return centers, *nearest(centers)
+
+
+def _largest(values: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
+    """Return places of the largest values >= 0, whose numbers are all different."""
+    order = np.argsort(-values, kind="stable")
+    order = order[values[order] >= 0]
+    _, place = np.unique(numbers[order], return_index=True)
+    return order[np.sort(place)[:count]]

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _persistence as persistence
 from ._callbacks import Callback, CallbackSupportMixin, Onlookers, as_functions
 from ._device import limited_threads, resolve_device
+from ._distributed import Ranks, joined
 from ._features import embed
 from ._fitting import Fit, Fitted
 from ._groups import group_means
@@ -530,7 +531,9 @@ class DeepClusterEstimator(
         embedding : ndarray of shape (n, n_features_out), float32
             The same as `fit(X).transform(X)`, without a second pass over the images.
         """
-        return self._fit(X, y)
+        given, fitted = self._fit(X, y)
+        embedding = fitted.shard.gather(fitted.features)
+        return given.in_place(embedding, np.nan)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def recover(self, X, y=None):
@@ -574,10 +577,7 @@ class DeepClusterEstimator(
             feature has about zero mean and unit variance over the training images.
         """
         check_is_fitted(self)
-        given = read(self, X)
-        embedding = self._embed(given.source)
-        warn_unreadable(given.failures, given.n)
-        return given.in_place(embedding, np.nan)
+        return self._shared(X, lambda features: features, np.nan)
 
     def predict(self, X):
         """Assign images to the groups found in `fit`.
@@ -593,10 +593,7 @@ class DeepClusterEstimator(
             Group of each image. For the images of `fit` this equals `labels_`.
         """
         check_is_fitted(self)
-        given = read(self, X)
-        labels = self._assign(self._embed(given.source))
-        warn_unreadable(given.failures, given.n)
-        return given.in_place(labels, NO_GROUP)
+        return self._shared(X, self._assign, NO_GROUP)
 
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the groups are.
@@ -689,16 +686,32 @@ class DeepClusterEstimator(
         """
         return persistence.load(cls, path, device, backbone)
 
-    def _fit(self, X, y, recovering: bool = False) -> np.ndarray:
-        """Fit, and return the embedding of the training images."""
+    def _shared(self, X, compute, blank: float) -> np.ndarray:
+        """Return what is computed of features, by all processes that there are."""
+        ranks = joined()
+        with ranks.together():
+            given = read(self, X)
+            shard = ranks.shard(len(given.source))
+            values = shard.gather(compute(self._embed(given.source, rows=shard.rows)))
+            given.share_failures(ranks)
+            warn_unreadable(given.failures, given.n)
+            return given.in_place(values, blank)
+
+    def _fit(self, X, y, recovering: bool = False) -> tuple[Given, Fitted]:
+        """Fit, and return what was given and what was learned."""
         functions = as_functions(self.callbacks)
         context = None
         if not recovering:
             context = self._init_callback_context(max_subtasks=self.max_iter)
         before = dict(vars(self))
+        ranks = joined()
         try:
-            with limited_threads(self.n_jobs), memory_for("a fit", LESS):
-                return self._fit_validated(X, y, recovering, functions, context)
+            with (
+                limited_threads(self.n_jobs),
+                ranks.together(),
+                memory_for("a fit", LESS),
+            ):
+                return self._fit_validated(X, y, recovering, functions, context, ranks)
         except BaseException:
             # Nothing half-fitted is left behind, whatever stopped the fit.
             self.__dict__.clear()
@@ -706,8 +719,14 @@ class DeepClusterEstimator(
             raise
 
     def _fit_validated(
-        self, X, y, recovering: bool, functions: list[Callback], context
-    ) -> np.ndarray:
+        self,
+        X,
+        y,
+        recovering: bool,
+        functions: list[Callback],
+        context,
+        ranks: Ranks,
+    ) -> tuple[Given, Fitted]:
         task = {"estimator": self, "X": X, "y": y}
         if context is not None:
             context.call_on_fit_task_begin(**task)
@@ -717,12 +736,15 @@ class DeepClusterEstimator(
         y = class_labels(y, given.n)
         y = None if y is None else y[given.rows]
         before = (self.module_, self.history_) if warm else (None, [])
-        fit = Fit(self.get_params(deep=False), source, given.paths, *before)
+        fit = Fit(
+            self.get_params(deep=False), source, given.paths, *before, ranks=ranks
+        )
         if recovering:
             fitted = fit.recover()
         else:
             onlookers = Onlookers(functions, context, task)
             fitted = fit.run(y, onlookers, partial(self._as_fitted, given))
+        given.share_failures(ranks)
         self._set_fitted(given, fitted)
         n_groups = len(self.cluster_centers_)
         for words in final_symptoms(fitted.history, n_groups, self.n_clusters):
@@ -733,7 +755,7 @@ class DeepClusterEstimator(
         if context is not None:
             learned = partial(vars, self)
             context.call_on_fit_task_end(**task, reconstruction_attributes=learned)
-        return given.in_place(fitted.features, np.nan)
+        return given, fitted
 
     def _as_fitted(self, given: Given, fitted: Fitted) -> "DeepClusterEstimator":
         """Return the estimator that this one would be if it had learned `fitted`."""
@@ -755,16 +777,20 @@ class DeepClusterEstimator(
         self.inertia_ = fitted.inertia
         self._groups = fitted.groups
         self._n_features_out = fitted.network.n_features
-        labels = self._assign(fitted.features)
-        self.cluster_centers_ = group_means(fitted.features, labels)
+        own, ranks = self._assign(fitted.features), fitted.shard.ranks
+        self.cluster_centers_ = group_means(fitted.features, own, ranks)
+        labels = fitted.shard.gather(own)
         self.paths_ = given.paths
         self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
         self.labels_ = given.in_place(labels, NO_GROUP)
 
-    def _embed(self, source: Source, augment=None) -> np.ndarray:
+    def _embed(
+        self, source: Source, augment=None, rows: slice | None = None
+    ) -> np.ndarray:
         with limited_threads(self.n_jobs):
             self.module_.to(self.device_)
-            return embed(self.module_, source, self.device_, self._dtype, augment)
+            how = self.device_, self._dtype, augment
+            return embed(self.module_, source, *how, rows=rows)
 
     def _assign(self, features: np.ndarray) -> np.ndarray:
         with limited_threads(self.n_jobs):

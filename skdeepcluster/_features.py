@@ -46,6 +46,7 @@ def embed(
     augment: Augment | None = None,
     out: np.ndarray | None = None,
     points: bool = False,
+    rows: slice | None = None,
 ) -> np.ndarray:
     """Return the features of every item, in the order of the source.
 
@@ -64,6 +65,8 @@ def embed(
         Where to write the features; None for a new array.
     points : bool
         Whether the network's points are wanted in place of its features.
+    rows : slice of the source's rows, or None
+        Whose features are wanted; None is all of them.
 
     Returns
     -------
@@ -81,10 +84,11 @@ def embed(
     size, forward = network.n_features, network
     if points:
         size, forward = network.n_points, network.points
-    features = allocate((len(source), size), None) if out is None else out
+    first, stop, _ = (slice(None) if rows is None else rows).indices(len(source))
+    features = allocate((stop - first, size), None) if out is None else out
     with torch.inference_mode():
-        starts = range(0, len(source), step)
-        parts = [slice(start, start + step) for start in starts]
+        starts = range(0, stop - first, step)
+        parts = [slice(first + s, min(first + s + step, stop)) for s in starts]
         for start, batch in zip(starts, source.batches(parts), strict=True):
             n = len(batch)
             if n < fewest:

@@ -12,10 +12,11 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._callbacks import Onlookers
-from ._checkpoints import Checkpoints
+from ._checkpoints import Checkpoints, fingerprint
 from ._clustering import Clusterer, PseudoLabels
 from ._convnets import Network, build_network
 from ._defaults import projected_size, resolve
+from ._distributed import ALONE, Ranks, Shard
 from ._features import allocate, embed
 from ._groups import (
     AVERAGED_ROUNDS,
@@ -43,7 +44,8 @@ class Fitted:
     recipe: Recipe
     history: list[dict]
     inertia: float  # of the last k-means
-    features: np.ndarray  # float32 (n, d), of the images
+    features: np.ndarray  # float32, of the images that this process holds
+    shard: Shard
     groups: NearestCenter | Linear
 
 
@@ -61,6 +63,13 @@ class Fit:
         What a warm start goes on from.
     history : list of dict
         Of the rounds that `before` has behind it.
+    ranks : Ranks
+        The processes that fit together.
+
+    Raises
+    ------
+    ValueError
+        If they were given different parameters or images.
     """
 
     def __init__(
@@ -70,16 +79,28 @@ class Fit:
         paths: np.ndarray | None,
         before: Network | None,
         history: list[dict],
+        ranks: Ranks = ALONE,
     ):
+        self.ranks, self.shard = ranks, ranks.shard(len(source))
         self.params, self.source = params, source
         self.before, self.history = before, list(history)
         self.views: deque = deque(maxlen=AVERAGED_ROUNDS)
         self.warned: set[str] = set()  # symptoms
-        self.streams = Streams.from_random_state(params["random_state"])
-        folder = params["checkpoint_dir"]
-        self.checkpoints = (
-            None if folder is None else Checkpoints(folder, params, source, paths)
-        )
+        self.resumable = params["checkpoint_dir"] is not None
+        if ranks.size > 1:
+            told = fingerprint(params, source, paths)
+            del told["device"]  # each may be given its own
+            ranks.agree(told | {"checkpoint_dir": self.resumable})
+        streams = Streams.from_random_state(params["random_state"])
+        self.streams = ranks.first(lambda: streams)
+        self.checkpoints: Checkpoints | None = None  # the first process has them
+
+        def open_checkpoints() -> None:
+            folder = params["checkpoint_dir"]
+            self.checkpoints = Checkpoints(folder, params, source, paths)
+
+        if self.resumable:
+            ranks.first(open_checkpoints)
 
     def run(
         self,
@@ -97,8 +118,8 @@ class Fit:
         as_fitted : callable
             Makes an estimator of what was learned, for onlookers.
         """
-        saved = self.checkpoints.read() if self.checkpoints else None
-        verbose = self.params["verbose"]
+        saved = self._read()
+        verbose = 0 if self.ranks.rank else self.params["verbose"]
         with (
             self._prepared(saved) as (network, recipe, clusterer),
             progress_bar(recipe, verbose > 1) as show,
@@ -109,11 +130,11 @@ class Fit:
             state: Any
             for state in alternate(
                 *(self.source, network, recipe, clusterer, self.streams),
-                *(len(self.history), saved and saved["progress"]),
+                *(len(self.history), saved and saved["progress"], self.ranks),
             ):
                 if isinstance(state, Progress):
                     show(len(self.history) + 1, state)
-                    if self.checkpoints and self.checkpoints.due():
+                    if self.resumable and self._is_due():
                         self._write(network, state, recipe.device)
                     continue
                 self._note(state, y)
@@ -131,9 +152,9 @@ class Fit:
                 with isolated_torch_rng(seed, recipe.device):
                     told_to_end = onlookers.end_round(list(self.history), fitted)
                 settled = 1 - state.record["nmi_previous"] <= self.params["tol"]
-                if told_to_end or settled or not n_left:
+                if self.ranks.any(told_to_end or settled) or not n_left:
                     break
-                if self.checkpoints:
+                if self.resumable:
                     self._write(network, state.progress, recipe.device)
                 onlookers.begin_round()
             return self._ended(network, recipe, clusterer, state)
@@ -143,7 +164,7 @@ class Fit:
         if y is not None:
             labels = state.found.labels
             state.record["nmi_y"] = mean_nmi(np.broadcast_to(y, labels.shape), labels)
-        self.history.append(state.record)
+        self.history.append(self.ranks.first(lambda: state.record))
         self.views.append(state.view)
 
     def _warn(self) -> None:
@@ -161,7 +182,7 @@ class Fit:
         ValueError
             If there is none.
         """
-        saved = self.checkpoints.read(complete=True) if self.checkpoints else None
+        saved = self._read(complete=True)
         if saved is None or not saved["progress"]["n_rounds"]:
             raise ValueError(
                 f"checkpoint_dir={self.params['checkpoint_dir']!r} holds no complete "
@@ -170,7 +191,7 @@ class Fit:
         with self._prepared(saved) as (network, recipe, clusterer):
             points = features = self._features(network, recipe)
             if saved["progress"]["remembered"] is not None:
-                points = saved["progress"]["remembered"]
+                points = saved["progress"]["remembered"][self.shard.rows]
             seed = self.streams.seed("kmeans", len(self.history))
             found = clusterer.pseudo_labels(points, seed)
         return self._fitted(network, recipe, clusterer, features, found)
@@ -185,10 +206,13 @@ class Fit:
         return self._fitted(network, recipe, clusterer, features, state.found)
 
     def _features(self, network: Network, recipe: Recipe) -> np.ndarray:
-        """Return the features of all images."""
-        shape = len(self.source), network.n_features
-        features = allocate(shape, recipe.features_dir)
-        return embed(network, self.source, recipe.device, recipe.dtype, out=features)
+        """Return the features of the images that this process holds."""
+        shape = len(self.shard), network.n_features
+        return embed(
+            *(network, self.source, recipe.device, recipe.dtype),
+            out=allocate(shape, recipe.features_dir),
+            rows=self.shard.rows,
+        )
 
     @contextlib.contextmanager
     def _prepared(
@@ -200,16 +224,21 @@ class Fit:
         """
         if saved is not None:
             self.streams = Streams(saved["entropy"])
-        recipe, clusterer = resolve(self.params, self.source, self.streams)
+        ranks = self.ranks
+        recipe, clusterer = resolve(self.params, self.source, self.streams, ranks)
         device = recipe.device
         with isolated_torch_rng(self.streams.seed("torch"), device):
             network = self._new_network().to(device)
+            there = torch_generators(device)
+            if ranks.rank:  # dropout is another for other images
+                for generator in there:
+                    generator.manual_seed(self.streams.seed("torch", ranks.rank))
             if saved is not None:
                 network.load_state_dict(saved["network"])
                 self.history = saved["history"]
                 self.views.extend(saved["views"])
-                there = torch_generators(device)
-                for generator, state in zip(there, saved["generators"], strict=True):
+                states = saved["generators"][ranks.rank : ranks.rank + 1] or [[]]
+                for generator, state in zip(there, states[0], strict=False):
                     generator.set_state(state)
             yield network, recipe, clusterer
 
@@ -230,25 +259,42 @@ class Fit:
         return build_network(
             self.params["backbone"],
             self.source.shape,
-            *self.source.statistics(rows),
+            *self.ranks.first(lambda: self.source.statistics(rows)),
             sobel=self.params["sobel"],
             head_norm=self.params["head_norm"],
             n_projected=n_projected,
         )
 
+    def _read(self, complete: bool = False) -> dict | None:
+        """Return what is saved of this fit, or of its last complete round."""
+
+        def read() -> dict | None:
+            there = self.checkpoints
+            return None if there is None else there.read(complete)
+
+        return self.ranks.first(read)
+
+    def _is_due(self) -> bool:
+        """Tell whether it is time for a checkpoint."""
+        return self.ranks.any(self.checkpoints is not None and self.checkpoints.due())
+
     def _write(self, network: Network, progress: Progress, device: torch.device):
         """Write a checkpoint, unless training has diverged: the loop will say so."""
         finite = all(bool(p.isfinite().all()) for p in network.parameters())
-        if self.checkpoints is None or not finite:
+        if not finite:  # in all processes alike
             return
         state = {
-            "progress": progress.state_dict(),
+            "progress": progress.state_dict(self.ranks),
             "network": network.state_dict(),
             "history": self.history,
             "views": self.views,
             "entropy": self.streams.entropy,
-            "generators": [g.get_state() for g in torch_generators(device)],
+            "generators": self.ranks.everyone(
+                [generator.get_state() for generator in torch_generators(device)]
+            ),
         }
+        if self.checkpoints is None:
+            return
         inside = progress.training is not None
         n_steps = progress.schedule.last_epoch if inside else None
         self.checkpoints.write(state, len(self.history), n_steps)
@@ -265,4 +311,7 @@ class Fit:
         seed, views = self.streams.seed("groups"), list(self.views)
         groups = find_groups(found, features, rows, views, clusterer, seed)
         inertia = sum(each.inertia for each in found.clusters)
-        return Fitted(network, recipe, list(self.history), inertia, features, groups)
+        return Fitted(
+            *(network, recipe, list(self.history), inertia),
+            *(features, self.shard, groups),
+        )

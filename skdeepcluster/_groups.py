@@ -11,6 +11,8 @@ from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils.extmath import randomized_svd
 
 from ._clustering import MAX_EIGENVECTORS, Clusterer, PseudoLabels
+from ._distributed import ALONE, Ranks
+from ._empty_clusters import cluster_sizes
 from ._kmeans import assign
 from ._memory import memory_for
 from ._random import Streams
@@ -87,7 +89,7 @@ def find_groups(
     last : PseudoLabels
         Of the last round.
     features : ndarray of shape (n, d), float32
-        Of the last round.
+        Of the last round; those that this process holds.
     rows : ndarray of shape (m,), int
         Rows of the features that the views are of.
     views : list of ndarrays with m rows
@@ -95,17 +97,23 @@ def find_groups(
     clusterer : Clusterer
     seed : int
     """
-    if not clusterer.single:
+    if clusterer.single and last.projection is not None:
+        return NearestCenter(last.projection, last.clusters[0].centers)
+    if clusterer.single:
+        (labels,) = last.labels
+        firsts = np.unique(labels, return_index=True)[1]
+        rows = np.union1d(rows, firsts)  # every group has one
+    points = clusterer.ranks.held(len(features)).take(features, rows)
+
+    def fit() -> Linear:
+        if clusterer.single:
+            return Linear.fit(points, labels[rows])
         k = clusterer.n_clusters
         n_init = max(MIN_RESTARTS, min(RESTARTS, RESTARTED_GROUPS // k))
         merged = clusterer.kmeans(np.hstack(views), k, seed, n_init)
-        return Linear.fit(features[rows], merged.labels)
-    if last.projection is not None:
-        return NearestCenter(last.projection, last.clusters[0].centers)
-    (labels,) = last.labels
-    firsts = np.unique(labels, return_index=True)[1]
-    rows = np.union1d(rows, firsts)  # every group has one
-    return Linear.fit(features[rows], labels[rows])
+        return Linear.fit(points, merged.labels)
+
+    return clusterer.ranks.first(fit)
 
 
 @dataclass(frozen=True)
@@ -163,8 +171,12 @@ class Linear:
         return labels
 
 
-def group_means(features: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def group_means(
+    features: np.ndarray, groups: np.ndarray, ranks: Ranks = ALONE
+) -> np.ndarray:
     """Return the mean of each group's features, float32 (n_groups, d)."""
-    sums = np.zeros((int(groups.max()) + 1, features.shape[1]))
+    n_groups = max(ranks.everyone(int(groups.max()))) + 1
+    sums = np.zeros((n_groups, features.shape[1]))
     np.add.at(sums, groups, features)
-    return (sums / np.bincount(groups)[:, None]).astype(np.float32)
+    sizes = cluster_sizes(groups, n_groups, ranks)
+    return (ranks.sum(sums) / sizes[:, None]).astype(np.float32)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._empty_clusters import cluster_means, unit
+from ._distributed import ALONE, Ranks
+from ._empty_clusters import cluster_sizes, cluster_sums, means_of, unit
 
 
 class Head(nn.Module):
@@ -36,7 +37,13 @@ def fresh_head(size: int, counts: list[int], generator: torch.Generator) -> Head
     return Head(classifiers)
 
 
-def centroid_head(points: np.ndarray, labels: np.ndarray, temperature: float) -> Head:
+def centroid_head(
+    points: np.ndarray,
+    labels: np.ndarray,
+    counts: list[int],
+    temperature: float,
+    ranks: Ranks = ALONE,
+) -> Head:
     """Return the head whose weights are the clusters' centres, and stay so.
 
     DeepCluster-v2 (Caron et al., NeurIPS 2020).
@@ -44,16 +51,22 @@ def centroid_head(points: np.ndarray, labels: np.ndarray, temperature: float) ->
     Parameters
     ----------
     points : ndarray of shape (n, d), float32
-        At unit length.
+        At unit length; those that this process holds.
     labels : ndarray of shape (h, n), int
-        Pseudo-labels, for each of h numbers of clusters.
+        Their pseudo-labels, for each of h numbers of clusters.
+    counts : list of h ints
+        The numbers of clusters.
     temperature : float
         Cosines are divided by it.
+    ranks : Ranks
+        The processes that hold points.
     """
     classifiers = []
-    for row, k in zip(labels, count_labels(labels), strict=True):
+    for row, k in zip(labels, counts, strict=True):
         nowhere = np.zeros((k, points.shape[1]), np.float32)
-        centers = unit(cluster_means(points, row, nowhere)) / temperature
+        sums = ranks.sum(cluster_sums(points, row, k))
+        means = means_of(sums, cluster_sizes(row, k, ranks), nowhere)
+        centers = unit(means) / temperature
         classifier = nn.utils.skip_init(nn.Linear, points.shape[1], k, bias=False)
         classifier.weight = nn.Parameter(
             torch.from_numpy(centers.astype(np.float32)), requires_grad=False

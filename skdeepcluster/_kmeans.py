@@ -9,7 +9,15 @@ import torch
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import gen_batches
 
-from ._empty_clusters import EmptyClusters, Nearest, cluster_means, unit
+from ._distributed import ALONE, Ranks, Shard
+from ._empty_clusters import (
+    EmptyClusters,
+    Nearest,
+    cluster_sizes,
+    cluster_sums,
+    means_of,
+    unit,
+)
 from ._memory import check_searchable
 
 CPU = torch.device("cpu")
@@ -25,7 +33,7 @@ class Clusters:
     """Clusters of points. Those of k-means are exactly `assign(points, centers)[0]`."""
 
     centers: np.ndarray  # (k, d) float32
-    labels: np.ndarray  # (n,) int32
+    labels: np.ndarray  # (n,) int32, of the points that this process holds
     inertia: float  # sum of squared distances
     n_iter: int
     n_empty_before: int  # empty clusters before and after the policy for them
@@ -69,9 +77,9 @@ class _FaissSearch:
             distances[rows] = found.ravel()
         return labels, distances
 
-    def means(self, labels: np.ndarray, centers: np.ndarray) -> np.ndarray:
-        """Return the clusters' means, and the old centre of an empty one."""
-        return cluster_means(self.points, labels, centers)
+    def sums(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
+        """Return the sum of each cluster's points, float64 (n_clusters, d)."""
+        return cluster_sums(self.points, labels, n_clusters)
 
 
 class _TorchSearch:
@@ -99,22 +107,18 @@ class _TorchSearch:
         labels, distances = map(torch.cat, zip(*found, strict=True))
         return labels.to(torch.int32).cpu().numpy(), distances.cpu().numpy()
 
-    def means(self, labels: np.ndarray, centers: np.ndarray) -> np.ndarray:
-        """Return the clusters' means, and the old centre of an empty one."""
-        k = len(centers)
+    def sums(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
+        """Return the sum of each cluster's points, (n_clusters, d)."""
         on_device = torch.from_numpy(labels).to(self.points.device, torch.int64)
-        sums = torch.zeros(centers.shape, device=self.points.device)
-        batches = self._batches(k)
+        sums = self.points.new_zeros(n_clusters, self.points.shape[1])
+        batches = self._batches(n_clusters)
         # A product, since index_add adds in an order of its own on a GPU.
         for chosen, points in zip(
             on_device.split(len(batches[0])), batches, strict=True
         ):
-            sums += torch.nn.functional.one_hot(chosen, k).to(points.dtype).T @ points
-        counts = np.bincount(labels, minlength=k)[:, None]
-        means = np.where(
-            counts > 0, sums.cpu().numpy() / np.maximum(counts, 1), centers
-        )
-        return means.astype(np.float32)
+            ones = torch.nn.functional.one_hot(chosen, n_clusters).to(points.dtype)
+            sums += ones.T @ points
+        return sums.cpu().numpy().astype(np.float64)
 
 
 def nearest_tensors(
@@ -187,6 +191,7 @@ def _plus_plus(
     spherical: bool,
     nearest: Nearest,
     rng: np.random.Generator,
+    shard: Shard,
 ) -> np.ndarray:
     """Draw k-means++ starts: each with probability proportional to D².
 
@@ -194,39 +199,67 @@ def _plus_plus(
     block of draws; inside the block, D² of before it is an upper bound, and rejection
     sampling against it gives draws of exactly the same law by a few matrix products.
     """
-    start = unit(points) if spherical else points
-    chosen = rng.integers(len(points), size=1)
-    bound = nearest(start[chosen])[1]
-    while len(chosen) < n_clusters:
-        total = np.cumsum(bound, dtype=np.float64)
-        size = min(len(chosen), n_clusters - len(chosen), BLOCK)
-        if total[-1] == 0:  # every point is a start already
-            chosen = np.concatenate([chosen, rng.integers(len(points), size=size)])
+
+    def starts(found: np.ndarray) -> np.ndarray:
+        return unit(found) if spherical else found
+
+    centers = starts(shard.take(points, rng.integers(shard.n, size=1)))
+    bound = nearest(centers)[1]
+    while len(centers) < n_clusters:
+        size = min(len(centers), n_clusters - len(centers), BLOCK)
+        drawn = _draw(bound, size, rng, shard)
+        if drawn is None:  # every point is a start already
+            again = shard.take(points, rng.integers(shard.n, size=size))
+            centers = np.concatenate([centers, starts(again)])
             continue
-        drawn = np.searchsorted(total, rng.random(size) * total[-1], side="right")
-        drawn = np.minimum(drawn, np.flatnonzero(bound)[-1])  # rounding at the end
-        between = euclidean_distances(points[drawn], start[drawn], squared=True)
-        height = rng.random(size) * bound[drawn]
+        seen = shard.take(points, drawn)
+        between = euclidean_distances(seen, starts(seen), squared=True)
+        height = rng.random(size) * shard.take(bound, drawn)
         closest = np.full(size, np.inf)
         accepted = []
         for i in range(size):
             if height[i] < closest[i]:
-                accepted.append(drawn[i])
+                accepted.append(i)
                 closest = np.minimum(closest, between[:, i])
-        chosen = np.concatenate([chosen, accepted])
-        bound = np.minimum(bound, nearest(start[accepted])[1])
-    return start[chosen]
+        new = starts(seen[accepted])
+        centers = np.concatenate([centers, new])
+        bound = np.minimum(bound, nearest(new)[1])
+    return centers
 
 
-def _mean_variance(points: np.ndarray) -> float:
+def _draw(
+    bound: np.ndarray, size: int, rng: np.random.Generator, shard: Shard
+) -> np.ndarray | None:
+    """Draw rows of all with probability proportional to `bound`; None if that is 0."""
+    ends = np.cumsum(bound, dtype=np.float64)
+    totals = shard.ranks.everyone(float(ends[-1]) if len(ends) else 0.0)
+    steps = np.concatenate([[0.0], np.cumsum(totals)])  # one for each process
+    if steps[-1] == 0:
+        return None
+    heights = rng.random(size) * steps[-1]
+    last = int(np.flatnonzero(totals)[-1])  # for what rounding leaves at the end
+    holder = np.minimum(np.searchsorted(steps[1:], heights, side="right"), last)
+    drawn = np.zeros(size, np.int64)
+    mine = holder == shard.ranks.rank
+    if mine.any():
+        own = heights[mine] - steps[shard.ranks.rank]
+        found = np.searchsorted(ends, own, side="right")
+        found = np.minimum(found, np.flatnonzero(bound)[-1])
+        drawn[mine] = shard.rows.start + found
+    return shard.ranks.sum(drawn)
+
+
+def _mean_variance(points: np.ndarray, shard: Shard) -> float:
     """Return the mean variance of the features, in one pass."""
+    first = shard.take(points, np.array([0]))
     total, squares = np.zeros(points.shape[1]), 0.0
     for rows in gen_batches(len(points), 4096):
-        block = points[rows] - points[0]  # of the mean's size: squares stay accurate
+        block = points[rows] - first  # of the mean's size: squares stay accurate
         total += block.sum(axis=0)
         squares += float(np.vdot(block, block))
-    mean = total / len(points)
-    return max(squares / len(points) - float(mean @ mean), 0.0) / points.shape[1]
+    mean = shard.ranks.sum(total) / shard.n
+    mean_square = float(shard.ranks.sum(np.array(squares))) / shard.n
+    return max(mean_square - float(mean @ mean), 0.0) / points.shape[1]
 
 
 def kmeans(
@@ -243,13 +276,14 @@ def kmeans(
     device: torch.device = CPU,
     seed: int,
     verbose: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Clusters:
     """Cluster points by Lloyd's iterations, on all points.
 
     Parameters
     ----------
     points : ndarray of shape (n, d), float32, C-contiguous, finite
-        n must be at least `n_clusters`.
+        Those that this process holds. All together must be at least `n_clusters`.
     n_clusters : int
     init : {"k-means++", "random"} or ndarray of shape (n_clusters, d)
     n_init : int
@@ -268,9 +302,13 @@ def kmeans(
         Non-negative.
     verbose : int
         Prints one line a run where larger than 0.
+    ranks : Ranks
+        The processes that hold points. Each is told as much as sums and counts of
+        clusters, and gets the same centres, and the labels of its own points.
     """
+    shard = ranks.held(len(points))
     search = _search(points, spherical, backend, device)
-    max_shift = tol * _mean_variance(points) if tol else 0.0
+    max_shift = tol * _mean_variance(points, shard) if tol else 0.0
 
     best: Clusters | None = None
     for run in range(n_init if isinstance(init, str) else 1):
@@ -278,34 +316,41 @@ def kmeans(
         if not isinstance(init, str):
             centers = unit(init) if spherical else init
         elif init == "random":
-            centers = points[rng.choice(len(points), n_clusters, replace=False)]
+            rows = rng.choice(shard.n, n_clusters, replace=False)
+            centers = shard.take(points, rows)
             centers = unit(centers) if spherical else centers
         else:
-            centers = _plus_plus(points, n_clusters, spherical, search.nearest, rng)
-        policy = EmptyClusters(points, empty_clusters, spherical, rng)
+            centers = _plus_plus(
+                points, n_clusters, spherical, search.nearest, rng, shard
+            )
+        policy = EmptyClusters(points, empty_clusters, spherical, rng, ranks)
 
         shift, n_iter = np.inf, 0
         while n_iter < max_iter and shift > max_shift:
             n_iter += 1
             labels, distances = search.nearest(centers)
-            means = search.means(labels, centers)
+            sums = ranks.sum(search.sums(labels, n_clusters))
+            sizes = cluster_sizes(labels, n_clusters, ranks)
+            means = means_of(sums, sizes, centers)
             means = unit(means) if spherical else means
             moved = policy.reseed(means, labels, distances)
             shift = np.square(moved - centers, dtype=np.float64).sum()
             centers = moved
 
         labels, distances = search.nearest(centers)
-        n_empty = n_clusters - int(np.count_nonzero(np.bincount(labels)))
+        sizes = cluster_sizes(labels, n_clusters, ranks)
+        n_empty = n_clusters - int(np.count_nonzero(sizes))
         repaired = policy.repair(centers, labels, distances, search.nearest)
         centers, labels, distances = repaired
-        inertia = float(distances.sum(dtype=np.float64))
+        inertia = float(ranks.sum(distances.sum(dtype=np.float64)))
         if verbose:
             print(
                 f"k-means run {run + 1}: inertia {inertia:.6g} after {n_iter} "
                 f"iterations, {n_empty} clusters empty before repair"
             )
         if best is None or inertia < best.inertia:
-            left = len(centers) - int(np.count_nonzero(np.bincount(labels)))
+            sizes = cluster_sizes(labels, len(centers), ranks)
+            left = len(centers) - int(np.count_nonzero(sizes))
             best = Clusters(centers, labels, inertia, n_iter, n_empty, left)
     assert best is not None  # there is at least one run
     return best

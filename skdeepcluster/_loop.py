@@ -11,9 +11,16 @@ import torch
 from ._augment import Augment
 from ._clustering import Clusterer, PseudoLabels
 from ._convnets import Network
+from ._distributed import ALONE, Ranks, Shard
 from ._features import allocate, embed
 from ._groups import diffusion_map, grouped_rows
-from ._heads import centroid_head, count_labels, fresh_head, predict_labels
+from ._heads import (
+    Head,
+    centroid_head,
+    count_labels,
+    fresh_head,
+    predict_labels,
+)
 from ._history import Clock, make_record
 from ._images import Source
 from ._pixels import embed_pixels, fit_pixels
@@ -70,11 +77,15 @@ class Progress:
     n_rounds: int = 0  # of this fit that are complete
     seconds: dict[str, float] = field(default_factory=dict)  # of this round, by phase
     training: Training | None = None  # of this round; None before it
-    # Points of the images as training saw them last, where those are clustered.
+    # Points of the images as training saw them last, where those are clustered; of
+    # those images that this process holds.
     remembered: np.ndarray | None = None
 
-    def state_dict(self) -> dict:
+    def state_dict(self, ranks: Ranks = ALONE) -> dict:
         """Return tensors, arrays and plain values that `alternate` can go on from."""
+        remembered = self.remembered
+        if remembered is not None:
+            remembered = ranks.held(len(remembered)).gather(remembered)
         return {
             "start": self.start,
             "labels": self.labels,
@@ -82,8 +93,8 @@ class Progress:
             "schedule": self.schedule.state_dict(),
             "n_rounds": self.n_rounds,
             "seconds": self.seconds,
-            "training": self.training and self.training.state_dict(),
-            "remembered": self.remembered,
+            "training": self.training and self.training.state_dict(ranks),
+            "remembered": remembered,
         }
 
 
@@ -92,8 +103,8 @@ class Round:
     """What one round leaves behind."""
 
     record: dict  # one entry of the estimator's `history_`
-    # float32 (n, d), of the network now; the next round reuses it. None where what is
-    # clustered is remembered from training.
+    # float32 (n, d), of the network now, for the images that this process holds; the
+    # next round reuses it. None where what is clustered is remembered from training.
     features: np.ndarray | None
     found: PseudoLabels
     view: np.ndarray | None  # float32, what it contributes to groups
@@ -108,6 +119,7 @@ def alternate(
     streams: Streams,
     n_done: int = 0,
     saved: dict | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Progress | Round]:
     """Train `network` in place, yielding its progress after each batch, and each round.
 
@@ -120,12 +132,16 @@ def alternate(
     `n_done` is the number of rounds that the network has behind it, `saved` the state
     of the progress of this fit where it is to go on, with the network as it was.
 
+    Several processes are given the same and yield the same, but for the features: each
+    extracts those of a part of the images, and takes a part of each training batch.
+
     Raises
     ------
     ValueError
         If the loss or the features are no longer finite.
     """
     n = len(source)
+    shard = ranks.shard(n)
     computing: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "device": recipe.device,
@@ -138,9 +154,14 @@ def alternate(
     judged = streams.sample("stability", n, STABILITY_ROWS)
     few = source.take(judged)
 
-    def judge(seen: np.ndarray) -> float:
-        view = embed(network, few, recipe.device, recipe.dtype, mild_view(few))
-        return stability(seen, view, clusterer.n_clusters)
+    def judge(seen: np.ndarray | None = None) -> float:
+        def compute() -> float:
+            how = few, recipe.device, recipe.dtype
+            own = embed(network, *how) if seen is None else seen
+            view = embed(network, *how, mild_view(few))
+            return stability(own, view, clusterer.n_clusters)
+
+        return ranks.first(compute)
 
     sizes = passes(recipe.updates_per_iter, n, recipe.batch_size)
     optimizer = _sgd(network, recipe, 1.0)
@@ -149,17 +170,17 @@ def alternate(
         *(optimizer, recipe.max_iter * recipe.updates_per_iter),
         eta_min=0.0 if falling else recipe.learning_rate,
     )
-    points = allocate((n, network.n_points), recipe.features_dir)
+    points = allocate((len(shard), network.n_points), recipe.features_dir)
     remembered = points if recipe.head == "centroids" else None
     from_pixels = recipe.init == "pixels" and not n_done
     if saved is None:
-        calibrate(network, source, sample, **computing)
-        start = judge(embed(network, few, recipe.device, recipe.dtype))
+        calibrate(network, source, sample, **computing, ranks=ranks)
+        start = judge()
         seed = streams.seed("kmeans", n_done)
         if remembered is not None or not from_pixels:
-            _embed_points(network, source, recipe, points)
+            _embed_points(network, source, recipe, points, shard)
         if from_pixels:
-            labels = _first_labels(source, recipe, clusterer, streams, seed)
+            labels = _first_labels(source, recipe, clusterer, streams, seed, shard)
         else:
             labels = clusterer.pseudo_labels(points, seed).labels
         progress = Progress(start, labels, optimizer, schedule, remembered=remembered)
@@ -173,7 +194,7 @@ def alternate(
             remembered=remembered,
         )
         if remembered is not None:
-            remembered[:] = saved["remembered"]
+            remembered[:] = saved["remembered"][shard.rows]
     n_left = recipe.max_iter - progress.n_rounds
     for index in range(n_done + 1, n_done + 1 + n_left):
         clock = Clock(progress.seconds)
@@ -181,12 +202,15 @@ def alternate(
         if remembered is None:
             head = fresh_head(network.n_points, counts, streams.torch("head", index))
         else:
-            head = centroid_head(remembered, labels, recipe.temperature)
+            head = centroid_head(
+                *(remembered, labels[:, shard.rows], counts),
+                *(recipe.temperature, ranks),
+            )
         head.to(recipe.device)
         of_head = _sgd(head, recipe, HEAD_PACE if falling else 1.0)
         training = Training(head, of_head, streams.torch("augment", index))
         if saved is not None and saved["training"] is not None:
-            training.load_state_dict(saved["training"])
+            training.load_state_dict(saved["training"], ranks)
         saved = None
         progress.training = training
         sampler = streams.numpy("sampling", index)
@@ -212,28 +236,28 @@ def alternate(
                 n_crops=recipe.n_crops,
                 remembered=remembered,
                 **computing,
+                ranks=ranks,
             ):
                 clock.tick("train")
                 yield progress
             clock.tick("train")
             _check_converging(training.losses[-1], "loss", index, recipe)
-        calibrate(network, source, sample, **computing)
+        calibrate(network, source, sample, **computing, ranks=ranks)
         if remembered is None:
-            _embed_points(network, source, recipe, points)
+            _embed_points(network, source, recipe, points, shard)
         with np.errstate(invalid="ignore"):  # of infinities of both signs
-            total = points.sum(dtype=float)
+            total = float(ranks.sum(points.sum(dtype=float)))
         _check_converging(total, "sum of features", index, recipe)
         clock.tick("embed")
         found = clusterer.pseudo_labels(points, streams.seed("kmeans", index))
         view = None
         if not clusterer.single:
-            predicted = predict_labels(head, points[grouped])
-            view = diffusion_map(predicted, clusterer.n_clusters)
+            view = _confusions(
+                *(head, shard.take(points, grouped), clusterer.n_clusters, ranks)
+            )
         clock.tick("cluster")
-        if remembered is None:
-            features, seen = points, points[judged]
-        else:
-            features, seen = None, embed(network, few, recipe.device, recipe.dtype)
+        features = points if remembered is None else None
+        seen = None if features is None else shard.take(features, judged)
         gain = judge(seen) - progress.start
         clock.tick("judge")
         record = make_record(
@@ -245,21 +269,38 @@ def alternate(
 
 
 def _embed_points(
-    network: Network, source: Source, recipe: Recipe, out: np.ndarray
+    network: Network, source: Source, recipe: Recipe, out: np.ndarray, shard: Shard
 ) -> None:
-    """Write the points of all images, as they are, into `out`."""
-    embed(network, source, recipe.device, recipe.dtype, out=out, points=True)
+    """Write the points of the shard's images, as they are, into `out`."""
+    embed(
+        *(network, source, recipe.device, recipe.dtype),
+        out=out,
+        points=True,
+        rows=shard.rows,
+    )
+
+
+def _confusions(
+    head: Head, points: np.ndarray, n_clusters: int, ranks: Ranks
+) -> np.ndarray:
+    """Return what the head's confusions contribute to the groups."""
+    return ranks.first(lambda: diffusion_map(predict_labels(head, points), n_clusters))
 
 
 def _first_labels(
-    source: Source, recipe: Recipe, clusterer: Clusterer, streams: Streams, seed: int
+    source: Source,
+    recipe: Recipe,
+    clusterer: Clusterer,
+    streams: Streams,
+    seed: int,
+    shard: Shard,
 ) -> np.ndarray:
     """Return pseudo-labels that come from the pixels alone."""
     rows = streams.sample("pixels", len(source), PIXEL_ROWS)
-    projection = fit_pixels(source, rows)
-    shape = len(source), projection.components.shape[1]
+    projection = shard.ranks.first(lambda: fit_pixels(source, rows))
+    shape = len(shard), projection.components.shape[1]
     pixels = allocate(shape, recipe.features_dir)
-    embed_pixels(source, projection, out=pixels)
+    embed_pixels(source, projection, out=pixels, rows=shard.rows)
     return clusterer.first_labels(pixels, seed).labels
 
 

@@ -26,14 +26,19 @@ def fit_pixels(source: Source, rows: np.ndarray) -> Projection:
 
 
 def embed_pixels(
-    source: Source, projection: Projection, out: np.ndarray | None = None
+    source: Source,
+    projection: Projection,
+    out: np.ndarray | None = None,
+    rows: slice | None = None,
 ) -> np.ndarray:
-    """Return the principal components of every item, float32 (n, m)."""
-    shape = len(source), projection.components.shape[1]
+    """Return the principal components of every item, or of those at `rows`, float32."""
+    wanted = np.arange(len(source))[slice(None) if rows is None else rows]
+    shape = len(wanted), projection.components.shape[1]
     found = np.empty(shape, np.float32) if out is None else out
-    parts = _split(source, np.arange(len(source)))
-    for part, batch in zip(parts, source.batches(parts), strict=True):
-        found[part] = projection(_pooled(batch))
+    parts, start = _split(source, wanted), 0
+    for batch in source.batches(parts):
+        found[start : start + len(batch)] = projection(_pooled(batch))
+        start += len(batch)
     return found
 
 

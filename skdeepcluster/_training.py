@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from ._augment import Augment, views
+from ._batch_norm import shared_batch_norm
 from ._device import autocast
+from ._distributed import ALONE, Ranks
 from ._features import to_device
 from ._heads import Head
 from ._images import Source
@@ -29,9 +32,9 @@ class Training:
     generator: torch.Generator  # what `augment` draws from
     losses: list[float] = field(default_factory=list)  # of the passes that are complete
     n_batches: int = 0  # of the pass under way
-    total: torch.Tensor | float = 0.0  # loss of its rows so far
+    total: torch.Tensor | float = 0.0  # loss of its rows so far, in this process
 
-    def state_dict(self) -> dict:
+    def state_dict(self, ranks: Ranks = ALONE) -> dict:
         """Return what `load_state_dict` needs to go on at this batch."""
         return {
             "head": self.head.state_dict(),
@@ -39,16 +42,17 @@ class Training:
             "generator": self.generator.get_state(),
             "losses": self.losses,
             "n_batches": self.n_batches,
-            "total": float(self.total),
+            "total": float(ranks.sum(np.array(float(self.total)))),
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict, ranks: Ranks = ALONE) -> None:
         """Take the place of another training on the same pseudo-labels."""
         self.head.load_state_dict(state["head"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         self.losses = list(state["losses"])
-        self.n_batches, self.total = state["n_batches"], state["total"]
+        self.n_batches = state["n_batches"]
+        self.total = 0.0 if ranks.rank else state["total"]
 
 
 def optimizer_state(optimizer: torch.optim.SGD) -> dict:
@@ -75,6 +79,62 @@ def batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.array_split(rows, n_updates(len(rows), batch_size))
 
 
+class Learner(nn.Module):
+    """Views of a batch -> their loss, and the points of the first of them.
+
+    Minimised is the multinomial logistic loss of head(network.points(view)), in the
+    mean over images, views and classifiers.
+    """
+
+    def __init__(self, network: Any, head: Head, device: torch.device, dtype):
+        super().__init__()
+        self.network, self.head = network, head
+        self.device, self.dtype = device, dtype
+
+    def forward(
+        self,
+        seen: list[torch.Tensor],
+        target: torch.Tensor,
+        scales: list[torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss, a float32 scalar, and points (n, n_points).
+
+        Parameters
+        ----------
+        seen : list of tensors of shape (n_views * n, C, H, W)
+            As `views` returns them, of n images.
+        target : tensor of shape (h, n)
+            Pseudo-labels of the images, for each classifier of the head.
+        scales : list of h tensors of shape (n_labels,), or None
+            Weight of each pseudo-label.
+        """
+        n = target.shape[1]
+        n_views = sum(map(len, seen)) // n
+        loss, found = torch.zeros((), device=self.device), []
+        for view in seen:
+            with autocast(self.device, self.dtype):
+                points = self.network.points(view)
+                logits = self.head(points)
+            found.append(points)
+            count = len(view) // n
+            losses = _loss(logits, target.repeat(1, count), scales)
+            loss = loss + count / n_views * losses
+        return loss, found[0][:n].detach()
+
+
+def _in_step(learner: Learner, ranks: Ranks) -> nn.Module:
+    """Return a learner whose gradients are the mean of those of all processes."""
+    if ranks.size == 1 or not any(p.requires_grad for p in learner.parameters()):
+        return learner
+    device = learner.device
+    return DistributedDataParallel(
+        learner,
+        device_ids=None if device.index is None else [device],
+        process_group=ranks.group if device.type == "cpu" else None,
+        static_graph=True,  # a module of the user's may have parameters without use
+    )
+
+
 def train_epoch(
     network: Any,
     training: Training,
@@ -91,17 +151,17 @@ def train_epoch(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    ranks: Ranks = ALONE,
 ) -> Iterator[None]:
     """Train on `rows` once, by batches in that order, and yield after each.
 
     Batches that `training` has behind it are left out. The mean loss is appended to
-    its `losses`.
+    its `losses`. Several processes share each batch, and take the same steps.
 
     Parameters
     ----------
     network : Network on `device`
-        Minimising, with the head, the multinomial logistic loss of
-        head(network.points(images)), in the mean over views and heads.
+        Learns together with the head, see `Learner`.
     training : Training
         Its head is on `device`.
     optimizer : optimizer
@@ -120,41 +180,48 @@ def train_epoch(
     n_crops : tuple of two int
         How many views `augment` makes of each image, and how many small ones.
     remembered : ndarray of shape (len(source), n_points), float32, or None
-        Where the points of the first views are written.
+        Where the points of the first views are written; with several processes it
+        holds the rows of this one's shard.
+    ranks : Ranks
     """
     network.train()
+    step = _in_step(Learner(network, training.head, device, dtype), ranks)
+    held = ranks.shard(len(source))
     optimizers = [optimizer, training.optimizer]
     targets = torch.from_numpy(labels.astype(np.int64))
     scales = None
     if weights:
         scales = [torch.from_numpy(each).to(device) for each in weights]
     parts = batches(rows, batch_size)[training.n_batches :]
+    shards = [ranks.shard(len(part)) for part in parts]
+    shares = [part[each.rows] for part, each in zip(parts, shards, strict=True)]
     what = f"training on batches of {batch_size}"
-    for part, batch in zip(parts, source.batches(parts), strict=True):
-        with memory_for(what, f"Lower batch_size={batch_size}."):
+    for part, shard, share, batch in zip(
+        parts, shards, shares, source.batches(shares), strict=True
+    ):
+        with (
+            memory_for(what, f"Lower batch_size={batch_size}."),
+            shared_batch_norm(ranks),
+        ):
             images = to_device(batch, device)
-            target = targets[:, part].to(device, non_blocking=True)
-            loss = torch.zeros((), device=device)
-            seen = views(images, augment, n_crops, training.generator)
-            for view in seen:
-                with autocast(device, dtype):
-                    points = network.points(view)
-                    logits = training.head(points)
-                if remembered is not None and view is seen[0]:
-                    remembered[part] = points[: len(part)].detach().cpu().numpy()
-                n_views = len(view) // len(part)
-                losses = _loss(logits, target.repeat(1, n_views), scales)
-                loss = loss + n_views / sum(n_crops) * losses
+            target = targets[:, share].to(device, non_blocking=True)
+            seen = views(images, augment, n_crops, training.generator, shard)
+            loss, points = step(seen, target, scales)
+            if remembered is not None:
+                places, rows_held = held.mine(part)
+                remembered[rows_held] = shard.gather(points.cpu().numpy())[places]
             for each in optimizers:
                 each.zero_grad(set_to_none=True)
-            loss.backward()
+            # Gradients are averaged over processes, whose shares may differ by a row.
+            (loss * (ranks.size * len(share) / len(part))).backward()
             for each in optimizers:
                 each.step()
         schedule.step()
-        training.total = training.total + loss.detach() * len(part)
+        training.total = training.total + loss.detach() * len(share)
         training.n_batches += 1
         yield
-    training.losses.append(float(training.total) / len(rows))
+    total = float(ranks.sum(np.array(float(training.total))))
+    training.losses.append(total / len(rows))
     training.n_batches, training.total = 0, 0.0
 
 
@@ -180,6 +247,7 @@ def calibrate(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Set the batch-norm statistics to those of `rows`, un-augmented.
 
@@ -193,8 +261,10 @@ def calibrate(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
-    with torch.no_grad(), autocast(device, dtype):
-        for batch in source.batches(batches(rows, batch_size)):
+    parts = batches(rows, batch_size)
+    shares = [part[ranks.shard(len(part)).rows] for part in parts]
+    with torch.no_grad(), autocast(device, dtype), shared_batch_norm(ranks):
+        for batch in source.batches(shares):
             network.points(to_device(batch, device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from ._cache import hold
 from ._convnets import Standardize
 from ._decoding import Format
+from ._distributed import Ranks
 from ._images import (
     ArraySource,
     Source,
@@ -54,6 +55,12 @@ class Given:
         rows = self.rows[start:stop]
         paths = None if self.paths is None else self.paths[start:stop]
         return Given(source, len(rows), rows, source.failures, paths, start)
+
+    def share_failures(self, ranks: Ranks) -> None:
+        """Learn what other processes could not read."""
+        if isinstance(self.failures, dict):  # else nothing can fail
+            for told in ranks.everyone(dict(self.failures)):
+                self.failures.update(told)
 
     def in_place(self, values: np.ndarray, blank: float) -> np.ndarray:
         """Put values of the source's items where X has them, `blank` elsewhere."""

@@ -7,6 +7,8 @@ import numpy as np
 from sklearn.preprocessing import normalize as scale_rows
 from sklearn.utils import gen_batches
 
+from ._distributed import ALONE, Ranks
+
 EXPLAINED = 0.99  # share of the variance that n_components="auto" keeps
 MAX_COMPONENTS = 256  # the paper's number (section 3.4)
 ROWS = 8192  # at once: no second copy of all features is made
@@ -87,24 +89,32 @@ class Components:
         )
 
 
-def principal_components(features: np.ndarray) -> Components:
+def principal_components(features: np.ndarray, ranks: Ranks = ALONE) -> Components:
     """Find the principal components of features, float32 (n, d), in bounded memory.
 
-    Section 3.4 of the paper: PCA to 256 dimensions, whitening, L2 normalisation.
+    Section 3.4 of the paper: PCA to 256 dimensions, whitening, L2 normalisation. With
+    several processes the features are those of this one's images.
     """
-    mean, unit = features.mean(axis=0, dtype=np.float64), 1.0
+    held = ranks.held(len(features))
+    n = held.n
     # The products of rows have the same eigenvalues as the covariance.
-    n, d = features.shape
-    few = n < d and d > WIDE
-    products = _products_of_rows if few else _covariance
+    few = n < features.shape[1] and features.shape[1] > WIDE
+    products, others = _covariance, ranks
+    if few:
+        features = held.gather(features)
+        products, others = _products_of_rows, ALONE
+    mean, unit = others.sum(features.sum(axis=0, dtype=np.float64)) / n, 1.0
     # Squares of what is tiny or huge are lost in float32, which the trace tells.
     with np.errstate(over="ignore", invalid="ignore"):
-        matrix = products(features, mean, unit)
+        matrix = others.sum(products(features, mean, unit)) / max(1, n - 1)
     if not MODERATE[0] < np.trace(matrix) < MODERATE[1]:
-        largest = max(np.abs(part).max() for part in _centred(features, mean, 1.0))
+        parts = _centred(features, mean, 1.0)
+        largest = max((np.abs(part).max() for part in parts), default=0.0)
+        largest = max(others.everyone(largest))
         unit = 2.0 ** np.clip(np.frexp(largest)[1], *EXPONENTS)
-        matrix = products(features, mean, unit)
-    variances, vectors = np.linalg.eigh(matrix)
+        matrix = others.sum(products(features, mean, unit)) / max(1, n - 1)
+    # Everyone has the same bits, which machines of several kinds would not compute.
+    variances, vectors = ranks.first(lambda: np.linalg.eigh(matrix))
     variances, vectors = variances[::-1].clip(min=0), vectors[:, ::-1]
     if few:
         start = 0
@@ -127,17 +137,17 @@ def _centred(
 
 
 def _covariance(features: np.ndarray, mean: np.ndarray, unit: float) -> np.ndarray:
-    """Return the covariance, float64 (d, d), of features over a power of two."""
+    """Return products of features over a power of two, float64 (d, d)."""
     covariance = np.zeros((features.shape[1], features.shape[1]))
     for centred in _centred(features, mean, unit):
         covariance += centred.T @ centred
-    return covariance / max(1, len(features) - 1)
+    return covariance
 
 
 def _products_of_rows(features: np.ndarray, mean: np.ndarray, unit: float):
-    """Return products of features over a power of two, scaled alike, float64 (n, n)."""
+    """Return products of rows over a power of two, float64 (n, n)."""
     centred = np.concatenate(list(_centred(features, mean, unit)))
-    return (centred @ centred.T).astype(np.float64) / max(1, len(features) - 1)
+    return (centred @ centred.T).astype(np.float64)
 
 
 def fit_projection(

@@ -6,6 +6,8 @@ from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, validate_params
 
+from ._distributed import joined
+
 __all__ = ["MLflow", "StopWhenStable", "TensorBoard"]
 
 
@@ -114,7 +116,9 @@ class TensorBoard:
         self.log_dir = log_dir
 
     def __call__(self, history, fitted) -> None:
-        """Write one point of each curve."""
+        """Write one point of each curve, in the first process of a fit."""
+        if joined().rank:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         if not hasattr(self, "_writer"):
@@ -159,7 +163,9 @@ class MLflow:
         _need("mlflow", "MLflow")
 
     def __call__(self, history, fitted) -> None:
-        """Log the last round."""
+        """Log the last round, in the first process of a fit."""
+        if joined().rank:
+            return
         import mlflow
 
         metrics = {name: v for name, v in history[-1].items() if name != "round"}

@@ -39,7 +39,7 @@ def test_centroids_are_mean_directions_that_are_not_trained():
     points = RNG.standard_normal((60, 4)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     labels = np.stack([RNG.permutation(np.arange(60) % k) for k in (3, 5)])
-    head = centroid_head(points, labels, temperature=0.2)
+    head = centroid_head(points, labels, [3, 5], temperature=0.2)
     assert not any(parameter.requires_grad for parameter in head.parameters())
     logits = head(torch.from_numpy(points))
     for row, found in zip(labels, logits, strict=True):

@@ -20,6 +20,8 @@ LAYERS = [
     "_callbacks",
     "_random",
     "_device",
+    "_distributed",
+    "_batch_norm",
     "_files",
     "_tensors",
     "_images",

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skdeepcluster import FaissKMeans
+from skdeepcluster._distributed import ALONE
 from skdeepcluster._kmeans import (
     _plus_plus,
     assign,
@@ -125,7 +126,7 @@ def test_starts_follow_the_law_of_d_squared():
 
     seen, rng = np.zeros((4, 4, 4)), np.random.default_rng(0)
     for _ in range(4000):
-        starts = _plus_plus(line, 3, False, nearest, rng).ravel()
+        starts = _plus_plus(line, 3, False, nearest, rng, ALONE.shard(4)).ravel()
         seen[tuple(np.searchsorted(line.ravel(), starts))] += 1
     error = np.sqrt(expected * (1 - expected) / 4000)
     assert (np.abs(seen / 4000 - expected) <= 4.5 * error).all()
@@ -151,9 +152,8 @@ def test_starts_are_as_good_as_those_of_faiss(collapsed):
 
 def test_more_starts_than_distinct_rows():
     rows = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0)
-    starts = _plus_plus(
-        rows, 9, False, lambda c: assign(rows, c), np.random.default_rng(0)
-    )
+    rng, alone = np.random.default_rng(0), ALONE.shard(20)
+    starts = _plus_plus(rows, 9, False, lambda c: assign(rows, c), rng, alone)
     assert starts.shape == (9, 2)
 
 

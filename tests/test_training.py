@@ -147,7 +147,7 @@ def test_centroids_stay_while_the_network_moves():
     X, labels = toy_images()
     network = network_for(X)
     points = RNG.standard_normal((len(X), network.n_points)).astype(np.float32)
-    head = centroid_head(points, labels[None], 0.1)
+    head = centroid_head(points, labels[None], [labels.max() + 1], 0.1)
     before = [p.clone() for p in head.parameters()]
     moved = [p.detach().clone() for p in network.parameters()]
     train(network, head, X, labels)
@@ -221,7 +221,7 @@ def test_augment_sees_float32_in_the_images_own_units():
     head = fresh_head(network.n_features, [2], torch.Generator().manual_seed(0))
     rows, seen, given = RNG.permutation(20), [], torch.Generator()
 
-    def augment(images, generator):
+    def augment(images, generator, shard):
         assert generator is given
         assert images.dtype == torch.float32
         seen.append(images)
