@@ -165,5 +165,5 @@ def test_threads_are_those_asked_for_in_any_backend_of_joblib(backend):
 
 
 def test_no_threads_at_all():
-    with pytest.raises(ValueError, match="n_jobs=0 .*-1 for all"), limited_threads(0):
+    with pytest.raises(ValueError, match=r"n_jobs=0 .*-1 for all"), limited_threads(0):
         pass

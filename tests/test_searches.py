@@ -1,4 +1,6 @@
-"""Searches on a cluster: what Dask's workers find is what this process finds."""
+"""Searches on a cluster find what searches in this process find."""
+
+import pickle
 
 import joblib
 import numpy as np
@@ -11,11 +13,11 @@ from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._device import limited_threads
 
 GRID = {"n_clusters": [3, 5]}
-N_FITS = 4  # two of each
+N_FITS = 4  # of each search: two halves of the images
 
 
 def search(X, **parameters):
-    """Search over short fits; the best one is not fitted again."""
+    """Search over short fits, without a last one of the best parameters."""
     short = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0, "n_jobs": 1}
     model = DeepClusterEstimator(**{**short, **parameters})
     return GridSearchCV(model, GRID, cv=2, refit=False, error_score="raise").fit(X)
@@ -29,14 +31,14 @@ def assert_same(found, expected):
 
 @pytest.fixture(scope="module")
 def images(digits_images):
-    return digits_images[0][:200]
+    return digits_images[0][:160].astype(np.float64)
 
 
 @pytest.fixture(scope="module")
 def paths(images, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits")
+    folder = tmp_path_factory.mktemp("name" * 25)
     found = [str(folder / f"{row:03d}.png") for row in range(len(images))]
-    for path, image in zip(found, images, strict=True):
+    for path, image in zip(found, images.astype(np.uint8), strict=True):
         Image.fromarray(image).save(path)
     return found
 
@@ -54,13 +56,13 @@ def client():
         yield client
 
 
-def bytes_to_workers(client):
-    """Return how much the scheduler has sent: tasks, and what came with them."""
+def sent_to_workers(client):
+    """Return how many bytes tasks have taken, with what they carry."""
     return sum(c.byte_count for c in client.cluster.scheduler.stream_comms.values())
 
 
-def copied_between_workers(client, n_bytes):
-    """Return how often at least so many bytes went from a worker to another."""
+def copies_between_workers(client, n_bytes):
+    """Return how often one worker has sent another as many bytes."""
 
     def sizes(dask_worker):
         return [sent["total"] for sent in dask_worker.transfer_outgoing_log]
@@ -68,19 +70,42 @@ def copied_between_workers(client, n_bytes):
     return sum(size >= n_bytes for one in client.run(sizes).values() for size in one)
 
 
-def test_arrays_under_dask_scattered_once(client, images):
-    before = bytes_to_workers(client), copied_between_workers(client, images.nbytes)
+def test_arrays_are_scattered_once_and_searched_by_dask(client, images):
+    sent = sent_to_workers(client)
+    copies = copies_between_workers(client, images.nbytes)
     with joblib.parallel_config("dask", scatter=[images]):
         found = search(images)
-        again = search(images, n_components=5)  # other parameters, the same images
+        again = search(images, n_components=5)
 
         def held(dask_worker):
             return [np.shape(value) for value in dask_worker.data.values()]
 
-        # One reached a worker from here, and the other from that worker.
         assert list(client.run(held).values()) == [[images.shape], [images.shape]]
-    after = bytes_to_workers(client), copied_between_workers(client, images.nbytes)
-    assert after[0] - before[0] < 2 * N_FITS * images.nbytes
-    assert after[1] - before[1] == 1
+    # One worker got the images from here, the other one from that worker.
+    assert copies_between_workers(client, images.nbytes) == copies + 1
+    assert sent_to_workers(client) - sent < 2 * N_FITS * images.nbytes / 4
     assert_same(found, search(images))
     assert_same(again, search(images, n_components=5))
+
+
+def test_paths_are_scattered_once_and_decoded_by_dask(client, paths):
+    """Workers of Dask are daemons, which may not start processes that decode."""
+    sent = sent_to_workers(client)
+    with joblib.parallel_config("dask", scatter=[paths]):
+        found = search(paths, n_jobs=2)
+    assert sent_to_workers(client) - sent < N_FITS * len(pickle.dumps(paths))
+    assert_same(found, search(paths, n_jobs=2))
+
+
+def test_threads_of_a_fit_are_not_the_workers_of_the_cluster(client):
+    def threads():  # in here, so that it is sent by its code
+        import faiss
+        import torch
+
+        with limited_threads(3):
+            return torch.get_num_threads(), faiss.omp_get_max_threads()
+
+    with joblib.parallel_config("dask"):
+        assert joblib.effective_n_jobs(3) == 2
+        assert threads() == (3, 3)
+        assert joblib.Parallel()([joblib.delayed(threads)()]) == [(3, 3)]
