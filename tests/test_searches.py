@@ -1,5 +1,6 @@
 """Searches on a cluster find what searches in this process find."""
 
+import os
 import pickle
 
 import joblib
@@ -18,7 +19,13 @@ N_FITS = 4  # of each search: two halves of the images
 
 def search(X, **parameters):
     """Search over short fits, without a last one of the best parameters."""
-    short = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0, "n_jobs": 1}
+    short = {
+        "max_iter": 1,
+        "epochs_per_iter": 1,
+        "random_state": 0,
+        "n_jobs": 1,
+        "backbone": "mlp",
+    }
     model = DeepClusterEstimator(**{**short, **parameters})
     return GridSearchCV(model, GRID, cv=2, refit=False, error_score="raise").fit(X)
 
@@ -78,9 +85,10 @@ def test_arrays_are_scattered_once_and_searched_by_dask(client, images):
         again = search(images, n_components=5)
 
         def held(dask_worker):
-            return [np.shape(value) for value in dask_worker.data.values()]
+            shapes = [np.shape(value) for value in dask_worker.data.values()]
+            return shapes.count((160, 8, 8))
 
-        assert list(client.run(held).values()) == [[images.shape], [images.shape]]
+        assert list(client.run(held).values()) == [1, 1]
     # One worker got the images from here, the other one from that worker.
     assert copies_between_workers(client, images.nbytes) == copies + 1
     assert sent_to_workers(client) - sent < 2 * N_FITS * images.nbytes / 4
@@ -109,3 +117,22 @@ def test_threads_of_a_fit_are_not_the_workers_of_the_cluster(client):
         assert joblib.effective_n_jobs(3) == 2
         assert threads() == (3, 3)
         assert joblib.Parallel()([joblib.delayed(threads)()]) == [(3, 3)]
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """Its backend of joblib, for two workers."""
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.util.joblib").register_ray()
+    ray.init(num_cpus=2, include_dashboard=False)
+    yield ray
+    ray.shutdown()
+
+
+def test_arrays_and_paths_are_searched_by_ray(ray, images, paths):
+    with joblib.parallel_config("ray", n_jobs=-1):
+        processes = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(2))
+        assert os.getpid() not in processes
+        found, of_paths = search(images), search(paths, n_jobs=2)
+    assert_same(found, search(images))
+    assert_same(of_paths, search(paths, n_jobs=2))
