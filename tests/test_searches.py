@@ -13,12 +13,9 @@ from sklearn.model_selection import GridSearchCV
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._device import limited_threads
 
-GRID = {"n_clusters": [3, 5]}
-N_FITS = 4  # of each search: two halves of the images
 
-
-def search(X, **parameters):
-    """Search over short fits, without a last one of the best parameters."""
+def search(X, *, n_clusters=(3, 5), **parameters):
+    """Search over short fits, two for each number, without a last one of the best."""
     short = {
         "max_iter": 1,
         "epochs_per_iter": 1,
@@ -27,7 +24,9 @@ def search(X, **parameters):
         "backbone": "mlp",
     }
     model = DeepClusterEstimator(**{**short, **parameters})
-    return GridSearchCV(model, GRID, cv=2, refit=False, error_score="raise").fit(X)
+    return GridSearchCV(
+        model, {"n_clusters": n_clusters}, cv=2, refit=False, error_score="raise"
+    ).fit(X)
 
 
 def assert_same(found, expected):
@@ -38,7 +37,7 @@ def assert_same(found, expected):
 
 @pytest.fixture(scope="module")
 def images(digits_images):
-    return digits_images[0][:160].astype(np.float64)
+    return digits_images[0][:140].astype(np.float64)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +51,13 @@ def paths(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client():
-    """Of two worker processes, with a thread each."""
+    """Of two worker processes, with a thread each, which keep what they were given."""
     distributed = pytest.importorskip("distributed")
     with (
+        # Else Dask drops copies that nobody waits for, at some moment between two fits.
+        pytest.importorskip("dask").config.set(
+            {"distributed.scheduler.active-memory-manager.start": False}
+        ),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as cluster,
@@ -79,19 +82,13 @@ def copies_between_workers(client, n_bytes):
 
 def test_arrays_are_scattered_once_and_searched_by_dask(client, images):
     sent = sent_to_workers(client)
-    copies = copies_between_workers(client, images.nbytes)
     with joblib.parallel_config("dask", scatter=[images]):
+        copies = copies_between_workers(client, images.nbytes)
         found = search(images)
         again = search(images, n_components=5)
-
-        def held(dask_worker):
-            shapes = [np.shape(value) for value in dask_worker.data.values()]
-            return shapes.count((160, 8, 8))
-
-        assert list(client.run(held).values()) == [1, 1]
-    # One worker got the images from here, the other one from that worker.
-    assert copies_between_workers(client, images.nbytes) == copies + 1
-    assert sent_to_workers(client) - sent < 2 * N_FITS * images.nbytes / 4
+        # Each worker has them from the start, and keeps them from fit to fit.
+        assert copies_between_workers(client, images.nbytes) == copies
+    assert sent_to_workers(client) - sent < 8 * images.nbytes / 4  # of 8 fits
     assert_same(found, search(images))
     assert_same(again, search(images, n_components=5))
 
@@ -100,9 +97,9 @@ def test_paths_are_scattered_once_and_decoded_by_dask(client, paths):
     """Workers of Dask are daemons, which may not start processes that decode."""
     sent = sent_to_workers(client)
     with joblib.parallel_config("dask", scatter=[paths]):
-        found = search(paths, n_jobs=2)
-    assert sent_to_workers(client) - sent < N_FITS * len(pickle.dumps(paths))
-    assert_same(found, search(paths, n_jobs=2))
+        found = search(paths, n_clusters=[5], n_jobs=2)
+    assert sent_to_workers(client) - sent < 2 * len(pickle.dumps(paths))  # of 2 fits
+    assert_same(found, search(paths, n_clusters=[5], n_jobs=2))
 
 
 def test_threads_of_a_fit_are_not_the_workers_of_the_cluster(client):
@@ -133,6 +130,6 @@ def test_arrays_and_paths_are_searched_by_ray(ray, images, paths):
     with joblib.parallel_config("ray", n_jobs=-1):
         processes = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(2))
         assert os.getpid() not in processes
-        found, of_paths = search(images), search(paths, n_jobs=2)
+        found, of_paths = search(images), search(paths, n_clusters=[5], n_jobs=2)
     assert_same(found, search(images))
-    assert_same(of_paths, search(paths, n_jobs=2))
+    assert_same(of_paths, search(paths, n_clusters=[5], n_jobs=2))
