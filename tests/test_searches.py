@@ -59,7 +59,7 @@ def client():
             {"distributed.scheduler.active-memory-manager.start": False}
         ),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
+            n_workers=2, threads_per_worker=1, dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
