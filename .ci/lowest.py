@@ -9,5 +9,6 @@ project = tomllib.loads(
 )["project"]
 extras = project["optional-dependencies"].values()
 for requirement in sum(extras, project["dependencies"]):
-    if match := re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement):
+    # Constraints have no extras, such as those of dask[distributed].
+    if match := re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", requirement):
         print("{}=={}.*".format(*match.groups()))

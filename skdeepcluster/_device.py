@@ -79,13 +79,32 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
+def count_threads(n_jobs: int) -> int:
+    """Return the number of threads of this machine that `n_jobs` means; -1 is all.
+
+    `joblib.effective_n_jobs` tells another number inside a search on a cluster: that of
+    the cluster's workers, whatever `n_jobs` is.
+
+    Raises
+    ------
+    ValueError
+        If it is 0.
+    """
+    if n_jobs == 0:
+        raise ValueError(
+            "n_jobs=0 leaves no thread to work. Use 1 or more, -1 for all processors, "
+            "or None."
+        )
+    return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
+
+
 @contextlib.contextmanager
 def limited_threads(n_jobs: int | None) -> Iterator[None]:
     """Run a block on `n_jobs` CPU threads; None leaves the settings as they are."""
     if n_jobs is None:
         yield
         return
-    n_threads, before = joblib.effective_n_jobs(n_jobs), torch.get_num_threads()
+    n_threads, before = count_threads(n_jobs), torch.get_num_threads()
     with threadpool_limits(n_threads):  # faiss, BLAS
         torch.set_num_threads(n_threads)
         try:

@@ -4,6 +4,7 @@ import copy
 import os
 from functools import partial
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -735,10 +736,9 @@ class DeepClusterEstimator(
         source = given.source
         y = class_labels(y, given.n)
         y = None if y is None else y[given.rows]
-        before = (self.module_, self.history_) if warm else (None, [])
-        fit = Fit(
-            self.get_params(deep=False), source, given.paths, *before, ranks=ranks
-        )
+        before: Any = (self.module_, self.history_) if warm else (None, [])
+        params = self.get_params(deep=False)
+        fit = Fit(params, source, given.paths, *before, ranks)
         if recovering:
             fitted = fit.recover()
         else:

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
+import joblib
 import numpy as np
 from scipy.linalg import eigh
 from sklearn.exceptions import ConvergenceWarning
@@ -149,7 +150,9 @@ class Linear:
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 # Nearly as many groups as images are groups all the same.
                 warnings.filterwarnings("ignore", "The number of unique classes")
-                model.fit(points, labels)
+                # Older releases run it by joblib: a cluster would get it as a task.
+                with joblib.parallel_config("sequential"):
+                    model.fit(points, labels)
             coefficients, bias = model.coef_, model.intercept_
             if n_groups == 2:  # scikit-learn keeps only those of the second
                 coefficients = np.vstack([-coefficients, coefficients]) / 2

@@ -1,5 +1,6 @@
 """Folders, paths, pictures and datasets -> a source that decodes by the batch."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -156,15 +157,17 @@ def _as_it_is(found):
 def ahead(function: Callable, parts: list, n_workers: int) -> Iterator:
     """Call a function with each of `parts`, in processes that work ahead.
 
-    Results come in order. With no workers, or one part, it is called in this process.
-    If one of the processes is killed, others take their place.
+    Results come in order. With no workers, or one part, it is called in this process,
+    and so it is where this process may have no children, such as a worker of Dask. If
+    one of the processes is killed, others take their place.
 
     Raises
     ------
     RuntimeError
         If they are killed again before there is another result.
     """
-    if n_workers == 0 or len(parts) < 2:
+    is_daemon = multiprocessing.current_process().daemon
+    if n_workers == 0 or len(parts) < 2 or is_daemon:
         return map(function, parts)
     return _in_processes(function, parts, n_workers)
 

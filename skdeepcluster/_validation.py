@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import joblib
 import numpy as np
 import torch
 from sklearn.utils.multiclass import type_of_target
@@ -16,6 +15,7 @@ from sklearn.utils.validation import validate_data
 from ._cache import hold
 from ._convnets import Standardize
 from ._decoding import Format
+from ._device import count_threads
 from ._distributed import Ranks
 from ._images import (
     ArraySource,
@@ -241,9 +241,7 @@ def _decoding_workers(n_jobs: int | None, n: int) -> int:
     cheap = (chosen or multiprocessing.get_all_start_methods()[0]) == "fork"
     if n < FEW_ITEMS or (n_jobs is None and not cheap):
         return 0
-    count = (
-        torch.get_num_threads() if n_jobs is None else joblib.effective_n_jobs(n_jobs)
-    )
+    count = torch.get_num_threads() if n_jobs is None else count_threads(n_jobs)
     return 0 if count == 1 else count
 
 

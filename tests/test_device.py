@@ -1,6 +1,7 @@
 """Device, precision and threads."""
 
 import faiss
+import joblib
 import pytest
 import torch
 
@@ -150,7 +151,19 @@ def test_no_limit_leaves_the_threads():
         assert n_threads() == before
 
 
-def test_negative_n_jobs_counts_from_the_processors(monkeypatch):
-    monkeypatch.setattr("joblib.effective_n_jobs", {-2: 3}.get)
-    with limited_threads(-2):
+@pytest.mark.parametrize(("n_jobs", "expected"), [(-1, 4), (-2, 3), (-9, 1)])
+def test_negative_n_jobs_counts_from_the_processors(monkeypatch, n_jobs, expected):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    with limited_threads(n_jobs):
+        assert n_threads() == (expected, expected)
+
+
+@pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
+def test_threads_are_those_asked_for_in_any_backend_of_joblib(backend):
+    with joblib.parallel_config(backend), limited_threads(3):
         assert n_threads() == (3, 3)
+
+
+def test_no_threads_at_all():
+    with pytest.raises(ValueError, match=r"n_jobs=0 .*-1 for all"), limited_threads(0):
+        pass

@@ -1,5 +1,6 @@
 """Folders, paths, pictures and datasets -> the same batches, from any workers."""
 
+import multiprocessing
 import os
 import signal
 
@@ -337,6 +338,13 @@ def test_an_error_in_a_process_is_no_death():
 
     with pytest.raises(RuntimeError, match="of its own"):
         list(ahead(fail, [1, 2, 3], 2))
+
+
+def test_a_daemon_decodes_by_itself(monkeypatch):
+    """It may have no children; multiprocessing holds it to that."""
+    settings = multiprocessing.current_process()._config
+    monkeypatch.setitem(settings, "daemon", True)
+    assert set(ahead(lambda part: os.getpid(), [1, 2, 3], 2)) == {os.getpid()}
 
 
 def test_calls_ahead_end_with_the_parts():

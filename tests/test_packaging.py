@@ -98,5 +98,6 @@ def test_lowest_versions_are_the_bounds():
     command = [sys.executable, ROOT / ".ci" / "lowest.py"]
     lines = subprocess.check_output(command, text=True).splitlines()
     assert {"torch==2.6.*", "scikit-learn==1.6.*", "safetensors==0.5.*"} <= {*lines}
+    assert "dask==2025.1.*" in lines  # of dask[distributed]
     assert len(lines) > len(PYPROJECT["project"]["dependencies"]) + 1
     assert not [line for line in lines if not re.fullmatch(r"[\w-]+==[\d.]+\.\*", line)]
