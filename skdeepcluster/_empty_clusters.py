@@ -102,7 +102,7 @@ class EmptyClusters:
             new = ~known[clusters]
             pattern[clusters[new]], known[clusters] = points[new], True
         differ = np.full(n_clusters, False)
-        for batch in gen_batches(len(labels), 4096):
+        for batch in gen_batches(max(1, len(labels)), 4096):
             chosen = labels[batch]
             unlike = (self.points[batch] != pattern[chosen]).any(axis=1)
             differ[chosen[unlike]] = True
@@ -141,9 +141,10 @@ class EmptyClusters:
         # float64, and from the mean: else rounding decides where points are far from 0.
         direction = self.rng.standard_normal(points.shape[1])
         side = np.empty(len(rows))
-        for batch in gen_batches(len(rows), 4096):
+        for batch in gen_batches(max(1, len(rows)), 4096):
             side[batch] = (points[batch] - centers[halves[batch]]) @ direction
-        middle = self.ranks.sum(np.bincount(halves, side, minlength=k))
+        total = np.bincount(halves, side, minlength=k).astype(float)  # int if empty
+        middle = self.ranks.sum(total)
         middle /= np.maximum(cluster_sizes(halves, k, self.ranks), 1)
         halves = np.where(side > middle[halves], receiver[halves], halves)
         sums = self.ranks.sum(cluster_sums(points, halves, k))

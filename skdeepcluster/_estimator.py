@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _persistence as persistence
 from ._callbacks import Callback, CallbackSupportMixin, Onlookers, as_functions
 from ._device import limited_threads, resolve_device
-from ._distributed import Ranks, joined
+from ._distributed import ALONE, Ranks, joined
 from ._features import embed
 from ._fitting import Fit, Fitted
 from ._groups import group_means
@@ -692,7 +692,8 @@ class DeepClusterEstimator(
         ranks = joined()
         with ranks.together():
             given = read(self, X)
-            shard = ranks.shard(len(given.source))
+            few = len(given.source) < ranks.size
+            shard = (ALONE if few else ranks).shard(len(given.source))
             values = shard.gather(compute(self._embed(given.source, rows=shard.rows)))
             given.share_failures(ranks)
             warn_unreadable(given.failures, given.n)
@@ -736,9 +737,10 @@ class DeepClusterEstimator(
         source = given.source
         y = class_labels(y, given.n)
         y = None if y is None else y[given.rows]
-        before: Any = (self.module_, self.history_) if warm else (None, [])
+        before: Any = self.module_ if warm else None
+        history = self.history_ if warm else []
         params = self.get_params(deep=False)
-        fit = Fit(params, source, given.paths, *before, ranks)
+        fit = Fit(params, source, given.paths, before, history, ranks)
         if recovering:
             fitted = fit.recover()
         else:

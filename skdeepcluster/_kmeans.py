@@ -68,7 +68,7 @@ class _FaissSearch:
 
         labels = np.empty(len(self.points), dtype=np.int32)
         distances = np.empty(len(self.points), dtype=np.float32)
-        for rows in gen_batches(len(self.points), ROWS):
+        for rows in gen_batches(max(1, len(self.points)), ROWS):
             points = self.points[rows] - origin if origin.any() else self.points[rows]
             found, ids = index.search(points, 1)
             labels[rows] = ids[:, 0]
@@ -253,7 +253,7 @@ def _mean_variance(points: np.ndarray, shard: Shard) -> float:
     """Return the mean variance of the features, in one pass."""
     first = shard.take(points, np.array([0]))
     total, squares = np.zeros(points.shape[1]), 0.0
-    for rows in gen_batches(len(points), 4096):
+    for rows in gen_batches(max(1, len(points)), 4096):
         block = points[rows] - first  # of the mean's size: squares stay accurate
         total += block.sum(axis=0)
         squares += float(np.vdot(block, block))

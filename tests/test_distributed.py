@@ -1,0 +1,371 @@
+"""Several processes fit one estimator, and come to what one process comes to."""
+
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+import warnings
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.metrics import normalized_mutual_info_score
+from torch import nn
+from torch.nn import functional
+
+from skdeepcluster import DeepClusterEstimator
+from skdeepcluster._augment import RandomCrop
+from skdeepcluster._batch_norm import shared_batch_norm
+from skdeepcluster._distributed import ALONE, Ranks, joined
+from skdeepcluster._kmeans import kmeans
+from skdeepcluster._whitening import principal_components
+
+distributed = pytest.importorskip("torch.distributed")
+if not distributed.is_available() or not distributed.is_gloo_available():
+    pytest.skip("torch was built without gloo", allow_module_level=True)
+
+# Functions of this module are sent by value: processes cannot import it.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+START = "forkserver" if hasattr(os, "fork") else "spawn"
+PROCESSES = multiprocessing.get_context(START)
+if START == "forkserver":
+    PROCESSES.set_forkserver_preload(["skdeepcluster", "torch.distributed.nn"])
+QUICK = {
+    "n_clusters": 10,
+    "max_iter": 2,
+    "updates_per_iter": 3,
+    # The graph's eigenvectors, and bfloat16, make much of the least rounding.
+    "n_neighbors": None,
+    "precision": "float32",
+    "random_state": 0,
+}
+DIGITS = load_digits().images.astype(np.float32)[:240]
+
+
+class Sent:
+    """What is pickled by value, classes and functions too."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __reduce__(self):
+        return cloudpickle.loads, (cloudpickle.dumps(self.value),)
+
+
+def _take_part(rank, size, store, results, function, args):
+    torch.set_num_threads(1)
+    if size > 1:
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+        )
+    try:
+        result = function(*args)
+    except BaseException as error:
+        error.add_note(f"In process {rank}: {traceback.format_exc()}")
+        result = error
+    results.send_bytes(cloudpickle.dumps(result))
+    if size > 1:
+        distributed.destroy_process_group()
+
+
+@pytest.fixture
+def processes(tmp_path):
+    """Return what calls a function in so many processes, for the results of all.
+
+    An error is a result, and so is None of a process that was killed.
+    """
+
+    def call(size, function, *args):
+        store, started = tmp_path / f"store{time.monotonic_ns()}", []
+        for rank in range(size):
+            ours, theirs = PROCESSES.Pipe(duplex=False)
+            process = PROCESSES.Process(
+                target=Sent(_take_part),
+                args=(rank, size, store, theirs, Sent(function), Sent(args)),
+            )
+            process.start()
+            theirs.close()
+            started.append((process, ours))
+        results = []
+        for process, ours in started:
+            try:
+                assert ours.poll(120), "a process hangs"
+                results.append(cloudpickle.loads(ours.recv_bytes()))
+            except EOFError:
+                results.append(None)
+            finally:
+                process.join(1 if len(results) else 0)
+                process.kill()
+        return results
+
+    return call
+
+
+def _results(results):
+    """Return what processes computed; raise what they raised."""
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+# What processes tell each other.
+
+
+def _tell():
+    ranks = joined()
+    shard = ranks.shard(5)
+    own = np.arange(5, dtype=np.float32)[shard.rows]
+    rows = np.array([4, 0, 0, 3])
+    return (
+        (ranks.rank, ranks.size, len(shard)),
+        ranks.sum(np.array([1, ranks.rank])).tolist(),
+        ranks.everyone(ranks.rank),
+        [ranks.any(ranks.rank == 1), ranks.any(False)],
+        ranks.first(lambda: ranks.rank),
+        shard.take(own, rows).tolist(),
+        shard.gather(own).tolist(),
+        ranks.held(ranks.rank).starts,
+    )
+
+
+def test_what_is_told(processes):
+    for rank, told in enumerate(processes(3, _tell)):
+        assert told == (
+            (rank, 3, [2, 2, 1][rank]),
+            [3, 3],
+            [0, 1, 2],
+            [True, False],
+            0,
+            [4, 0, 0, 3],
+            [0, 1, 2, 3, 4],
+            (0, 0, 1, 3),
+        )
+    (told,) = processes(1, _tell)
+    assert told == (
+        *((0, 1, 5), [1, 0], [0], [False, False], 0),
+        *([4, 0, 0, 3], [0, 1, 2, 3, 4], (0, 0)),
+    )
+
+
+def _fail_in_the_first():
+    def compute():
+        raise ValueError("n_clusters=0")
+
+    joined().first(compute)
+
+
+def test_an_error_of_the_first_is_that_of_all(processes):
+    for error in processes(2, _fail_in_the_first):
+        assert isinstance(error, ValueError)
+        assert str(error) == "n_clusters=0"
+
+
+def test_a_number_of_the_device_is_left_alone():
+    two = Ranks(1, 2)
+    for name in ("cpu", "cuda:0", "mps"):
+        assert two.own(torch.device(name)) == torch.device(name)
+    assert ALONE.own(torch.device("cuda")) == torch.device("cuda")
+
+
+# K-means and what goes before.
+
+
+def _shared_kmeans(points, sizes, k, options):
+    ranks = joined()
+    start = sum(sizes[: ranks.rank])
+    own = points[start : start + sizes[ranks.rank]]
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        return [kmeans(own, k, ranks=ranks, **each) for each in options]
+
+
+def _cases():
+    for policy in ("split", "farthest", "drop"):
+        for init in ("k-means++", "random"):
+            for spherical in (False, True):
+                yield {
+                    "empty_clusters": policy,
+                    "init": init,
+                    "spherical": spherical,
+                    "n_init": 2,
+                    "seed": 3,
+                }
+    for backend in ("faiss", "torch"):
+        yield {"backend": backend, "seed": 0}
+
+
+@pytest.mark.parametrize("name", ["blobs", "repeated", "line"])
+def test_kmeans_has_the_labels_of_one_process(processes, name):
+    rng = np.random.default_rng(0)
+    points = {
+        # Fewer distinct points than clusters, as many as, and points far from zero.
+        "blobs": make_blobs(90, 4, centers=6, random_state=0)[0],
+        "repeated": np.repeat(rng.normal(size=(21, 3)), 4, axis=0)[:80],
+        "line": 1000 + np.repeat(np.arange(12.0), 5)[:, None],
+    }[name].astype(np.float32)
+    points = points[rng.permutation(len(points))]
+    k = {"blobs": 40, "repeated": 20, "line": 14}[name]
+    sizes = [len(points) // 2 + 3, len(points) // 2 - 5]
+    sizes.append(len(points) - sum(sizes))
+    cases = list(_cases())
+    shared = processes(3, _shared_kmeans, points, sizes, k, cases)
+    (expected,) = processes(1, _shared_kmeans, points, [len(points)], k, cases)
+    for i, (case, one) in enumerate(zip(cases, expected, strict=True)):
+        parts = [found[i] for found in _results(shared)]
+        labels = np.concatenate([part.labels for part in parts])
+        assert_array_equal(labels, one.labels, err_msg=str(case))
+        for part in parts:
+            assert_array_equal(part.centers, parts[0].centers)
+            assert_allclose(part.centers, one.centers, rtol=1e-4, atol=1e-4)
+            assert part.inertia == pytest.approx(one.inertia, rel=1e-4, abs=1e-6)
+            assert part.n_iter == one.n_iter
+            assert part.n_empty_before == one.n_empty_before
+            assert part.n_empty_after == one.n_empty_after
+
+
+def test_empty_clusters_raise_everywhere(processes):
+    points = np.repeat(np.arange(8, dtype=np.float32), 3)[:, None]
+    start = np.concatenate([points[:4], points[:4] + 1e3])
+    case = {"init": start, "empty_clusters": "raise", "seed": 0}
+    for error in processes(2, _shared_kmeans, points, [12, 12], 8, [case]):
+        assert isinstance(error, ValueError)
+        assert "empty_clusters" in str(error)
+
+
+def _shared_components(features):
+    ranks = joined()
+    found = principal_components(features[ranks.shard(len(features)).rows], ranks)
+    return found.projection(None, whiten=True, normalize=False)(features)
+
+
+@pytest.mark.parametrize("shape", [(300, 12), (40, 1100)], ids=["tall", "few"])
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e20])
+def test_components_are_those_of_all(processes, shape, scale):
+    rng = np.random.default_rng(0)
+    steps = 1 + np.arange(shape[1]) % 12
+    features = (scale * (5 + rng.normal(size=shape) * steps)).astype(np.float32)
+    expected = _shared_components(features)
+    for points in processes(3, _shared_components, features):
+        assert_allclose(np.abs(points), np.abs(expected), atol=2e-3)
+
+
+# Training.
+
+
+def _normalize(images, slope, dtype, channels_last, affine):
+    ranks = joined()
+    rows = ranks.shard(len(images)).rows
+    norm = nn.BatchNorm2d(images.shape[1], affine=affine)
+    if affine:
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(0.5, 2, len(norm.weight)))
+            norm.bias.copy_(torch.linspace(-1, 1, len(norm.bias)))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = images[rows].to(dtype).contiguous(memory_format=layout).requires_grad_()
+    with shared_batch_norm(ranks):
+        y = norm(x)
+    y.backward(slope[rows].to(dtype))
+    slopes = [ranks.sum_tensor(p.grad.clone()).numpy() for p in norm.parameters()]
+    seen = [v.detach().float().numpy() for v in (y, x.grad)]
+    norm.eval()
+    with shared_batch_norm(ranks):
+        told = norm(images.to(dtype)).detach().float().numpy()
+    state = [norm.running_mean.numpy(), norm.running_var.numpy()]
+    return seen, [*slopes, *state, told], y.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+def test_batch_norm_is_that_of_the_whole_batch(processes, dtype, channels_last, affine):
+    generator = torch.Generator().manual_seed(0)
+    # One process has a single value of each channel.
+    images = 20 + 3 * torch.randn(5, 4, 1, 1, generator=generator)
+    slope = torch.randn(images.shape, generator=generator)
+    case = images, slope, dtype, channels_last, affine
+    (ours, common, out), *others = processes(3, _normalize, *case)
+    ((expected, shared, _),) = processes(1, _normalize, *case)
+    assert out == dtype
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    if dtype == torch.bfloat16:
+        close = {"rtol": 2e-2, "atol": 2e-2}
+    for i, whole in enumerate(expected):
+        parts = np.concatenate([ours[i], *(other[0][i] for other in others)])
+        assert_allclose(parts, whole, **close)
+    for part, whole in zip(common, shared, strict=True):
+        assert_allclose(part, whole, **close)
+
+
+def test_draws_are_those_of_the_whole_batch(processes):
+    images = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def crop():
+        shard = joined().shard(7)
+        generator = torch.Generator().manual_seed(1)
+        return RandomCrop()(images[shard.rows], generator, shard)
+
+    parts, (whole,) = processes(3, crop), processes(1, crop)
+    assert_allclose(torch.cat(parts), whole, atol=1e-6)
+
+
+class Unused(nn.Module):
+    """A network with parameters that nothing depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(64, 16), nn.Linear(64, 16)
+
+    def forward(self, x):
+        return functional.relu(self.used(x.flatten(1)))
+
+
+def _fit(params):
+    model = DeepClusterEstimator(**QUICK | params)
+    embedding = model.fit_transform(DIGITS)
+    assert_array_equal(model.predict(DIGITS), model.labels_)
+    assert_array_equal(model.transform(DIGITS), embedding)
+    return model, embedding
+
+
+FITS = {
+    "default": {},
+    "graph": {"n_neighbors": 10},
+    "paper": {"n_pseudo_labels": 10, "init": "features"},
+    "loss": {"balance": "loss", "empty_clusters": "drop", "backbone": "mlp"},
+    "centroids": {"head": "centroids", "n_pseudo_labels": [10, 20], "n_crops": (2, 1)},
+    "pic": {"clusterer": "pic"},
+    "unused": {"backbone": Unused(), "augment": None},
+    "bfloat16": {"precision": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_fit_comes_to_what_one_process_comes_to(processes, name):
+    params = FITS[name] | {"max_iter": 1, "batch_size": 61}
+    found = processes(2, _fit, params)
+    ((one, expected),) = processes(1, _fit, params)
+    for model, embedding in found:
+        assert_array_equal(model.labels_, found[0][0].labels_)
+        assert_array_equal(embedding, found[0][1])
+        assert model.history_ == found[0][0].history_
+        weights = zip(
+            model.module_.state_dict().values(),
+            found[0][0].module_.state_dict().values(),
+            strict=True,
+        )
+        assert all(torch.equal(own, first) for own, first in weights)
+    model, embedding = found[0]
+    # Fitted by two, used by one.
+    assert_array_equal(model.transform(DIGITS), embedding)
+    assert_array_equal(model.predict(DIGITS), model.labels_)
+    rough = 0.02 if name == "bfloat16" else 1e-4
+    assert model.history_[0]["loss"] == pytest.approx(one.history_[0]["loss"], rough)
+    if name not in ("bfloat16", "graph"):
+        assert model.inertia_ == pytest.approx(one.inertia_, rel=1e-3)
+        assert normalized_mutual_info_score(one.labels_, model.labels_) > 0.9
+        assert np.mean(np.abs(embedding - expected)) < 0.01
