@@ -14,6 +14,9 @@ from torch import nn
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster.callbacks import MLflow, StopWhenStable, TensorBoard
 
+# Quick fits may well say that they are.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 QUICK = {"n_clusters": 5, "max_iter": 3, "epochs_per_iter": 1, "random_state": 0}
 
 
