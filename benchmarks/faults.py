@@ -355,13 +355,13 @@ def _fit_losing_decoders(pictures, n_kills, seed):
     return found, sum("decodes pictures was killed" in str(w.message) for w in told)
 
 
-def decoder_killed(n, folder):
+def decoder_killed(n, folder, n_kills=2):
     """SIGKILL of a data-loader's worker: another takes its place."""
     pictures = _pictures(folder / "pictures")
     expected = Job(fit_digest, pictures, 1e9, n_jobs=2, cache=None).result()
     recovered, noticed = 0, 0
     for seed in range(n):
-        found = Job(_fit_losing_decoders, pictures, 2, seed).result()
+        found = Job(_fit_losing_decoders, pictures, n_kills, seed).result()
         if isinstance(found, str):
             return Row("data-loader worker killed", n, recovered, found)
         recovered += found[0] == expected
