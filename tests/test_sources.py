@@ -386,7 +386,8 @@ from skdeepcluster import DeepClusterEstimator
 worker.MP_STATUS_CHECK_INTERVAL = 0.5  # seconds until they look who is there, of 5
 def killing(batch):
     os.kill(os.getpid(), 9)
-DeepClusterEstimator(3, cache=None, n_jobs=2, augment=killing).fit(sys.argv[1])
+params = {"init": "features", "n_neighbors": None, "augment": killing}
+DeepClusterEstimator(3, cache=None, n_jobs=2, **params).fit(sys.argv[1])
 """
 
 
