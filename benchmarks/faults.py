@@ -201,8 +201,10 @@ def interrupted(n, folder):
                 time.sleep(0.01)
             time.sleep(moment)
             # Python loses it in the middle of a fork: then it is pressed again.
-            while not job.pipe.poll(0.5):
-                os.killpg(job.process.pid, signal.SIGINT)
+            while not job.pipe.poll():
+                with contextlib.suppress(ProcessLookupError):  # it ends just now
+                    os.killpg(job.process.pid, signal.SIGINT)
+                job.pipe.poll(0.5)
             left, n_rounds = job.result()
             moment /= 2
         rounds.append(n_rounds)
