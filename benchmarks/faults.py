@@ -183,20 +183,17 @@ def _interrupted_fit(folder, pictures, **params):
     return [], -1
 
 
-def interrupted(n, folder):
+def interrupted(n, folder, **params):
     """Ctrl-C: KeyboardInterrupt, nothing half-fitted; the fit goes on, or is kept."""
     pictures = _pictures(folder / "pictures")
-    params = {**QUICK, "n_jobs": 2}
-    expected = Job(fit_digest, pictures, 1e9, **params).result()
+    params = {**QUICK, "n_jobs": 2, **params}
+    expected, seconds = timed(fit_digest, pictures, 1e9, **params)
     rng, recovered, rounds = np.random.default_rng(0), 0, []
     for number in range(n):
-        place, moment, n_rounds = (
-            folder / f"interrupted_{number}",
-            rng.uniform(0, 2),
-            -1,
-        )
+        place, n_rounds = folder / f"interrupted_{number}", -1
+        moment = rng.uniform(0, 0.5) * seconds
         while n_rounds < 0:  # it had ended before
-            job = Job(_interrupted_fit, place, pictures)
+            job = Job(_interrupted_fit, place, pictures, **params)
             while not (job.pipe.poll() or any(place.glob("round_*"))):
                 time.sleep(0.01)
             time.sleep(moment)

@@ -29,7 +29,7 @@ def faults():
 
 TRIALS = {
     "killed": lambda faults, folder: faults.killed(3, folder),
-    "interrupted": lambda faults, folder: faults.interrupted(1, folder),
+    "interrupted": lambda faults, folder: faults.interrupted(1, folder, max_iter=2),
     "disk full": lambda faults, folder: faults.disk_full(1, folder),
     "damaged": lambda faults, folder: faults.damaged(2, folder),
     "decoder killed": lambda faults, folder: faults.decoder_killed(1, folder, 1),
