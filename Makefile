@@ -17,9 +17,10 @@ demo: $(VENV)/.installed-plot
 	@MPLBACKEND=Agg $(BIN)/python examples/plot_digits.py
 
 # The array-API checks of scikit-learn are skipped without SCIPY_ARRAY_API. Threads of
-# processes side by side would wait for each other: one each.
+# processes side by side would wait for each other: one each, and where there are more
+# they sleep while they wait.
 test: lint
-	@SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	@SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
 		--numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Large networks at full size, one after another.

@@ -183,26 +183,25 @@ def _interrupted_fit(folder, pictures, **params):
     return [], -1
 
 
-def interrupted(n, folder):
+def interrupted(n, folder, **params):
     """Ctrl-C: KeyboardInterrupt, nothing half-fitted; the fit goes on, or is kept."""
     pictures = _pictures(folder / "pictures")
-    params = {**QUICK, "n_jobs": 2}
-    expected = Job(fit_digest, pictures, 1e9, **params).result()
+    params = {**QUICK, "n_jobs": 2, **params}
+    expected, seconds = timed(fit_digest, pictures, 1e9, **params)
     rng, recovered, rounds = np.random.default_rng(0), 0, []
     for number in range(n):
-        place, moment, n_rounds = (
-            folder / f"interrupted_{number}",
-            rng.uniform(0, 2),
-            -1,
-        )
+        place, n_rounds = folder / f"interrupted_{number}", -1
+        moment = rng.uniform(0, 0.5) * seconds
         while n_rounds < 0:  # it had ended before
-            job = Job(_interrupted_fit, place, pictures)
+            job = Job(_interrupted_fit, place, pictures, **params)
             while not (job.pipe.poll() or any(place.glob("round_*"))):
                 time.sleep(0.01)
             time.sleep(moment)
             # Python loses it in the middle of a fork: then it is pressed again.
-            while not job.pipe.poll(0.5):
-                os.killpg(job.process.pid, signal.SIGINT)
+            while not job.pipe.poll():
+                with contextlib.suppress(ProcessLookupError):  # it ends just now
+                    os.killpg(job.process.pid, signal.SIGINT)
+                job.pipe.poll(0.5)
             left, n_rounds = job.result()
             moment /= 2
         rounds.append(n_rounds)
@@ -355,13 +354,13 @@ def _fit_losing_decoders(pictures, n_kills, seed):
     return found, sum("decodes pictures was killed" in str(w.message) for w in told)
 
 
-def decoder_killed(n, folder):
+def decoder_killed(n, folder, n_kills=2):
     """SIGKILL of a data-loader's worker: another takes its place."""
     pictures = _pictures(folder / "pictures")
     expected = Job(fit_digest, pictures, 1e9, n_jobs=2, cache=None).result()
     recovered, noticed = 0, 0
     for seed in range(n):
-        found = Job(_fit_losing_decoders, pictures, 2, seed).result()
+        found = Job(_fit_losing_decoders, pictures, n_kills, seed).result()
         if isinstance(found, str):
             return Row("data-loader worker killed", n, recovered, found)
         recovered += found[0] == expected
@@ -397,7 +396,7 @@ def colours():
 # X and parameters that need memory, the MiB that are left, and what is to be lowered.
 SHORTAGES = {
     "training": (colours, {"batch_size": 1500}, 600, "batch_size"),
-    "calibration": (colours, {"batch_size": 1500}, 330, "batch_size"),
+    "calibration": (colours, {"batch_size": 1500}, 400, "batch_size"),
     "features": (colours, {"backbone": Wide()}, 500, "features_dir"),
     "search": (colours, {}, 100, "n_jobs"),
     "pictures": (Many, {"cache_bytes": 2**33}, 500, "cache_bytes"),

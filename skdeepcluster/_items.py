@@ -185,8 +185,9 @@ def _in_processes(function: Callable, parts: list, n_workers: int) -> Iterator:
             prefetch_factor=PREFETCHED,
             generator=torch.Generator(),  # not the global one
         )
+        results = _without_interrupts(loader)
         try:
-            for found in _without_interrupts(loader):
+            for found in results:
                 n_done += 1
                 yield found
         except (RuntimeError, OSError, EOFError) as error:
@@ -200,6 +201,9 @@ def _in_processes(function: Callable, parts: list, n_workers: int) -> Iterator:
                 ) from error
             warn("A process that decodes pictures was killed. Another is started.")
             n_before = n_done
+        finally:
+            # Else the processes live as long as an error's traceback does.
+            results._shutdown_workers()
 
 
 def _is_death(error: Exception) -> bool:
@@ -210,7 +214,7 @@ def _is_death(error: Exception) -> bool:
     return not str(error).startswith("Caught ")
 
 
-def _without_interrupts(loader: DataLoader) -> Iterator:
+def _without_interrupts(loader: DataLoader) -> Any:
     """Start the processes, whose end is only to be told where results are awaited.
 
     Else torch raises wherever the main thread is, in the middle of an update, say.

@@ -6,7 +6,6 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import gen_batches
 
 from ._distributed import ALONE, Ranks, Shard
@@ -185,6 +184,21 @@ def assign(
     return _search(points, spherical, backend, device).nearest(centers)
 
 
+def _squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return squared distances, float32 (n, m), by products of float64.
+
+    They are asked for a few points at a time, where checks of input cost the most.
+    """
+    others = others.astype(np.float64)
+    squares = np.einsum("ij,ij->i", others, others)
+    distances = np.empty((len(points), len(others)), np.float32)
+    for batch in gen_batches(len(points), 256):
+        rows = points[batch].astype(np.float64)
+        lengths = np.einsum("ij,ij->i", rows, rows)[:, None]
+        distances[batch] = np.maximum(lengths - 2 * (rows @ others.T) + squares, 0)
+    return distances
+
+
 def _plus_plus(
     points: np.ndarray,
     n_clusters: int,
@@ -213,7 +227,7 @@ def _plus_plus(
             centers = np.concatenate([centers, starts(again)])
             continue
         seen = shard.take(points, drawn)
-        between = euclidean_distances(seen, starts(seen), squared=True)
+        between = _squared_distances(seen, starts(seen))
         height = rng.random(size) * shard.take(bound, drawn)
         closest = np.full(size, np.inf)
         accepted = []

@@ -1,5 +1,6 @@
 """A fit that was stopped, by whatever, goes on and ends as it would have without."""
 
+import functools
 import os
 
 import numpy as np
@@ -88,12 +89,25 @@ PARAMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(images):
+    """Fits, by name of their parameters, that nothing stopped."""
+
+    @functools.cache
+    def fit(name="defaults"):
+        return quick(augment=StopAfter(-1), **PARAMS[name]).fit(images)
+
+    return fit
+
+
 @pytest.mark.parametrize(
-    ("n_rounds", "params"),
+    ("n_rounds", "name"),
     [(0, "defaults"), (3, "defaults"), *((1, name) for name in PARAMS)],
 )
-def test_a_stopped_fit_ends_as_one_that_was_not(images, tmp_path, params, n_rounds):
-    params = PARAMS[params]
+def test_a_stopped_fit_ends_as_one_that_was_not(
+    images, tmp_path, whole, name, n_rounds
+):
+    params = PARAMS[name]
     augment = stopped(images, tmp_path, n_rounds, **params)
     found = sorted(path.name for path in tmp_path.iterdir())
     kept = range(max(1, n_rounds - 1), n_rounds + 1)
@@ -101,9 +115,8 @@ def test_a_stopped_fit_ends_as_one_that_was_not(images, tmp_path, params, n_roun
     model = quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
     assert model.n_iter_ == ROUNDS
     assert list(tmp_path.iterdir()) == []
-    if params.get("random_state", 0) is not None:
-        other = quick(augment=augment, **params).fit(images)
-        assert_same_fit(model, other, images)
+    if name != "random":
+        assert_same_fit(model, whole(name), images)
 
 
 def test_checkpoints_change_nothing(images, tmp_path, expected):
@@ -157,7 +170,7 @@ def test_what_may_change(images, tmp_path, expected):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_the_state_before_a_damaged_one_is_used(images, tmp_path, damage):
+def test_the_state_before_a_damaged_one_is_used(images, tmp_path, whole, damage):
     augment = stopped(images, tmp_path, 3)
     earlier, last = sorted(tmp_path.iterdir())
     content = bytearray(last.read_bytes())
@@ -167,16 +180,16 @@ def test_the_state_before_a_damaged_one_is_used(images, tmp_path, damage):
     used = rf"{last} cannot be read: .*Used instead: {earlier.name}"
     with pytest.warns(UserWarning, match=used):
         model = quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
-    assert_same_fit(model, quick(augment=augment).fit(images), images)
+    assert_same_fit(model, whole(), images)
 
 
-def test_a_fit_whose_files_are_all_damaged_starts_anew(images, tmp_path):
+def test_a_fit_whose_files_are_all_damaged_starts_anew(images, tmp_path, whole):
     augment = stopped(images, tmp_path, 1)
     (only,) = tmp_path.iterdir()
     only.write_bytes(b"")
     with pytest.warns(UserWarning, match=rf"{only} .* The fit starts anew"):
         model = quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
-    assert_same_fit(model, quick(augment=augment).fit(images), images)
+    assert_same_fit(model, whole(), images)
 
 
 def test_another_version_is_refused_and_its_work_left_alone(
@@ -201,7 +214,7 @@ def often(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n_rounds", "n_batches", "params"),
+    ("n_rounds", "n_batches", "name"),
     [
         (0, 2, "defaults"),
         *((1, n_batches, "defaults") for n_batches in (0, 1, 3)),
@@ -209,9 +222,9 @@ def often(monkeypatch):
     ],
 )
 def test_a_fit_goes_on_inside_a_round(
-    images, tmp_path, params, n_rounds, n_batches, often
+    images, tmp_path, whole, name, n_rounds, n_batches, often
 ):
-    params, n_steps = PARAMS[params], n_rounds * CALLS_A_ROUND + n_batches
+    params, n_steps = PARAMS[name], n_rounds * CALLS_A_ROUND + n_batches
     augment = StopAfter(n_steps + 1)
     with pytest.raises(Stop):
         quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
@@ -222,7 +235,7 @@ def test_a_fit_goes_on_inside_a_round(
     model = quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
     # Not a batch was repeated.
     assert -1 - augment.calls == ROUNDS * CALLS_A_ROUND - n_steps
-    assert_same_fit(model, quick(augment=augment, **params).fit(images), images)
+    assert_same_fit(model, whole(name), images)
 
 
 def test_random_crops_go_on_where_they_were(
@@ -329,7 +342,7 @@ def test_weights_that_become_nan_are_not_kept(images, tmp_path, often):
     assert np.isfinite(model.transform(images)).all()
 
 
-def test_a_full_disk_is_warned_of(images, tmp_path, monkeypatch, expected):
+def test_a_full_disk_is_warned_of(images, tmp_path, monkeypatch, whole):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -341,4 +354,4 @@ def test_a_full_disk_is_warned_of(images, tmp_path, monkeypatch, expected):
     ):
         model = quick(augment=stopping, checkpoint_dir=tmp_path).fit(images)
     assert model.n_iter_ == ROUNDS
-    assert_same_fit(model, quick(augment=stopping).fit(images), images)
+    assert_same_fit(model, whole(), images)

@@ -113,7 +113,7 @@ def test_y_is_logged_but_never_learned_from(images, digits):
     assert "nmi_y" not in quick().fit(images, np.linspace(0, 1, 200)).history_[0]
 
 
-@pytest.mark.parametrize("n", [61, 64, 129, 200])
+@pytest.mark.parametrize("n", [61, 64, 129])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_predict_on_training_images_equals_labels_exactly(images, n, precision):
     model = quick(precision=precision).fit(images[:n])
@@ -140,7 +140,7 @@ def test_learns_digits_better_than_kmeans_on_pixels_and_warns_of_nothing(digits_
     baseline = KMeans(10, n_init=10, random_state=0).fit_predict(pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = DeepClusterEstimator(10, max_iter=3, random_state=0)
+        model = DeepClusterEstimator(10, max_iter=2, random_state=0)
         labels = model.fit_predict(images)
     ours = normalized_mutual_info_score(digits, labels)
     assert ours > normalized_mutual_info_score(digits, baseline) + 0.03
@@ -217,8 +217,13 @@ def test_extreme_numbers_of_clusters(images, n_clusters):
     assert_array_equal(model.predict(images), model.labels_)
 
 
-@pytest.mark.parametrize("empty_clusters", ["split", "farthest", "drop", "raise"])
-@pytest.mark.parametrize("balance", ["uniform", "loss", None])
+@pytest.mark.parametrize(
+    ("balance", "empty_clusters"),
+    [
+        *(("uniform", policy) for policy in ("split", "farthest", "drop", "raise")),
+        *(("loss", "split"), ("loss", "drop"), (None, "split"), (None, "drop")),
+    ],
+)
 def test_balance_and_empty_clusters(images, balance, empty_clusters):
     model = quick(balance=balance, empty_clusters=empty_clusters).fit(images)
     assert_array_equal(np.unique(model.labels_), np.arange(5))
@@ -266,7 +271,7 @@ def test_empty_clusters_on_repeated_images(images, empty_clusters):
         {"normalize": False},
         {"head_norm": None},
         {"batch_size": 7},
-        {"epochs_per_iter": "auto"},
+        {"epochs_per_iter": 2},
         {"updates_per_iter": 5},
         {"schedule": "constant"},
         {"augment": "crops"},
@@ -284,7 +289,7 @@ def test_empty_clusters_on_repeated_images(images, empty_clusters):
         {"weight_decay": 0.0},
         {"backbone": "mlp"},
         {"backbone": "convnet"},
-        {"backbone": "resnet18"},
+        {"backbone": "resnet18", "max_iter": 1},
         {"backbone": Tiny()},
     ],
     ids=str,
@@ -421,7 +426,8 @@ def test_n_jobs_limits_threads(images):
 def test_every_layout_of_the_same_pixels_gives_the_same_labels(images, tmp_path):
     memmap = np.memmap(tmp_path / "x", np.uint8, "w+", shape=images.shape)
     memmap[:] = images
-    expected = quick(max_iter=1).fit(images)
+    plain = quick(max_iter=1, n_pseudo_labels=5, n_neighbors=None)
+    expected = clone(plain).fit(images)
     for form in (
         images[:, None],
         images[..., None],
@@ -433,7 +439,7 @@ def test_every_layout_of_the_same_pixels_gives_the_same_labels(images, tmp_path)
         images.astype(np.float32),
         images.astype(">f8"),
     ):
-        model = quick(max_iter=1).fit(form)
+        model = clone(plain).fit(form)
         assert_array_equal(model.labels_, expected.labels_)
         assert_array_equal(model.predict(form), expected.labels_)
 
@@ -745,11 +751,7 @@ def test_as_transformer_before_a_classifier(images, digits):
 
 
 def test_grid_search_without_labels(images):
-    grid = {
-        "n_clusters": [2, 5],
-        "balance": ["uniform", None],
-        "empty_clusters": ["split", "drop"],
-    }
+    grid = {"n_clusters": [2, 5], "balance": ["uniform", None]}
     search = GridSearchCV(quick(max_iter=1), grid, cv=2, error_score="raise")
     search.fit(images)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()

@@ -28,15 +28,15 @@ def faults():
 
 
 TRIALS = {
-    "killed": lambda faults, folder: faults.killed(5, folder),
-    "interrupted": lambda faults, folder: faults.interrupted(1, folder),
+    "killed": lambda faults, folder: faults.killed(3, folder),
+    "interrupted": lambda faults, folder: faults.interrupted(1, folder, max_iter=2),
     "disk full": lambda faults, folder: faults.disk_full(1, folder),
     "damaged": lambda faults, folder: faults.damaged(2, folder),
-    "decoder killed": lambda faults, folder: faults.decoder_killed(1, folder),
+    "decoder killed": lambda faults, folder: faults.decoder_killed(1, folder, 1),
     "out of memory": lambda faults, folder: faults.out_of_memory(folder),
     "poisoned": lambda faults, folder: faults.poisoned(1, folder),
     "raising": lambda faults, folder: faults.raising(1, folder),
-    "soak": lambda faults, folder: faults.soak(24, folder),
+    "soak": lambda faults, folder: faults.soak(16, folder),
 }
 
 

@@ -124,7 +124,9 @@ io.write_embeddings(model, np.load(sys.argv[2]), sys.argv[3])
 
 
 @pytest.mark.usefixtures("small_groups")
-@pytest.mark.parametrize("groups_before", [0, 3])
+@pytest.mark.parametrize(
+    ("ending", "groups_before"), [("npy", 0), ("parquet", 3)], indirect=["ending"]
+)
 def test_what_was_killed_is_continued(model, images, tmp_path, ending, groups_before):
     pytest.importorskip("safetensors")
     path = tmp_path / "out" / f"x.{ending}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, _utils, dataloader
 
 from skdeepcluster import _items
 from skdeepcluster._decoding import Format
@@ -315,7 +315,16 @@ class Dying:
         return part
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Have torch look whether processes are there every half second, of five."""
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+    waiting = dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(waiting, "__defaults__", (0.5,))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.usefixtures("impatient")
 def test_a_killed_process_is_replaced(tmp_path):
     before = signal.getsignal(signal.SIGCHLD)
     with pytest.warns(UserWarning, match="decodes pictures was killed. Another"):
@@ -325,6 +334,7 @@ def test_a_killed_process_is_replaced(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.filterwarnings("ignore:A process that decodes pictures was killed")
 def test_processes_that_are_killed_again_and_again_end_it(tmp_path):
     results = ahead(Dying(tmp_path, 99), [*range(9)], 2)
@@ -336,8 +346,11 @@ def test_an_error_in_a_process_is_no_death():
     def fail(part):
         raise RuntimeError("of its own")
 
+    before = multiprocessing.active_children()
     with pytest.raises(RuntimeError, match="of its own"):
         list(ahead(fail, [1, 2, 3], 2))
+    # While the error is kept, and its traceback with it.
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 def test_a_daemon_decodes_by_itself(monkeypatch):

@@ -157,7 +157,7 @@ def recipe(**more):
     return st.fixed_dictionaries(RECIPES | more)
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(
     X=arrays(IMAGES),
     params=recipe(
@@ -170,7 +170,7 @@ def test_images(X, params):
     fits_or_says_why(check_deep, DeepClusterEstimator(**QUICK | params), X)
 
 
-@settings(max_examples=100)
+@settings(max_examples=70)
 @given(
     X=arrays(ROWS),
     params=recipe(
@@ -201,7 +201,7 @@ def test_rows_for_kmeans(X, params):
 
 
 @pytest.mark.filterwarnings("ignore:X holds values from")
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     X=arrays([(N, 5, 5)]),
     others=st.lists(arrays([(N, 5, 5)]), min_size=3, max_size=6),
