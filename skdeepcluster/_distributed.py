@@ -215,13 +215,25 @@ def joined() -> Ranks:
         is_child = multiprocessing.parent_process() is not None
         if is_child or not distributed.is_torchelastic_launched():
             return ALONE
-        both = torch.cuda.is_available() and distributed.is_nccl_available()
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo")
+        _meet()
         atexit.register(_part)
     if distributed.get_world_size() == 1:
         return ALONE
     group = _in_main_memory(distributed.group.WORLD)
     return Ranks(distributed.get_rank(), distributed.get_world_size(), group)
+
+
+def _meet() -> None:
+    """Form the process group of those that torchrun has started."""
+    both = torch.cuda.is_available() and distributed.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if both else "gloo"
+    store, rank, size = next(distributed.rendezvous("env://"))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        # The store is still that of the processes before a restart, whose addresses it
+        # holds. On several machines the number of restarts is not one for all.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"attempt{attempt}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def _part() -> None:

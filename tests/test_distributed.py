@@ -1,7 +1,11 @@
 """Several processes fit one estimator, and come to what one process comes to."""
 
+import contextlib
+import io
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -12,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import normalized_mutual_info_score
 from torch import nn
@@ -336,11 +341,14 @@ FITS = {
     "default": {},
     "graph": {"n_neighbors": 10},
     "paper": {"n_pseudo_labels": 10, "init": "features"},
-    "loss": {"balance": "loss", "empty_clusters": "drop", "backbone": "mlp"},
+    "loss": {
+        "balance": "loss",
+        "empty_clusters": "drop",
+        "backbone": Unused(),
+        "augment": None,
+    },
     "centroids": {"head": "centroids", "n_pseudo_labels": [10, 20], "n_crops": (2, 1)},
-    "pic": {"clusterer": "pic"},
-    "unused": {"backbone": Unused(), "augment": None},
-    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16": {"clusterer": "pic", "precision": "bfloat16"},
 }
 
 
@@ -369,3 +377,306 @@ def test_a_fit_comes_to_what_one_process_comes_to(processes, name):
         assert model.inertia_ == pytest.approx(one.inertia_, rel=1e-3)
         assert normalized_mutual_info_score(one.labels_, model.labels_) > 0.9
         assert np.mean(np.abs(embedding - expected)) < 0.01
+
+
+def _score(params):
+    model = DeepClusterEstimator(**QUICK | params).fit(DIGITS)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        few = model.transform(DIGITS[:1]), model.predict(DIGITS[:1])
+    assert not caught
+    return few, model.score(DIGITS)
+
+
+def test_one_image_is_seen_by_all(processes):
+    (first, score), *others = _results(processes(2, _score, {"max_iter": 1}))
+    assert first[0].shape == (1, 256)
+    for few, own in others:
+        assert_array_equal(few[0], first[0])
+        assert_array_equal(few[1], first[1])
+        assert own == score
+
+
+# Who speaks, and who decides.
+
+
+def _listen(y):
+    seen = []
+
+    def look(history, fitted):
+        warnings.warn("looked", stacklevel=1)
+        seen.append(fitted().predict(DIGITS[:20]))
+        return joined().rank == 1 and len(history) == 2
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = DeepClusterEstimator(
+            **QUICK | {"max_iter": 4, "verbose": 1, "callbacks": look}
+        ).fit(DIGITS, y)
+    return model.history_, out.getvalue(), [str(each.message) for each in told], seen
+
+
+def test_the_first_process_speaks_for_all(processes):
+    y = load_digits().target[: len(DIGITS)]
+    first, second = _results(processes(2, _listen, y))
+    assert first[0] == second[0]  # the history, to the second
+    assert len(first[0]) == 2  # the other one's callback ended it
+    assert "nmi_y" in first[0][0]
+    assert first[1].count("round") == 2
+    assert first[2].count("looked") == 2
+    assert second[1:3] == ("", [])
+    assert_array_equal(first[3], second[3])
+
+
+def _write_in_both(folder):
+    from skdeepcluster.callbacks import TensorBoard
+
+    DeepClusterEstimator(**QUICK | {"callbacks": TensorBoard(folder)}).fit(DIGITS)
+
+
+def test_curves_are_written_once(processes, tmp_path):
+    pytest.importorskip("tensorboard")
+    _results(processes(2, _write_in_both, tmp_path / "logs"))
+    assert len([*(tmp_path / "logs").iterdir()]) == 1
+
+
+# What does not fit together.
+
+
+def _differ(name, value):
+    params = QUICK | {"max_iter": 1}
+    X = DIGITS
+    if joined().rank == 1 and name == "X":
+        X = DIGITS + np.float32(1)
+    elif joined().rank == 1:
+        params[name] = value
+    return DeepClusterEstimator(**params).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X", None),
+        ("n_clusters", 9),
+        ("learning_rate", 0.1),
+        ("random_state", 1),
+        ("checkpoint_dir", "here"),
+    ],
+)
+def test_what_differs_is_named(processes, name, value, tmp_path):
+    value = tmp_path / value if name == "checkpoint_dir" else value
+    for error in processes(2, _differ, name, value):
+        assert isinstance(error, ValueError), error
+        assert f"differ: {name} of rank 1 and of rank 0" in str(error)
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_jobs", 1), ("verbose", 1)])
+def test_what_may_differ(processes, name, value):
+    _results(processes(2, _differ, name, value))
+
+
+def _fit_few(n, batch_size):
+    params = QUICK | {"n_clusters": 2, "batch_size": batch_size}
+    return DeepClusterEstimator(**params).fit(DIGITS[:n])
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "words"),
+    [
+        (40, 5, "batch_size=5 is shared by 3 processes"),
+        (5, 8, "n_samples=5 is too few"),
+    ],
+)
+def test_too_little_for_all(processes, n, batch_size, words):
+    for error in processes(3, _fit_few, n, batch_size):
+        assert isinstance(error, ValueError)
+        assert words in str(error)
+
+
+def test_as_little_as_possible(processes):
+    for model in _results(processes(3, _fit_few, 6, 6)):
+        assert model.labels_.shape == (6,)
+
+
+# Files.
+
+
+def _fit_files(folder, cache):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = DeepClusterEstimator(
+            **QUICK | {"max_iter": 1, "on_error": "skip", "cache": cache}
+        ).fit(folder)
+        labels = model.predict(folder)
+    told = [str(each.message) for each in caught]
+    return model.labels_, labels, model.skipped_, told
+
+
+@pytest.mark.parametrize("cache", [None, "memory"])
+def test_broken_files_are_known_to_all(processes, tmp_path, cache):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for row, pixels in enumerate(DIGITS[:60]):
+        image = Image.fromarray((pixels * 15).astype(np.uint8))
+        image.save(folder / f"{row:02d}.png")
+    for row in (3, 58):
+        path = folder / f"{row:02d}.png"
+        path.write_bytes(path.read_bytes()[:-30])
+    found = _results(processes(2, _fit_files, folder, cache))
+    for labels, predicted, skipped, _ in found:
+        assert_array_equal(labels, found[0][0])
+        assert_array_equal(predicted, labels)
+        assert_array_equal(np.flatnonzero(labels == -1), [3, 58])
+        assert_array_equal(skipped, [3, 58])
+    assert sum("2 of 60 images" in words for words in found[0][3]) == 2
+    assert found[1][3] == []
+
+
+# Checkpoints.
+
+
+def _fit_with_checkpoints(folder, params, stop_after=None, recover=False):
+    def stop(history, fitted):
+        if len(history) == stop_after:
+            raise KeyboardInterrupt
+
+    model = DeepClusterEstimator(
+        **QUICK | {"max_iter": 3, "checkpoint_dir": folder, "callbacks": stop} | params
+    )
+    (model.recover if recover else model.fit)(DIGITS)
+    return model.labels_, model.transform(DIGITS), model.n_iter_
+
+
+DROPOUT = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(), nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("params", "sizes"),
+    [
+        ({"backbone": DROPOUT}, (2, 3)),
+        ({"head": "centroids", "n_pseudo_labels": [10, 20]}, (2, 1)),
+    ],
+    ids=["dropout", "centroids"],
+)
+def test_a_fit_goes_on_with_any_number_of_processes(processes, tmp_path, params, sizes):
+    whole = _results(processes(2, _fit_with_checkpoints, tmp_path / "whole", params))
+    assert not [*(tmp_path / "whole").iterdir()]
+    folder = tmp_path / "stopped"
+    for error in processes(2, _fit_with_checkpoints, folder, params, 2):
+        assert isinstance(error, KeyboardInterrupt)
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert [*kept] == ["round_000001.safetensors"]
+    for size in sizes:
+        for name, content in kept.items():
+            (folder / name).write_bytes(content)
+        found = processes(size, _fit_with_checkpoints, folder, params)
+        for labels, embedding, n_iter in _results(found):
+            assert n_iter == 3
+            if size == 2:
+                assert_array_equal(labels, whole[0][0])
+                assert_array_equal(embedding, whole[0][1])
+        assert not [*folder.iterdir()]
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    two = processes(2, _fit_with_checkpoints, folder, params, None, True)
+    (one,) = _results(processes(1, _fit_with_checkpoints, folder, params, None, True))
+    for labels, embedding, n_iter in _results(two):
+        assert n_iter == one[2] == 1
+        assert_allclose(embedding, one[1], atol=1e-4)
+        assert normalized_mutual_info_score(labels, one[0]) > 0.95
+
+
+# Processes that are gone.
+
+
+def _lose_one(how):
+    def leave(history, fitted):
+        if joined().rank == 1:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError("the disk is gone")
+
+    params = QUICK | {"max_iter": 3, "callbacks": leave}
+    return DeepClusterEstimator(**params).fit(DIGITS)
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_all_stop_when_one_is_gone(processes, how):
+    start = time.monotonic()
+    results = processes(3, _lose_one, how)
+    assert time.monotonic() - start < 60
+    gone = results.pop(1)
+    assert gone is None if how == "killed" else isinstance(gone, OSError)
+    for rank, error in zip((0, 2), results, strict=True):
+        assert isinstance(error, RuntimeError)
+        assert str(error).startswith("Another process of this fit has stopped")
+        assert f"rank {rank} of 3 stops" in str(error)
+
+
+def _ask_what_fails():
+    def fail(history, fitted):
+        raise RuntimeError("a mistake of my own")
+
+    return DeepClusterEstimator(**QUICK | {"callbacks": fail}).fit(DIGITS)
+
+
+def test_other_errors_stay_what_they_are(processes):
+    for error in processes(2, _ask_what_fails):
+        assert isinstance(error, RuntimeError)
+        assert str(error) == "a mistake of my own"
+
+
+SCRIPT = """
+import os
+import signal
+import subprocess
+import signal
+import sys
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from skdeepcluster import DeepClusterEstimator
+
+params, folder, out = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+
+def die_once(history, fitted):
+    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if first and os.environ["RANK"] == "1" and len(history) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+X = load_digits().images.astype(np.float32)[:240]
+model = DeepClusterEstimator(**params, checkpoint_dir=folder, callbacks=die_once)
+embedding = model.fit_transform(X)
+if os.environ["RANK"] == "0":
+    np.savez(out, labels=model.labels_, embedding=embedding)
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+sys.stdout.write(f"rank {os.environ['RANK']} of attempt {attempt}\\n")
+"""
+
+
+def test_torchrun_restarts_to_the_same_result(processes, tmp_path):
+    params = QUICK | {"max_iter": 3}
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "--max-restarts=1", tmp_path / "script.py"]
+    command += [repr(params), tmp_path / "checkpoints", tmp_path / "out.npz"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        assert f"rank {rank} of attempt 1" in done.stdout
+        assert f"rank {rank} of attempt 0" not in done.stdout
+    found = np.load(tmp_path / "out.npz")
+    whole = processes(2, _fit_with_checkpoints, tmp_path / "whole", params)
+    for labels, embedding, _ in _results(whole):
+        assert_array_equal(found["labels"], labels)
+        assert_array_equal(found["embedding"], embedding)
