@@ -62,44 +62,38 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, weight, bias, eps: float, ranks: Ranks):
         """Return normalised x, and the mean, variance and count behind it."""
-        axes = [axis for axis in range(x.ndim) if axis != 1]
         n = x.numel() // x.shape[1]
-        # A process may have a single value of each channel.
-        variance, mean = torch.var_mean(x.float(), axes, correction=0)
-        variance, mean = variance.double(), mean.double()
+        # What is updated is thrown away, but decides on float32 for x in bfloat16.
+        blank = x.new_zeros(2, x.shape[1], dtype=torch.float32)
+        mean, variance = torch.batch_norm_update_stats(x, *blank, 0.0)
+        mean, variance = mean.double(), variance.double()
         moments = torch.cat([n * mean, n * (variance + mean.square()), mean.new([n])])
         totals = ranks.sum_tensor(moments)
         count = totals[-1]
         mean, squares = (totals[:-1] / count).chunk(2)
         variance = (squares - mean.square()).clamp(min=0)
         mean, variance = mean.float(), variance.float()
-        result = functional.batch_norm(x, mean, variance, weight, bias, eps=eps)
-        deviation = (variance + eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, deviation, count)
+        ctx.save_for_backward(x, weight, mean, variance, count)
         ctx.eps, ctx.ranks = eps, ranks
         ctx.mark_non_differentiable(mean, variance, count)
+        result = functional.batch_norm(x, mean, variance, weight, bias, eps=eps)
         return result, mean, variance, count
 
     @staticmethod
     def backward(ctx: Any, slope, *_):
         """Return the gradients of all losses to x, and of this one to the rest."""
-        x, weight, mean, deviation, count = ctx.saved_tensors
+        x, weight, mean, variance, count = ctx.saved_tensors
         given = torch.ones_like(mean) if weight is None else weight
-        # The gradient as if this batch were the only one, and what the others change.
-        own, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            *(slope, x, given, None, None, mean, deviation, True, ctx.eps),
+        # As if mean and variance were constants, and then by way of these.
+        gradient, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            *(slope, x, given, mean, variance, None, None, False, ctx.eps),
             [True, True, True],
         )
-        local = torch.stack([of_bias, of_weight]).float()
-        total = ctx.ranks.sum_tensor(local.clone())
-        missing = local * (x.shape[1] / x.numel()) - total / count.float()
-        missing = missing * (given.float() * deviation)
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        mean, deviation, level, steepness = (
-            part.view(shape) for part in (mean, deviation, *missing)
-        )
-        change = (x.float() - mean).mul_(deviation * steepness).add_(level)
-        gradient = own + change.to(own.dtype)
+        total = ctx.ranks.sum_tensor(torch.stack([of_bias, of_weight]).float())
+        scale = -given.float() * (variance + ctx.eps).rsqrt() / count.float()
+        level, steepness = scale * total
+        norms = mean, variance, steepness, level
+        gradient += functional.batch_norm(x, *norms, eps=ctx.eps)
         if weight is None:
             return gradient, None, None, None, None
         return gradient, of_weight, of_bias, None, None

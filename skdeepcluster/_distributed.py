@@ -44,11 +44,17 @@ class Ranks:
         return total.numpy()
 
     def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
-        """Add the tensors of all processes up, in place, on whatever device."""
-        if self.size > 1:
-            group = self.group if values.device.type == "cpu" else None
-            distributed.all_reduce(values, group=group)
-        return values
+        """Return the sum of all processes' small tensors, on whatever device.
+
+        For as little as the statistics of a batch, to gather costs half the time that
+        an all-reduce takes, which passes twice through all processes.
+        """
+        if self.size == 1:
+            return values
+        group = self.group if values.device.type == "cpu" else None
+        found = [torch.empty_like(values) for _ in range(self.size)]
+        distributed.all_gather(found, values, group=group)
+        return torch.stack(found).sum(dim=0)
 
     def everyone(self, told: T) -> list[T]:
         """Return what each process tells, in their order."""
