@@ -64,8 +64,8 @@ class _Normalize(torch.autograd.Function):
         """Return normalised x, and the mean, variance and count behind it."""
         n = x.numel() // x.shape[1]
         # What is updated is thrown away, but decides on float32 for x in bfloat16.
-        blank = x.new_zeros(2, x.shape[1], dtype=torch.float32)
-        mean, variance = torch.batch_norm_update_stats(x, *blank, 0.0)
+        blank = x.new_zeros(x.shape[1], dtype=torch.float32)
+        mean, variance = torch.batch_norm_update_stats(x, blank, blank.clone(), 0.0)
         mean, variance = mean.double(), variance.double()
         moments = torch.cat([n * mean, n * (variance + mean.square()), mean.new([n])])
         totals = ranks.sum_tensor(moments)

@@ -190,7 +190,8 @@ class DeepClusterEstimator(
         nothing, as in the paper, with which small image sets are hardly learned.
 
     batch_size : int, default=64
-        Images in one SGD step, at least 2.
+        Images in one SGD step, at least 2; under torchrun those of all processes
+        together, at least 2 for each.
 
     learning_rate : float, default=0.03
         Step size of SGD.

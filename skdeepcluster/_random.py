@@ -51,7 +51,10 @@ def torch_generators(device: torch.device) -> list[torch.Generator]:
     """Return torch's default generators that a fit on `device` draws from."""
     if device.type == "cpu":
         return [torch.default_generator]
+    if device.type == "mps":
+        return [torch.default_generator, torch.mps._get_default_mps_generator()]
     there = torch.get_device_module(device)
+    there.init()  # it has no generators before
     number = there.current_device() if device.index is None else device.index
     return [torch.default_generator, there.default_generators[number]]
 
@@ -60,17 +63,16 @@ def torch_generators(device: torch.device) -> list[torch.Generator]:
 def isolated_torch_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's default generators inside the block and restore them after it.
 
-    For what can only draw from them: `torch.nn.init` and dropout layers.
+    For what can only draw from them: `torch.nn.init` and dropout layers. Other devices
+    than this one are not touched.
     """
-    if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would seed accelerators as well.
-            torch.default_generator.manual_seed(seed)
-            yield
-        return
-    there = torch.get_device_module(device)
-    everyone = range(there.device_count())
-    with torch.random.fork_rng(devices=everyone, device_type=device.type):
-        torch.default_generator.manual_seed(seed)
-        getattr(there, "manual_seed_all", there.manual_seed)(seed)
+    generators = torch_generators(device)
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            # Not torch.manual_seed, which would seed all devices.
+            generator.manual_seed(seed)
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
