@@ -169,6 +169,8 @@ def killed(n, folder, X=None, every=0.05, reach=0.6, **params):
 
 def _interrupted_fit(folder, pictures, **params):
     os.setpgid(0, 0)  # Ctrl-C reaches a whole group of processes
+    # Shells have what they start in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _checkpoints.SECONDS = 0.0
     params = {**QUICK, "n_jobs": 2, "cache": None, "checkpoint_dir": folder, **params}
     model = DeepClusterEstimator(**params)
