@@ -398,7 +398,7 @@ def colours():
 # X and parameters that need memory, the MiB that are left, and what is to be lowered.
 SHORTAGES = {
     "training": (colours, {"batch_size": 1500}, 600, "batch_size"),
-    "calibration": (colours, {"batch_size": 1500}, 400, "batch_size"),
+    "calibration": (colours, {"batch_size": 1500}, 500, "batch_size"),
     "features": (colours, {"backbone": Wide()}, 500, "features_dir"),
     "search": (colours, {}, 100, "n_jobs"),
     "pictures": (Many, {"cache_bytes": 2**33}, 500, "cache_bytes"),

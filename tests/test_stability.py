@@ -69,12 +69,12 @@ def test_a_network_that_training_spoils_is_told_of(trained, digits_images):
         10,
         backbone=trained.module_,
         augment=pixels_anywhere,
-        learning_rate=0.03,
+        learning_rate=0.1,
         max_iter=1,
         random_state=0,
     )
     with pytest.warns(ConvergenceWarning, match="no better than at its start"):
-        spoiled.fit(digits_images[0][:300].astype(np.float32))
+        spoiled.fit(digits_images[0][:600].astype(np.float32))
     assert spoiled.history_[-1]["gain"] < -0.15
 
 
