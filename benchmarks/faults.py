@@ -169,6 +169,8 @@ def killed(n, folder, X=None, every=0.05, reach=0.6, **params):
 
 def _interrupted_fit(folder, pictures, **params):
     os.setpgid(0, 0)  # Ctrl-C reaches a whole group of processes
+    # Shells have what they start in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _checkpoints.SECONDS = 0.0
     params = {**QUICK, "n_jobs": 2, "cache": None, "checkpoint_dir": folder, **params}
     model = DeepClusterEstimator(**params)
@@ -396,7 +398,7 @@ def colours():
 # X and parameters that need memory, the MiB that are left, and what is to be lowered.
 SHORTAGES = {
     "training": (colours, {"batch_size": 1500}, 600, "batch_size"),
-    "calibration": (colours, {"batch_size": 1500}, 400, "batch_size"),
+    "calibration": (colours, {"batch_size": 1500}, 500, "batch_size"),
     "features": (colours, {"backbone": Wide()}, 500, "features_dir"),
     "search": (colours, {}, 100, "n_jobs"),
     "pictures": (Many, {"cache_bytes": 2**33}, 500, "cache_bytes"),

@@ -58,23 +58,25 @@ def test_views_are_of_images_and_of_rows():
     assert isinstance(mild_view(ArraySource(np.zeros((2, 8)))), Jitter)
 
 
-def pixels_anywhere(batch):
-    """Put the pixels of a batch in another order, so that nothing can be seen."""
-    order = torch.randperm(batch[0].numel())
-    return batch.flatten(1)[:, order].view_as(batch)
-
-
 def test_a_network_that_training_spoils_is_told_of(trained, digits_images):
+    # A seed of its own: with others it is spoiled less, depending on the processor.
+    generator = torch.Generator().manual_seed(2)
+
+    def pixels_anywhere(batch):
+        """Put the pixels of a batch in another order, so that nothing can be seen."""
+        order = torch.randperm(batch[0].numel(), generator=generator)
+        return batch.flatten(1)[:, order].view_as(batch)
+
     spoiled = DeepClusterEstimator(
         10,
         backbone=trained.module_,
         augment=pixels_anywhere,
-        learning_rate=0.03,
+        learning_rate=0.1,
         max_iter=1,
         random_state=0,
     )
     with pytest.warns(ConvergenceWarning, match="no better than at its start"):
-        spoiled.fit(digits_images[0][:300].astype(np.float32))
+        spoiled.fit(digits_images[0][:600].astype(np.float32))
     assert spoiled.history_[-1]["gain"] < -0.15
 
 
