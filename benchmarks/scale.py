@@ -41,7 +41,14 @@ from skdeepcluster.presets import deepcluster_uncurated
 ITERATIONS = 25  # of k-means, at most
 ROWS = 200_000  # of the measured fits, of 8 numbers each
 STEPS = 40  # of their training
-SMALL = {"n_clusters": 10, "backbone": "mlp", "n_neighbors": None, "random_state": 0}
+COMPONENTS = 32
+SMALL = {
+    "n_clusters": 10,
+    "backbone": "mlp",
+    "n_neighbors": None,
+    "n_components": COMPONENTS,
+    "random_state": 0,
+}
 
 
 @dataclass
@@ -93,7 +100,10 @@ class Plan:
         passes = -(-self.steps * self.batch_size // self.n)
         kmeans = self.reduced(8 * k * (m + 2)) * ITERATIONS
         starts = self.reduced(4 * k * (m + 1))
-        groups = self.reduced(4 * d * grouped) * (0 if self.single else 1)
+        view = self.n_clusters + self.n_clusters // 3
+        groups = 0
+        if not self.single:
+            groups = self.reduced(4 * d * grouped) + self.told(4 * view * grouped)
         return {
             "gradients": gradient * self.steps,
             "network": state * passes + self.told(4 * self.n_buffers) * self.steps,
@@ -162,8 +172,9 @@ def fit(rounds):
     """Fit rows in the processes that there are; print what this one came to hold."""
     warnings.simplefilter("ignore")
     X = np.random.default_rng(0).normal(size=(ROWS, 8)).astype(np.float32)
-    model = DeepClusterEstimator(**SMALL, max_iter=rounds, updates_per_iter=STEPS)
+    model = DeepClusterEstimator(**SMALL, max_iter=1, updates_per_iter=STEPS)
     model.fit(X[:500])  # what the first fit of a process allocates once
+    model.set_params(max_iter=rounds)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model.fit(X)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -190,7 +201,9 @@ def small_plan(size, per_image):
     network = build_network(
         "mlp", (8,), np.zeros(8), np.ones(8), sobel=False, head_norm="batch"
     )
-    return Plan(ROWS, size, network, (8,), 50, 10, 8, 64, STEPS, False, per_image)
+    return Plan(
+        ROWS, size, network, (8,), 50, 10, COMPONENTS, 64, STEPS, False, per_image
+    )
 
 
 def large_plan(n, size, per_image):
@@ -214,7 +227,7 @@ def large_plan(n, size, per_image):
 
 def table(title, rows):
     print(f"\n{title}")
-    for name, values in rows.items():
+    for name, values in rows:
         print(f"  {name:28s}" + "".join(f"{value:>14s}" for value in values))
     sys.stdout.flush()
 
@@ -235,19 +248,18 @@ def main():
         f"{1e6 * drawn:.2f} us to draw an epoch and {1e6 * compared:.2f} us for NMI"
     )
     if not arguments.plan:
-        rows = {"processes": [], "MB a round, all": [], "by formula": []}
-        rows |= {"MB held, each": [], "by formula, more or less": []}
+        columns = []
         for size in (1, 2, 4):
             (one, _), (three, held) = measure(size, 1), measure(size, 3)
             plan = small_plan(size, n_bytes)
-            found[size] = (three - one) / 2, sum(plan.sent().values()), held
-            rows["processes"].append(str(size))
-            rows["MB a round, all"].append(f"{found[size][0] / 1e6:.1f}")
-            rows["by formula"].append(f"{found[size][1] / 1e6:.1f}")
-            rows["MB held, each"].append(f"{held:.0f}")
-            by_formula = sum(plan.held().values()) / 1e6
-            rows["by formula, more or less"].append(f"{by_formula:.0f}")
-        table(f"{ROWS:,} rows, {STEPS} steps a round, measured", rows)
+            sent = (three - one) / 2e6
+            found[size] = sent, sum(plan.sent().values()) / 1e6
+            found[size] += held, sum(plan.held().values()) / 1e6
+            columns.append([f"{size}", *(f"{value:.1f}" for value in found[size])])
+        names = ["processes", "MB sent a round, by all", "by formula"]
+        names += ["MB taken by each", "by formula"]
+        measured = zip(names, zip(*columns, strict=True), strict=True)
+        table(f"{ROWS:,} rows, {STEPS} steps a round, measured", measured)
 
     for n, size in ((10**8, 64), (10**9, 64), (10**9, 512)):
         plan = large_plan(n, size, n_bytes)
@@ -256,15 +268,15 @@ def main():
         found[title] = {"sent": sent, "held": held, "flops": flops}
         table(
             title,
-            {
-                "GB sent by each": [""],
-                **{f"  {k}": [f"{v / size / 1e9:,.2f}"] for k, v in sent.items()},
-                "GB held by each": [""],
-                **{f"  {k}": [f"{v / 1e9:,.2f}"] for k, v in held.items()},
-                "10^15 operations of all": [""],
-                **{f"  {k}": [f"{v / 1e15:,.1f}"] for k, v in flops.items()},
-                "seconds of each, alone": [f"{n * (drawn + compared):,.0f}"],
-            },
+            [
+                ("GB sent by each", [""]),
+                *((f"  {k}", [f"{v / size / 1e9:,.2f}"]) for k, v in sent.items()),
+                ("GB held by each", [""]),
+                *((f"  {k}", [f"{v / 1e9:,.2f}"]) for k, v in held.items()),
+                ("10^15 operations of all", [""]),
+                *((f"  {k}", [f"{v / 1e15:,.1f}"]) for k, v in flops.items()),
+                ("seconds of each, alone", [f"{n * (drawn + compared):,.0f}"]),
+            ],
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1, default=str))
