@@ -66,7 +66,7 @@ class Ranks:
 
     def any(self, condition: bool) -> bool:
         """Tell whether it holds for any process."""
-        return bool(self.sum(np.array(int(condition))))
+        return bool(self.sum_tensor(torch.tensor(int(condition))))
 
     def first(self, compute: Callable[[], T]) -> T:
         """Return what the first process computes, or raise what it raises."""

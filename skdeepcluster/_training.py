@@ -188,7 +188,6 @@ def train_epoch(
     step = _in_step(Learner(network, training.head, device, dtype), ranks)
     held = ranks.shard(len(source))
     optimizers = [optimizer, training.optimizer]
-    targets = torch.from_numpy(labels.astype(np.int64))
     scales = None
     if weights:
         scales = [torch.from_numpy(each).to(device) for each in weights]
@@ -204,7 +203,7 @@ def train_epoch(
             shared_batch_norm(ranks),
         ):
             images = to_device(batch, device)
-            target = targets[:, share].to(device, non_blocking=True)
+            target = torch.from_numpy(labels[:, share].astype(np.int64)).to(device)
             seen = views(images, augment, n_crops, training.generator, shard)
             loss, points = step(seen, target, scales)
             if remembered is not None:
