@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 import warnings
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -22,6 +23,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from torch import nn
 from torch.nn import functional
 
+import skdeepcluster
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._augment import RandomCrop
 from skdeepcluster._batch_norm import shared_batch_norm
@@ -48,6 +50,7 @@ QUICK = {
     "precision": "float32",
     "random_state": 0,
 }
+ROOT = str(Path(skdeepcluster.__file__).parent.parent)  # also where not installed
 DIGITS = load_digits().images.astype(np.float32)[:240]
 
 
@@ -65,7 +68,7 @@ def _take_part(rank, size, store, results, function, args):
     torch.set_num_threads(1)
     if size > 1:
         distributed.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+            "gloo", init_method=store.as_uri(), rank=rank, world_size=size
         )
     try:
         result = function(*args)
@@ -594,7 +597,7 @@ def _lose_one(how):
     def leave(history, fitted):
         if joined().rank == 1:
             if how == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
             raise OSError("the disk is gone")
 
     params = QUICK | {"max_iter": 3, "callbacks": leave}
@@ -645,7 +648,7 @@ params, folder, out = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 def die_once(history, fitted):
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     if first and os.environ["RANK"] == "1" and len(history) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 X = load_digits().images.astype(np.float32)[:240]
@@ -669,7 +672,7 @@ def test_torchrun_restarts_to_the_same_result(processes, tmp_path):
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT},
     )
     assert done.returncode == 0, done.stderr
     for rank in range(2):

@@ -58,6 +58,7 @@ def test_views_are_of_images_and_of_rows():
     assert isinstance(mild_view(ArraySource(np.zeros((2, 8)))), Jitter)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # others
 def test_a_network_that_training_spoils_is_told_of(trained, digits_images):
     # A seed of its own: with others it is spoiled less, depending on the processor.
     generator = torch.Generator().manual_seed(2)
