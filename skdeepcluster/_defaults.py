@@ -59,7 +59,7 @@ def resolve(
         name = params["clusterer"].__name__
         raise TypeError(f"clusterer={name} is a class. Pass an instance: {name}().")
     n_crops = _n_crops(params)
-    augment = ranks.first(lambda: _augment(params, n_crops, source, streams))
+    augment = _augment(params, n_crops, source, streams, ranks)
     device = ranks.own(resolve_device(params["device"]))
     precision = params["precision"]
     if precision == "auto" and not is_image:
@@ -145,7 +145,11 @@ def _n_crops(params: dict) -> tuple[int, int]:
 
 
 def _augment(
-    params: dict, n_crops: tuple[int, int], source: Source, streams: Streams
+    params: dict,
+    n_crops: tuple[int, int],
+    source: Source,
+    streams: Streams,
+    ranks: Ranks,
 ) -> Augment | None:
     """Return what changes training batches; raise ValueError if it cannot."""
     augment = params["augment"]
@@ -163,7 +167,8 @@ def _augment(
         )
     if augment == "auto":
         rows = streams.sample("symmetry", len(source), SYMMETRY_ROWS)
-        flip = is_mirror_symmetric(source, rows, params["n_clusters"])
+        k = params["n_clusters"]
+        flip = ranks.first(lambda: is_mirror_symmetric(source, rows, k))
         return RandomCrop(flip=flip)
     if augment == "crops":
         return CROPS

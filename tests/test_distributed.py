@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 import skdeepcluster
-from skdeepcluster import DeepClusterEstimator
+from skdeepcluster import DeepClusterEstimator, _checkpoints
 from skdeepcluster._augment import RandomCrop
 from skdeepcluster._batch_norm import shared_batch_norm
 from skdeepcluster._distributed import ALONE, Ranks, joined
@@ -588,6 +588,44 @@ def test_a_fit_goes_on_with_any_number_of_processes(processes, tmp_path, params,
         assert n_iter == one[2] == 1
         assert_allclose(embedding, one[1], atol=1e-4)
         assert normalized_mutual_info_score(labels, one[0]) > 0.95
+
+
+class Brightened:
+    """An augmentation, in the middle of which Ctrl-C may come."""
+
+    def __init__(self, calls_left):
+        self.calls_left = calls_left
+
+    def __call__(self, batch):
+        self.calls_left -= 1
+        if not self.calls_left:
+            raise KeyboardInterrupt
+        return 1.1 * batch
+
+
+def _fit_to_the_middle(folder, head, calls_left):
+    _checkpoints.SECONDS = -1  # after each step
+    model = DeepClusterEstimator(
+        **QUICK,
+        augment=Brightened(calls_left),
+        head=head,
+        checkpoint_dir=folder,
+    )
+    return model.fit_transform(DIGITS), model.history_[1]["loss"]
+
+
+@pytest.mark.parametrize("head", ["reset", "centroids"])
+def test_a_fit_goes_on_inside_a_round(processes, tmp_path, head):
+    whole = _results(processes(2, _fit_to_the_middle, tmp_path / "whole", head, 0))
+    folder = tmp_path / "stopped"
+    for error in processes(2, _fit_to_the_middle, folder, head, 6):
+        assert isinstance(error, KeyboardInterrupt)
+    names = sorted(path.stem for path in folder.iterdir())
+    assert names[-1] == "round_000001_000000005"
+    found = _results(processes(2, _fit_to_the_middle, folder, head, 0))
+    for (embedding, loss), (expected, loss_of_whole) in zip(found, whole, strict=True):
+        assert_array_equal(embedding, expected)
+        assert loss == loss_of_whole
 
 
 # Processes that are gone.
