@@ -12,7 +12,6 @@ import traceback
 import warnings
 from pathlib import Path
 
-import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -31,6 +30,7 @@ from skdeepcluster._distributed import ALONE, Ranks, joined
 from skdeepcluster._kmeans import kmeans
 from skdeepcluster._whitening import principal_components
 
+cloudpickle = pytest.importorskip("cloudpickle")
 distributed = pytest.importorskip("torch.distributed")
 if not distributed.is_available() or not distributed.is_gloo_available():
     pytest.skip("torch was built without gloo", allow_module_level=True)
