@@ -35,10 +35,8 @@ class Checkpoints:
     ----------
     folder : path-like
         Made if it is not there.
-    params : dict
-        The estimator's parameters.
-    source : Source
-    paths : ndarray of str or None
+    fit : dict
+        The fit's `fingerprint`.
 
     Raises
     ------
@@ -48,10 +46,10 @@ class Checkpoints:
         If the folder is a file.
     """
 
-    def __init__(self, folder, params: dict, source: Source, paths: np.ndarray | None):
+    def __init__(self, folder, fit: dict):
         safetensors()
         self.folder = made_folder(folder, "checkpoint_dir")
-        self.fit = fingerprint(params, source, paths)
+        self.fit = fit
         self.written = time.monotonic()
 
     def _files(self) -> list[Path]:

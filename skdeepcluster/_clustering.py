@@ -211,9 +211,8 @@ class Clusterer:
         """Return what embeds rows of `values` in their graph, if that is wanted.
 
         The graph is that of the distinct points among `near(values)` of all processes.
-        Of many points
-        a sample makes the graph, and the others are embedded where their nearest
-        neighbour in it is.
+        Of many points a sample makes the graph, and the others are embedded where their
+        nearest neighbour in it is.
         """
         if self.n_neighbors is None:
             return None

@@ -46,8 +46,8 @@ class Ranks:
     def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of all processes' small tensors, on whatever device.
 
-        For as little as the statistics of a batch, to gather costs half the time that
-        an all-reduce takes, which passes twice through all processes.
+        Little as they are, they are gathered: an all-reduce would pass twice through
+        all processes.
         """
         if self.size == 1:
             return values

@@ -87,17 +87,17 @@ class Fit:
         self.views: deque = deque(maxlen=AVERAGED_ROUNDS)
         self.warned: set[str] = set()  # symptoms
         self.resumable = params["checkpoint_dir"] is not None
-        if ranks.size > 1:
-            told = fingerprint(params, source, paths)
-            del told["device"]  # each may be given its own
-            ranks.agree(told | {"checkpoint_dir": self.resumable})
+        fit: dict = {}
+        if self.resumable or ranks.size > 1:
+            fit = fingerprint(params, source, paths)
+            # Each process may be given a device and a folder of its own.
+            ranks.agree(fit | {"device": None, "checkpoint_dir": self.resumable})
         streams = Streams.from_random_state(params["random_state"])
         self.streams = ranks.first(lambda: streams)
         self.checkpoints: Checkpoints | None = None  # the first process has them
 
         def open_checkpoints() -> None:
-            folder = params["checkpoint_dir"]
-            self.checkpoints = Checkpoints(folder, params, source, paths)
+            self.checkpoints = Checkpoints(params["checkpoint_dir"], fit)
 
         if self.resumable:
             ranks.first(open_checkpoints)
