@@ -3,12 +3,14 @@
 import faiss
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from sklearn.preprocessing import normalize
 
 from ._memory import check_searchable
 
 DENSE_ROWS = 500  # fewer go to the dense eigensolver, which cannot fail
+MAX_RESTARTS = 300  # of the sparse one: images take up to 10, a long line hundreds
 LOCAL_NEIGHBOR = 6  # from 0: the neighbour whose distance is a point's local scale
 
 
@@ -81,17 +83,43 @@ def spectral_embedding(
     scale = 1 / np.sqrt(graph.sum(axis=1))
     graph = csr_array(graph.multiply(scale[:, None]).multiply(scale[None, :]))
     if n > DENSE_ROWS:
-        # Parts without edges between them are as many eigenvalues of 1, of which a
-        # small Krylov space, or one from a smooth start, would miss some.
-        start = np.random.default_rng(0).standard_normal(n)
-        size = min(n, 4 * n_components + 20)
-        try:
-            _, vectors = eigsh(graph, n_components, which="LA", v0=start, ncv=size)
-        except ArpackNoConvergence:
-            vectors = orthogonal_iteration(graph, n_components)
+        vectors = leading_eigenvectors(graph, 1 / scale, n_components)
     else:
         vectors = np.linalg.eigh(graph.toarray())[1][:, -n_components:]
     return normalize(vectors).astype(np.float32)
+
+
+def leading_eigenvectors(
+    graph: csr_array, perron: np.ndarray, n_components: int
+) -> np.ndarray:
+    """Return the leading eigenvectors of a normalized graph.
+
+    Each part without an edge to the others has an eigenvalue of 1, with `perron` on
+    the part as its vector. Of equal eigenvalues a Krylov space misses some, so these
+    are taken out of the graph, and only the others are searched for.
+    """
+    n = len(perron)
+    n_parts, part = connected_components(graph, directed=False)
+    parts = normalize(csr_array((perron, (np.arange(n), part))), axis=0)
+    rng = np.random.default_rng(0)
+    if n_parts >= n_components:
+        mix = np.linalg.qr(rng.standard_normal((n_parts, n_components)))[0]
+        return parts @ mix
+
+    def without_parts(x):
+        return graph @ x - 2 * (parts @ (parts.T @ x))  # their eigenvalues become -1
+
+    n_others = n_components - n_parts
+    others = LinearOperator((n, n), matvec=without_parts, dtype=np.float64)
+    start = rng.standard_normal(n)
+    size = min(n, 4 * n_components + 20)
+    try:
+        vectors = eigsh(
+            others, n_others, which="LA", v0=start, ncv=size, maxiter=MAX_RESTARTS
+        )[1]
+    except ArpackNoConvergence:
+        return orthogonal_iteration(graph, n_components)
+    return np.hstack([vectors, parts.toarray()])
 
 
 def orthogonal_iteration(graph: csr_array, n_components: int) -> np.ndarray:

@@ -88,18 +88,46 @@ def test_the_graph_follows_shapes_that_kmeans_cuts_through(make, n):
     assert adjusted_rand_score(shapes, direct) < 0.7
 
 
-def blobs(n, k, distance=20):
+def blobs(n, k, distance=20, seed=0):
     """Far-off blobs, whose graph falls into `k` parts, and which is which."""
     truth = np.arange(n) % k
-    noise = np.random.default_rng(0).standard_normal((n, 12))
+    noise = np.random.default_rng(seed).standard_normal((n, 12))
     return (distance * np.eye(12)[truth] + noise).astype(np.float32), truth
 
 
 @SIZES
 @pytest.mark.parametrize("k", [2, 4, 12])
 def test_parts_without_an_edge_between_them_are_told_apart(n, k):
-    points, truth = blobs(n, k)
-    assert adjusted_rand_score(truth, cut(points, k)) == 1
+    for seed in range(5):
+        points, truth = blobs(n, k, seed=seed)
+        assert adjusted_rand_score(truth, cut(points, k)) == 1
+
+
+@SIZES
+def test_parts_differ_where_they_are_more_than_the_components(n):
+    points, truth = blobs(n, 12)
+    embedding = embed(points, 5)
+    ends = np.array([embedding[truth == part] for part in range(12)])
+    assert_allclose(ends, np.broadcast_to(ends[:, :1], ends.shape), atol=1e-5)
+    cosines = ends[:, 0] @ ends[:, 0].T
+    assert cosines[~np.eye(12, dtype=bool)].max() < 0.95
+
+
+@pytest.mark.parametrize("n_parts", [1, 3, 5, 6])
+def test_both_eigensolvers_span_the_same_space(monkeypatch, n_parts):
+    points, _ = blobs(480, n_parts)
+    points[:, 0] *= 5  # the parts are long, which makes their second vectors lead
+    dense = embed(points, 6).astype(float)
+    monkeypatch.setattr("skdeepcluster._neighbors.DENSE_ROWS", 100)
+    sparse = embed(points, 6).astype(float)
+    assert_allclose(sparse @ sparse.T, dense @ dense.T, atol=1e-4)
+
+
+def test_a_long_line_is_cut_into_runs_in_bounded_time():
+    """Its leading eigenvalues are too close for the eigensolver."""
+    line = np.arange(8000) + np.random.default_rng(0).uniform(-0.1, 0.1, 8000)
+    labels = cut(line[:, np.newaxis], 2)
+    assert 1 <= np.count_nonzero(np.diff(labels)) < 80
 
 
 @SIZES
