@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ._decoding import Format, decode
+from ._distributed import joined
 from ._estimator import DeepClusterEstimator
 from ._files import replacing
 from ._validation import NO_GROUP, Given, read, warn_unreadable
@@ -52,7 +53,7 @@ def write_embeddings(estimator, X, path):
 
     A call that was interrupted, by whatever, is completed by the same call: what was
     written in a folder beside the file is not computed again. The file is complete as
-    soon as it has its name.
+    soon as it has its name. Several processes of torchrun write it together.
 
     Parameters
     ----------
@@ -106,26 +107,35 @@ def write_embeddings(estimator, X, path):
         raise FileExistsError(f"{path} exists. Remove it, or choose another name.")
     write, join = kinds[path.suffix]
     check_is_fitted(estimator)
-    given = read(estimator, X)
     partial = path.with_name(path.name + ".partial")
-    _begin(partial, _description(estimator, given))
-    starts = range(0, given.n, ROW_GROUP)
-    parts = [partial / f"{start:012d}{path.suffix}" for start in starts]
-    failures: dict[int, str] = {}
-    for start, part in zip(starts, parts, strict=True):
-        if part.exists():
-            continue
-        few = given.part(start, min(start + ROW_GROUP, given.n))
-        features = estimator._embed(few.source)
-        labels = few.in_place(estimator._assign(features), NO_GROUP)
-        features = few.in_place(features, np.nan)
-        failures |= few.failures
-        with replacing(part) as file:
-            write(file, features, labels, few.paths)
-    with replacing(path) as file:
-        join(file, parts, (given.n, estimator._n_features_out))
-    shutil.rmtree(partial)
-    warn_unreadable(failures, given.n)
+    ranks = joined()
+    with ranks.together():
+        given = read(estimator, X)
+        description = _description(estimator, given)
+        ranks.agree(description)
+        ranks.first(lambda: _begin(partial, description))
+        starts = range(0, given.n, ROW_GROUP)
+        parts = {start: partial / f"{start:012d}{path.suffix}" for start in starts}
+        missing = ranks.first(lambda: [s for s in starts if not parts[s].exists()])
+        failures: dict[int, str] = {}
+        for start in missing[ranks.rank :: ranks.size]:
+            few = given.part(start, min(start + ROW_GROUP, given.n))
+            features = estimator._embed(few.source)
+            labels = few.in_place(estimator._assign(features), NO_GROUP)
+            features = few.in_place(features, np.nan)
+            failures |= few.failures
+            with replacing(parts[start]) as file:
+                write(file, features, labels, few.paths)
+        for told in ranks.everyone(failures):
+            failures |= told
+
+        def complete() -> None:
+            with replacing(path) as file:
+                join(file, parts.values(), (given.n, estimator._n_features_out))
+            shutil.rmtree(partial)
+
+        ranks.first(complete)
+        warn_unreadable(failures, given.n)
 
 
 def _description(estimator, given: Given) -> dict:
@@ -196,7 +206,8 @@ def _write_table(file, features, labels, paths) -> None:
 
 def _join_tables(file, parts, shape) -> None:
     _, parquet = _pyarrow()
-    with parquet.ParquetWriter(file, parquet.read_schema(parts[0])) as writer:
+    first, *_ = parts
+    with parquet.ParquetWriter(file, parquet.read_schema(first)) as writer:
         for part in parts:
             writer.write_table(parquet.read_table(part), row_group_size=ROW_GROUP)
 

@@ -1,7 +1,6 @@
 """Several processes fit one estimator, and come to what one process comes to."""
 
 import contextlib
-import io
 import multiprocessing
 import os
 import signal
@@ -10,6 +9,7 @@ import sys
 import time
 import traceback
 import warnings
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from torch import nn
 from torch.nn import functional
 
 import skdeepcluster
-from skdeepcluster import DeepClusterEstimator, _checkpoints
+from skdeepcluster import DeepClusterEstimator, _checkpoints, io
 from skdeepcluster._augment import RandomCrop
 from skdeepcluster._batch_norm import shared_batch_norm
 from skdeepcluster._distributed import ALONE, Ranks, joined
@@ -411,7 +412,7 @@ def _listen(y):
         seen.append(fitted().predict(DIGITS[:20]))
         return joined().rank == 1 and len(history) == 2
 
-    out = io.StringIO()
+    out = StringIO()
     with contextlib.redirect_stdout(out), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         model = DeepClusterEstimator(
@@ -505,6 +506,16 @@ def test_as_little_as_possible(processes):
 # Files.
 
 
+def _write_files(folder, broken):
+    folder.mkdir()
+    for row, pixels in enumerate(DIGITS[:60]):
+        image = Image.fromarray((pixels * 15).astype(np.uint8))
+        image.save(folder / f"{row:02d}.png")
+    for row in broken:
+        path = folder / f"{row:02d}.png"
+        path.write_bytes(path.read_bytes()[:-30])
+
+
 def _fit_files(folder, cache):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -519,13 +530,7 @@ def _fit_files(folder, cache):
 @pytest.mark.parametrize("cache", [None, "memory"])
 def test_broken_files_are_known_to_all(processes, tmp_path, cache):
     folder = tmp_path / "images"
-    folder.mkdir()
-    for row, pixels in enumerate(DIGITS[:60]):
-        image = Image.fromarray((pixels * 15).astype(np.uint8))
-        image.save(folder / f"{row:02d}.png")
-    for row in (3, 58):
-        path = folder / f"{row:02d}.png"
-        path.write_bytes(path.read_bytes()[:-30])
+    _write_files(folder, broken=(3, 58))
     found = _results(processes(2, _fit_files, folder, cache))
     for labels, predicted, skipped, _ in found:
         assert_array_equal(labels, found[0][0])
@@ -534,6 +539,68 @@ def test_broken_files_are_known_to_all(processes, tmp_path, cache):
         assert_array_equal(skipped, [3, 58])
     assert sum("2 of 60 images" in words for words in found[0][3]) == 2
     assert found[1][3] == []
+
+
+# Embeddings in files.
+
+
+def _write_embeddings(model, images, path):
+    io.ROW_GROUP = 16
+    embedded, real = [], model._embed
+
+    def embed(source):
+        embedded.append(len(source))
+        return real(source)
+
+    model._embed = embed
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            io.write_embeddings(model, images, path)
+    finally:
+        del model._embed
+    return embedded, [str(each.message) for each in caught]
+
+
+@pytest.fixture(scope="module")
+def model():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return DeepClusterEstimator(**QUICK | {"max_iter": 1}).fit(DIGITS[:100])
+
+
+def test_embeddings_are_written_together(processes, model, tmp_path):
+    found = _results(
+        processes(3, _write_embeddings, model, DIGITS[:100], tmp_path / "x.npy")
+    )
+    assert [embedded for embedded, _ in found] == [[16, 16, 4], [16, 16], [16, 16]]
+    assert_array_equal(np.load(tmp_path / "x.npy"), model.transform(DIGITS[:100]))
+    assert [path.name for path in tmp_path.glob("x*")] == ["x.npy"]
+
+
+def test_embeddings_of_broken_files_are_written_together(processes, tmp_path):
+    folder = tmp_path / "images"
+    _write_files(folder, broken=(3, 58))
+    model = DeepClusterEstimator(**QUICK | {"max_iter": 1, "on_error": "skip"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(folder)
+    found = _results(processes(2, _write_embeddings, model, folder, tmp_path / "x.npy"))
+    assert [embedded for embedded, _ in found] == [[16, 16], [16, 12]]
+    assert [sum("2 of 60" in words for words in told) for _, told in found] == [1, 0]
+    blank = np.isnan(np.load(tmp_path / "x.npy")).all(axis=1)
+    assert_array_equal(np.flatnonzero(blank), [3, 58])
+
+
+def _write_own(model, path):
+    _write_embeddings(model, DIGITS[:100] + joined().rank, path)
+
+
+def test_embeddings_of_different_images_are_not_written(processes, model, tmp_path):
+    for error in processes(2, _write_own, model, tmp_path / "x.npy"):
+        assert isinstance(error, ValueError)
+        assert "images of rank 1 and of rank 0 are not the same" in str(error)
+    assert not list(tmp_path.glob("x*"))
 
 
 # Checkpoints.
