@@ -14,7 +14,7 @@ from ._images import Source
 from ._tensors import pack, read_tensors, safetensors, unpack, write_tensors
 from ._warnings import warn
 
-FORMAT = 4
+FORMAT = 5
 KEPT = 2  # last files, and that of the last complete round
 SECONDS = 120.0  # between two checkpoints inside a round
 COMPARED = 64  # images by which X is known again

@@ -42,7 +42,7 @@ class Training:
             "generator": self.generator.get_state(),
             "losses": self.losses,
             "n_batches": self.n_batches,
-            "total": float(ranks.sum(np.array(float(self.total)))),
+            "totals": ranks.everyone(float(self.total)),
         }
 
     def load_state_dict(self, state: dict, ranks: Ranks = ALONE) -> None:
@@ -52,7 +52,10 @@ class Training:
         self.generator.set_state(state["generator"])
         self.losses = list(state["losses"])
         self.n_batches = state["n_batches"]
-        self.total = 0.0 if ranks.rank else state["total"]
+        totals = state["totals"]
+        if len(totals) != ranks.size:  # as many as there were processes
+            totals = [sum(totals)] + [0.0] * (ranks.size - 1)
+        self.total = totals[ranks.rank]
 
 
 def optimizer_state(optimizer: torch.optim.SGD) -> dict:
