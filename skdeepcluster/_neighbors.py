@@ -82,10 +82,7 @@ def spectral_embedding(
     graph = graph + graph.T
     scale = 1 / np.sqrt(graph.sum(axis=1))
     graph = csr_array(graph.multiply(scale[:, None]).multiply(scale[None, :]))
-    if n > DENSE_ROWS:
-        vectors = leading_eigenvectors(graph, 1 / scale, n_components)
-    else:
-        vectors = np.linalg.eigh(graph.toarray())[1][:, -n_components:]
+    vectors = leading_eigenvectors(graph, 1 / scale, n_components)
     return normalize(vectors).astype(np.float32)
 
 
@@ -105,20 +102,22 @@ def leading_eigenvectors(
     if n_parts >= n_components:
         mix = np.linalg.qr(rng.standard_normal((n_parts, n_components)))[0]
         return parts @ mix
-
-    def without_parts(x):
-        return graph @ x - 2 * (parts @ (parts.T @ x))  # their eigenvalues become -1
-
     n_others = n_components - n_parts
-    others = LinearOperator((n, n), matvec=without_parts, dtype=np.float64)
-    start = rng.standard_normal(n)
-    size = min(n, 4 * n_components + 20)
-    try:
-        vectors = eigsh(
-            others, n_others, which="LA", v0=start, ncv=size, maxiter=MAX_RESTARTS
-        )[1]
-    except ArpackNoConvergence:
-        return orthogonal_iteration(graph, n_components)
+    if n <= DENSE_ROWS:
+        others = graph.toarray() - 2 * (parts @ parts.T).toarray()  # 1 becomes -1
+        vectors = np.linalg.eigh(others)[1][:, -n_others:]
+    else:
+        others = LinearOperator(
+            (n, n), lambda x: graph @ x - 2 * (parts @ (parts.T @ x)), dtype=float
+        )
+        start = rng.standard_normal(n)
+        size = min(n, 4 * n_components + 20)
+        try:
+            vectors = eigsh(
+                others, n_others, which="LA", v0=start, ncv=size, maxiter=MAX_RESTARTS
+            )[1]
+        except ArpackNoConvergence:
+            return orthogonal_iteration(graph, n_components)
     return np.hstack([vectors, parts.toarray()])
 
 
