@@ -37,7 +37,7 @@ class Projection:
                 np.matmul(features[rows] - self.mean, self.components, out=part)
             # Far from the features of the fit: squares must not overflow either.
             if not (part.max() < FARTHEST and part.min() > -FARTHEST):
-                np.nan_to_num(part, copy=False)
+                np.nan_to_num(part, copy=False, nan=FARTHEST)  # of both infinities
                 part.clip(-FARTHEST, FARTHEST, out=part)
         return scale_rows(points, copy=False) if self.normalize else points
 
