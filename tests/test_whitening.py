@@ -170,4 +170,7 @@ def test_points_far_from_the_features_of_the_fit_can_be_squared(
     features = features_of([scale, scale / 2], offset=0)
     projection = fit_projection(features, None, whiten, normalize)
     far = np.array([[1e30, 1e30], [-1e30, 1e30]], np.float32)
-    assert np.isfinite(np.square(projection(far)).sum(axis=1)).all()
+    points = projection(far)
+    assert np.isfinite(np.square(points).sum(axis=1)).all()
+    # Also where infinities of both signs are summed.
+    assert (np.abs(points).max(axis=1) > (0.5 if normalize else 1e14)).all()
