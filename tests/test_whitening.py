@@ -164,11 +164,12 @@ def test_directions_without_variance_are_dropped(n, rank):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("whiten", [True, False])
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1.0])
+@pytest.mark.parametrize("n_components", [None, 1])
 def test_points_far_from_the_features_of_the_fit_can_be_squared(
-    scale, whiten, normalize
+    n_components, scale, whiten, normalize
 ):
     features = features_of([scale, scale / 2], offset=0)
-    projection = fit_projection(features, None, whiten, normalize)
+    projection = fit_projection(features, n_components, whiten, normalize)
     far = np.array([[1e30, 1e30], [-1e30, 1e30]], np.float32)
     points = projection(far)
     assert np.isfinite(np.square(points).sum(axis=1)).all()
