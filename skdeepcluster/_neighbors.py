@@ -10,7 +10,7 @@ from sklearn.preprocessing import normalize
 from ._memory import check_searchable
 
 DENSE_ROWS = 500  # fewer go to the dense eigensolver, which cannot fail
-MAX_RESTARTS = 300  # of the sparse one: images take up to 10, a long line hundreds
+MAX_RESTARTS = 300  # of the sparse one, which a long line keeps busy
 LOCAL_NEIGHBOR = 6  # from 0: the neighbour whose distance is a point's local scale
 
 

@@ -12,7 +12,7 @@ from ._distributed import ALONE, Ranks
 EXPLAINED = 0.99  # share of the variance that n_components="auto" keeps
 MAX_COMPONENTS = 256  # the paper's number (section 3.4)
 ROWS = 8192  # at once: no second copy of all features is made
-RANK_TOLERANCE = 1e-6  # of the largest variance: float32 rounding reaches a tenth of it
+RANK_TOLERANCE = 1e-6  # of the largest variance: well above the rounding of float32
 MODERATE = 2.0**-40, 2.0**60  # total variance whose parts float32 holds without loss
 SMALLEST_SCALE = 1e-34
 WIDE = 1024  # features; of more, a covariance takes seconds for its eigenvectors

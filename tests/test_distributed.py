@@ -11,6 +11,7 @@ import traceback
 import warnings
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -546,20 +547,14 @@ def test_broken_files_are_known_to_all(processes, tmp_path, cache):
 
 def _write_embeddings(model, images, path):
     io.ROW_GROUP = 16
-    embedded, real = [], model._embed
-
-    def embed(source):
-        embedded.append(len(source))
-        return real(source)
-
-    model._embed = embed
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            io.write_embeddings(model, images, path)
-    finally:
-        del model._embed
-    return embedded, [str(each.message) for each in caught]
+    with (
+        patch.object(model, "_embed", wraps=model._embed) as embed,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        io.write_embeddings(model, images, path)
+    sizes = [len(call.args[0]) for call in embed.call_args_list]
+    return sizes, [str(each.message) for each in caught]
 
 
 @pytest.fixture(scope="module")

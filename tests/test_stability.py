@@ -1,19 +1,18 @@
 """Stability tells a trained network from an untrained one, without labels."""
 
 import copy
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from torch import nn
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._augment import Jitter
 from skdeepcluster._features import embed
 from skdeepcluster._images import ArraySource
 from skdeepcluster._stability import MILD_CROP, mild_view, stability
-from skdeepcluster._symptoms import WORSE
 
 CPU = torch.device("cpu")
 
@@ -60,30 +59,26 @@ def test_views_are_of_images_and_of_rows():
     assert isinstance(mild_view(ArraySource(np.zeros((2, 8)))), Jitter)
 
 
+class Dying(nn.Module):
+    """A network that sees nothing any more once a step has changed it."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.life = network, nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return self.network(images) * self.life * (self.life == 1)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # others
 def test_a_network_that_training_spoils_is_told_of(trained, digits_images):
-    generator = torch.Generator().manual_seed(0)
-
-    def pixels_anywhere(batch):
-        """Put the pixels of a batch in another order, so that nothing can be seen."""
-        order = torch.randperm(batch[0].numel(), generator=generator)
-        return batch.flatten(1)[:, order].view_as(batch)
-
+    # How far real training spoils one depends on the least rounding.
     spoiled = DeepClusterEstimator(
-        10,
-        backbone=trained.module_,
-        augment=pixels_anywhere,
-        learning_rate=0.1,
-        max_iter=1,
-        random_state=0,
+        10, backbone=Dying(trained.module_), max_iter=1, random_state=0
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
+    with pytest.warns(ConvergenceWarning, match="no better than at its start"):
         spoiled.fit(digits_images[0][:600].astype(np.float32))
-    gain = spoiled.history_[-1]["gain"]
-    # How much it is spoiled depends on the least rounding, and so does the warning.
-    assert gain < -0.05
-    told = any("no better than at its start" in str(each.message) for each in caught)
-    assert told == (gain < WORSE)
+    assert spoiled.history_[-1]["gain"] < -0.15
 
 
 @pytest.mark.parametrize("value", [1e38, np.inf, np.nan])
