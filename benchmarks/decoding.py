@@ -27,9 +27,9 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from skdeepcluster._augment import RandomCrop
-from skdeepcluster._decoding import Format
-from skdeepcluster._items import DecodedSource, find_items
+from skdeepcluster._inputs.decoding import ImageFormat
+from skdeepcluster._inputs.images import DecodedSource, find_images
+from skdeepcluster._training.augment import RandomCrop
 
 BATCH, SIZE, WORKERS, PASSES = 64, 64, 2, 3
 
@@ -57,7 +57,7 @@ class Files(Dataset):
 
 
 def ours(items):
-    wanted = Format((3, SIZE, SIZE), np.uint8)
+    wanted = ImageFormat((3, SIZE, SIZE), np.uint8)
     source = DecodedSource(items, wanted, np.arange(len(items)), WORKERS, skip=False)
     augment, generator = RandomCrop(), torch.Generator()
 
@@ -96,7 +96,7 @@ def main():
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), arguments.images, arguments.side)
-        items = find_items(folder)
+        items = find_images(folder)
         passes = {
             "ours": ours(items),
             "bare DataLoader": loaded(items, transforms.Resize((SIZE, SIZE))),

@@ -391,16 +391,16 @@ class Many(Dataset):
         return np.zeros((64, 64, 3), np.uint8)
 
 
-def colours():
+def colors():
     return np.random.default_rng(0).integers(0, 255, (1500, 3, 32, 32), dtype=np.uint8)
 
 
 # X and parameters that need memory, the MiB that are left, and what is to be lowered.
 SHORTAGES = {
-    "training": (colours, {"batch_size": 1500}, 600, "batch_size"),
-    "calibration": (colours, {"batch_size": 1500}, 500, "batch_size"),
-    "features": (colours, {"backbone": Wide()}, 500, "features_dir"),
-    "search": (colours, {}, 100, "n_jobs"),
+    "training": (colors, {"batch_size": 1500}, 600, "batch_size"),
+    "calibration": (colors, {"batch_size": 1500}, 500, "batch_size"),
+    "features": (colors, {"backbone": Wide()}, 500, "features_dir"),
+    "search": (colors, {}, 100, "n_jobs"),
     "pictures": (Many, {"cache_bytes": 2**33}, 500, "cache_bytes"),
 }
 

@@ -1,7 +1,7 @@
 """The ablations of the DeepCluster paper, at a size that two CPU cores allow.
 
     python benchmarks/paper.py --table k --limit 5000
-    python benchmarks/paper.py --table sobel --data-set fashion-mnist colour
+    python benchmarks/paper.py --table sobel --data-set fashion-mnist color
 
 Tables:
 
@@ -17,7 +17,7 @@ v2          the first version of DeepCluster against the second, at the same wal
 Each prints mean and standard deviation over seeds, and writes all figures as JSON after
 every row. "Paper" is the paper's recipe: first clusters from the untrained network,
 k-means on the features alone, a bare head, and one k, 10 for each class. Probes are a
-logistic regression and 10 nearest neighbours on the embedding, judged on held-out
+logistic regression and 10 nearest neighbors on the embedding, judged on held-out
 images. In "balance" and "uncurated" they learn from 500 images of each class, the same
 in all rows, so that only the features differ.
 """
@@ -47,7 +47,7 @@ from skdeepcluster import DeepClusterEstimator, evaluation, presets
 KS = (5, 10, 20, 50, 100, 300, 1000)
 BARE = {"init": "features", "n_neighbors": None, "head_norm": None}
 SHARE = 0.9  # of the images, that are of one class in "balance"
-LABELLED = 500  # images of each class that probes learn from in "balance", "uncurated"
+LABELED = 500  # images of each class that probes learn from in "balance", "uncurated"
 FOREIGN = 0.2  # of the images, that are of no class in "uncurated"
 
 
@@ -122,8 +122,8 @@ def drawn(data, counts, rng):
 
 
 def features_judged(model, data, seed):
-    """Judge features by probes that see as many labelled images of each class."""
-    n = min(LABELLED, np.bincount(data.classes).min())
+    """Judge features by probes that see as many labeled images of each class."""
+    n = min(LABELED, np.bincount(data.classes).min())
     seen = drawn(data, [n] * data.n_classes, np.random.default_rng(seed))
     embedding, test = (model.transform(x) for x in (seen.images, data.test))
     linear, nearest = probe(embedding, seen.classes, test, data.test_classes)
@@ -377,7 +377,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", choices=TABLES, required=True)
-    sets_help = '"fashion-mnist", "colour", or as quality.py has them'
+    sets_help = '"fashion-mnist", "color", or as quality.py has them'
     parser.add_argument(
         "--data-set", nargs="+", default=["fashion-mnist"], help=sets_help
     )

@@ -3,13 +3,13 @@
     python benchmarks/quality.py --data-set digits --seeds 3
     python benchmarks/quality.py --data-set fashion-mnist --limit 20000
     python benchmarks/quality.py --data-set shapes
-    python benchmarks/quality.py --data-set colour     (needs the extra "bench")
+    python benchmarks/quality.py --data-set color     (needs the extra "bench")
     python benchmarks/quality.py --data-set FOLDER     (one sub-folder for each class)
 
-"shapes" are 1,500 drawings in colour, of five kinds; "colour" are patches of ten
-photographs (colour.py). Prints a table, mean and standard deviation over seeds, and
+"shapes" are 1,500 drawings in color, of five kinds; "color" are patches of ten
+photographs (color.py). Prints a table, mean and standard deviation over seeds, and
 writes it as JSON. Clusters are those of the images that are fitted. The probes are
-judged on other images, for Fashion-MNIST and "colour" the test set; elsewhere every
+judged on other images, for Fashion-MNIST and "color" the test set; elsewhere every
 image is fitted, without labels, and the probes are judged on a fifth of the images,
 whose labels they have not seen.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from colour import load_colour
+from color import load_color
 from PIL import Image, ImageDraw
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
@@ -47,7 +47,7 @@ SIDE = 64  # pixels that images of a folder are resized to
 
 
 def draw_shapes(n):
-    """Draw circles, squares, triangles, rings and crosses, 32x32, in any colours."""
+    """Draw circles, squares, triangles, rings and crosses, 32x32, in any colors."""
     rng = np.random.default_rng(0)
     labels, images = rng.integers(5, size=n), []
     for kind in labels:
@@ -76,9 +76,9 @@ def draw_shapes(n):
 
 def load(name, limit):
     """Return images and labels, then test images (None: a part of them) and labels."""
-    if name in ("fashion-mnist", "colour"):
-        if name == "colour":
-            images, labels, *test = load_colour()
+    if name in ("fashion-mnist", "color"):
+        if name == "color":
+            images, labels, *test = load_color()
         else:
             images, labels = load_fashion_mnist("train")
             test = load_fashion_mnist("test")
@@ -164,7 +164,7 @@ PEERS = {
 
 
 def probe(embedding, classes, test_embedding, test_classes):
-    """Return the accuracies of a logistic regression and of 10 nearest neighbours."""
+    """Return the accuracies of a logistic regression and of 10 nearest neighbors."""
     probes = [
         make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)),
         KNeighborsClassifier(10),

@@ -30,12 +30,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skdeepcluster import DeepClusterEstimator
-from skdeepcluster._clustering import KMEANS_ROWS
-from skdeepcluster._convnets import build_network
-from skdeepcluster._groups import GROUPED_ROWS, ROWS_PER_GROUP
-from skdeepcluster._loop import STABILITY_ROWS
-from skdeepcluster._sampling import n_updates
-from skdeepcluster._training import CALIBRATION_ROWS
+from skdeepcluster._clustering.merging import MERGE_ROWS, ROWS_PER_CLUSTER
+from skdeepcluster._clustering.pseudo_labels import KMEANS_ROWS
+from skdeepcluster._fit.loop import STABILITY_ROWS
+from skdeepcluster._training.epoch import CALIBRATION_ROWS
+from skdeepcluster._training.network import build_network
+from skdeepcluster._training.sampling import count_steps
 from skdeepcluster.presets import deepcluster_uncurated
 
 ITERATIONS = 25  # of k-means, at most
@@ -94,8 +94,8 @@ class Plan:
         state = self.told(4 * (self.n_parameters + self.head + self.n_buffers))
         forward = self.gathered(8 * (2 * self.channels + self.n_norms))
         backward = self.gathered(8 * self.channels)
-        calibration = n_updates(min(self.n, CALIBRATION_ROWS), self.batch_size)
-        grouped = min(self.n, max(GROUPED_ROWS, ROWS_PER_GROUP * self.n_clusters))
+        calibration = count_steps(min(self.n, CALIBRATION_ROWS), self.batch_size)
+        grouped = min(self.n, max(MERGE_ROWS, ROWS_PER_CLUSTER * self.n_clusters))
         judged = min(self.n, STABILITY_ROWS)
         passes = -(-self.steps * self.batch_size // self.n)
         kmeans = self.reduced(8 * k * (m + 2)) * ITERATIONS
@@ -111,7 +111,7 @@ class Plan:
             "PCA": self.reduced(8 * (d * d + d)) + self.told(8 * (d * d + d)),
             "k-means": kmeans + starts,
             "labels": self.told(4 * self.n),
-            "groups, judgement": groups + self.reduced(4 * d * judged),
+            "groups, judgment": groups + self.reduced(4 * d * judged),
         }
 
     def held(self) -> dict[str, float]:
@@ -146,8 +146,8 @@ def alone(n=1_000_000, k=10_000):
     """Return bytes and seconds per image of what each process does for all images."""
     script = f"""
 import resource, time, numpy as np
-from skdeepcluster._history import mean_nmi
-from skdeepcluster._sampling import epoch_rows
+from skdeepcluster._fit.reporting import mean_nmi
+from skdeepcluster._training.sampling import epoch_rows
 rng = np.random.default_rng(0)
 labels = rng.integers(0, {k}, (2, {n}), dtype=np.int32)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

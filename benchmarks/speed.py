@@ -34,14 +34,14 @@ from torch import nn
 from torchvision import transforms
 
 from skdeepcluster import DeepClusterEstimator, FaissKMeans, _clustering, _training
-from skdeepcluster._augment import RandomCrop
-from skdeepcluster._convnets import build_network
-from skdeepcluster._device import autocast, resolve_precision
-from skdeepcluster._empty_clusters import EmptyClusters
-from skdeepcluster._heads import fresh_head
-from skdeepcluster._images import ArraySource
-from skdeepcluster._sampling import epoch_rows
-from skdeepcluster._whitening import Projection
+from skdeepcluster._clustering.empty_clusters import EmptyClusters
+from skdeepcluster._clustering.whitening import Projection
+from skdeepcluster._inputs.sources import ArraySource
+from skdeepcluster._training.augment import RandomCrop
+from skdeepcluster._training.heads import linear_head
+from skdeepcluster._training.network import build_network
+from skdeepcluster._training.sampling import sample_rows
+from skdeepcluster._utils.device import autocast, resolve_precision
 from skdeepcluster.datasets import load_fashion_mnist
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ class Training:
         network = build_network(
             "auto", shape, *self.source.statistics(rows), sobel=False, head_norm="batch"
         )
-        head = fresh_head(network.n_features, [LABELS], torch.Generator())
+        head = linear_head(network.n_features, [LABELS], torch.Generator())
         return network, head
 
     def sgd(self, module):
@@ -106,7 +106,7 @@ class Training:
         rng = np.random.default_rng(0)
 
         def epoch():
-            rows = epoch_rows(self.labels[0], "uniform", rng)
+            rows = sample_rows(self.labels[0], "uniform", rng)
             steps = _training.train_epoch(
                 network,
                 training,

@@ -69,7 +69,7 @@ print(f"{'on pixels':20s} {pixel_accuracy:6.3f}")
 print(f"{'on the embedding':20s} {embedding_accuracy:6.3f}")
 
 # %%
-# One row for each cluster: the 20 images nearest to its centre.
+# One row for each cluster: the 20 images nearest to its center.
 display = ContactSheetDisplay.from_estimator(model, images, n_images=20)
 display.figure_.savefig("digits_clusters.png", dpi=150)
 print("\nwrote digits_clusters.png")

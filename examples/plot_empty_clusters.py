@@ -2,7 +2,7 @@
 Empty clusters, policy by policy
 ================================
 
-K-means that starts from the centres of other data leaves some without a point. The
+K-means that starts from the centers of other data leaves some without a point. The
 parameter ``empty_clusters`` says what becomes of them.
 """
 
@@ -24,7 +24,7 @@ points = np.concatenate([*points, rng.uniform((-3, -3), (9, 7), size=(20, 2))])
 # %%
 # "raise" is for those who want to know, and "drop" returns fewer clusters. "split"
 # gives the empty one half of a large cluster, as the paper does; "farthest" puts its
-# centre on the point that is farthest from its own. Both then go on with k-means.
+# center on the point that is farthest from its own. Both then go on with k-means.
 try:
     FaissKMeans(12, init=last_year, empty_clusters="raise").fit(points)
 except ValueError as error:
@@ -43,7 +43,7 @@ for policy in ("drop", "split", "farthest"):
     fitted[policy] = kmeans
 
 # %%
-# "split" has cut each of the six in two. "farthest" has started six centres at
+# "split" has cut each of the six in two. "farthest" has started six centers at
 # outliers, most of which lie around the largest kind, and ended with many clusters
 # there.
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained", sharey=True)
@@ -52,7 +52,7 @@ for axis, (policy, kmeans) in zip(axes, fitted.items(), strict=True):
     axis.plot(*kmeans.cluster_centers_.T, "k+", markersize=10, markeredgewidth=1.5)
     axis.set_title(f"{policy}: {len(kmeans.cluster_centers_)} clusters")
     axis.set(xticks=[], yticks=[], aspect="equal")
-figure.suptitle("Centres (+) of k-means from the same twelve starts")
+figure.suptitle("Centers (+) of k-means from the same twelve starts")
 plt.show()
 
 # %%

@@ -8,7 +8,7 @@ of each, on the features and, for comparison, on the pixels.
 """
 
 # %%
-# The network learns from 1,000 images, none of them labelled. The other 797 are the
+# The network learns from 1,000 images, none of them labeled. The other 797 are the
 # test.
 import matplotlib.pyplot as plt
 import numpy as np

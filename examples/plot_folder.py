@@ -2,7 +2,7 @@
 A folder of images, some of them broken
 =======================================
 
-What lies on a disk is rarely a clean array: sizes differ, some images are grey, some
+What lies on a disk is rarely a clean array: sizes differ, some images are gray, some
 files are damaged. The path of the folder is all that ``fit`` needs.
 """
 
@@ -46,7 +46,7 @@ except ValueError as error:
 
 # %%
 # ``on_error="skip"`` leaves broken files out, and tells which ones. ``image_shape`` is
-# set because colour means nothing here; without it all images would become colour.
+# set because color means nothing here; without it all images would become color.
 model = DeepClusterEstimator(
     n_clusters=10, image_shape=(1, 16, 16), on_error="skip", max_iter=2, random_state=0
 )

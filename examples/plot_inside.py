@@ -55,7 +55,7 @@ for layer in ("conv2", "conv4"):
     )
 
 # %%
-# The clusters: the images nearest to each centre in the embedding, and those farthest
+# The clusters: the images nearest to each center in the embedding, and those farthest
 # from it, where mistakes are.
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for axis, which in zip(axes, ("nearest", "farthest"), strict=True):

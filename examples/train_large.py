@@ -22,7 +22,7 @@ from skdeepcluster.io import write_embeddings
 
 
 def write_images(path, n):
-    """Write noisy colour images, 32x32, of ten kinds, as one .npy file."""
+    """Write noisy color images, 32x32, of ten kinds, as one .npy file."""
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 176, (10, 8, 8, 3), dtype=np.uint8)
     kinds = kinds.repeat(4, axis=1).repeat(4, axis=2)

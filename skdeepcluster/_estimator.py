@@ -20,21 +20,32 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from . import _persistence as persistence
-from ._callbacks import Callback, CallbackSupportMixin, Onlookers, as_functions
-from ._device import limited_threads, resolve_device
-from ._distributed import ALONE, Ranks, joined
-from ._features import embed
-from ._fitting import Fit, Fitted
-from ._groups import group_means
-from ._images import LARGEST, Source
-from ._memory import memory_for
-from ._neighbors import nearest_neighbors
-from ._pixels import embed_pixels, fit_pixels
-from ._random import Streams
-from ._stability import mild_view
-from ._symptoms import final_symptoms
-from ._validation import NO_GROUP, Given, class_labels, read, warn_unreadable
-from ._warnings import warn
+from ._clustering.graph import nearest_neighbors
+from ._clustering.merging import mean_embeddings
+from ._clustering.pixels import fit_pixel_projection, project_pixels
+from ._fit.callback_runner import (
+    Callback,
+    CallbackRunner,
+    CallbackSupportMixin,
+    check_callbacks,
+)
+from ._fit.fit import Fit, Fitted
+from ._fit.stability import mild_augment
+from ._fit.symptoms import final_symptoms
+from ._inputs.read import (
+    NO_CLUSTER,
+    InputData,
+    check_class_labels,
+    read_input,
+    warn_unreadable,
+)
+from ._inputs.sources import MAX_ABS_VALUE, Source
+from ._training.features import extract_features
+from ._utils.device import limit_threads, resolve_device
+from ._utils.distributed import SINGLE_PROCESS, Processes, Sharded, get_processes
+from ._utils.memory import explain_memory_error
+from ._utils.messages import warn
+from ._utils.random import RandomStreams
 from .metrics import reproduced_information
 
 LESS = "Lower image_size or batch_size, or pass fewer images."
@@ -78,7 +89,7 @@ class DeepClusterEstimator(
         `n_clusters` or `n_components`, if it has a number there.
 
     n_neighbors : int or None, default=10
-        Edges from each image in the nearest-neighbour graph of the features, whose
+        Edges from each image in the nearest-neighbor graph of the features, whose
         spectral embedding k-means sees beside the features: clusters follow the shape
         of the data. Of more than 20,000 images a random sample makes the graph. With
         None, k-means sees the features alone, as in the paper. With
@@ -109,7 +120,7 @@ class DeepClusterEstimator(
 
     image_size : "auto" or int, default="auto"
         Side, in pixels, of the squares that pictures of mixed sizes are brought to:
-        the shorter side is scaled, the longer one cropped around the centre. "auto"
+        the shorter side is scaled, the longer one cropped around the center. "auto"
         leaves pictures as they are that all have one size of at most 128 pixels a
         side; others get the median of their shorter sides, but at most 64. Arrays of
         images are only resized if it is an int.
@@ -134,7 +145,7 @@ class DeepClusterEstimator(
         image and feature.
 
     sobel : bool, default=False
-        Whether the network sees fixed Sobel gradients of the grey image instead of
+        Whether the network sees fixed Sobel gradients of the gray image instead of
         its pixels, as in the paper.
 
     augment : {"auto", "crops"}, callable or None, default="auto"
@@ -172,21 +183,21 @@ class DeepClusterEstimator(
 
     empty_clusters : {"split", "farthest", "drop", "raise"}, default="split"
         What becomes of an empty cluster: it takes half of a large one through a
-        perturbed copy of its centre (the paper's way); it is put on the point that
-        its own centre explains worst; it is dropped; or `fit` raises ValueError.
+        perturbed copy of its center (the paper's way); it is put on the point that
+        its own center explains worst; it is dropped; or `fit` raises ValueError.
 
     head : {"reset", "centroids"}, default="reset"
         What predicts the pseudo-labels: a linear layer that is drawn anew each round,
-        as in the paper; or the clusters' own centres, as in DeepCluster-v2. Then a
+        as in the paper; or the clusters' own centers, as in DeepCluster-v2. Then a
         projection head, a perceptron with one hidden layer, leads from the features
         to points of unit length. Spherical k-means clusters the points that the
         training passes gave, so that a round needs no other pass over the images.
 
     temperature : float, default=0.1
-        With `head="centroids"`, what cosines to the centres are divided by.
+        With `head="centroids"`, what cosines to the centers are divided by.
 
     head_norm : "batch" or None, default="batch"
-        Normalisation between features and head: a batch norm without weights, or
+        Normalization between features and head: a batch norm without weights, or
         nothing, as in the paper, with which small image sets are hardly learned.
 
     batch_size : int, default=64
@@ -370,10 +381,10 @@ class DeepClusterEstimator(
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "head_norm": [StrOptions({"batch"}), None],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, LARGEST, closed="right")],
+        "learning_rate": [Interval(Real, 0, MAX_ABS_VALUE, closed="right")],
         "schedule": [StrOptions({"cosine", "constant"})],
         "momentum": [Interval(Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(Real, 0, LARGEST, closed="both")],
+        "weight_decay": [Interval(Real, 0, MAX_ABS_VALUE, closed="both")],
         "device": [str, torch.device],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "kmeans_backend": [StrOptions({"auto", "faiss", "torch"})],
@@ -534,7 +545,7 @@ class DeepClusterEstimator(
             The same as `fit(X).transform(X)`, without a second pass over the images.
         """
         given, fitted = self._fit(X, y)
-        embedding = fitted.shard.gather(fitted.features)
+        embedding = Sharded(fitted.features, fitted.shard).gather()
         return given.in_place(embedding, np.nan)
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -595,7 +606,7 @@ class DeepClusterEstimator(
             Group of each image. For the images of `fit` this equals `labels_`.
         """
         check_is_fitted(self)
-        return self._shared(X, self._assign, NO_GROUP)
+        return self._shared(X, self._assign, NO_CLUSTER)
 
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the groups are.
@@ -619,17 +630,19 @@ class DeepClusterEstimator(
             gives. Larger is better, also between different `n_clusters`.
         """
         check_is_fitted(self)
-        given = read(self, X)
-        rows = Streams(0).sample("score", given.n, SCORE_ROWS)
+        given = read_input(self, X)
+        rows = RandomStreams(0).sample("score", given.n, SCORE_ROWS)
         source = given.source.take(rows)
         if given.failures:
             source = source.take(np.flatnonzero(~np.isin(rows, list(given.failures))))
         if len(source) < 2:
             raise ValueError("score compares images: pass at least 2.")
-        pixels = embed_pixels(source, fit_pixels(source, np.arange(len(source))))
+        pixels = project_pixels(
+            source, fit_pixel_projection(source, np.arange(len(source)))
+        )
         nearest = nearest_neighbors(pixels, 1)[0][:, 0]
         groups = self._assign(self._embed(source))
-        viewed = self._assign(self._embed(source, mild_view(source)))
+        viewed = self._assign(self._embed(source, mild_augment(source)))
         others = [viewed, groups[nearest]]
         return float(np.mean([reproduced_information(groups, o) for o in others]))
 
@@ -690,31 +703,35 @@ class DeepClusterEstimator(
 
     def _shared(self, X, compute, blank: float) -> np.ndarray:
         """Return what is computed of features, by all processes that there are."""
-        ranks = joined()
-        with ranks.together():
-            given = read(self, X)
-            few = len(given.source) < ranks.size
-            shard = (ALONE if few else ranks).shard(len(given.source))
-            values = shard.gather(compute(self._embed(given.source, rows=shard.rows)))
-            given.share_failures(ranks)
+        processes = get_processes()
+        with processes.guard_collectives():
+            given = read_input(self, X)
+            few = len(given.source) < processes.size
+            shard = (SINGLE_PROCESS if few else processes).shard(len(given.source))
+            values = Sharded(
+                compute(self._embed(given.source, rows=shard.rows)), shard
+            ).gather()
+            given.share_failures(processes)
             warn_unreadable(given.failures, given.n)
             return given.in_place(values, blank)
 
-    def _fit(self, X, y, recovering: bool = False) -> tuple[Given, Fitted]:
+    def _fit(self, X, y, recovering: bool = False) -> tuple[InputData, Fitted]:
         """Fit, and return what was given and what was learned."""
-        functions = as_functions(self.callbacks)
+        functions = check_callbacks(self.callbacks)
         context = None
         if not recovering:
             context = self._init_callback_context(max_subtasks=self.max_iter)
         before = dict(vars(self))
-        ranks = joined()
+        processes = get_processes()
         try:
             with (
-                limited_threads(self.n_jobs),
-                ranks.together(),
-                memory_for("a fit", LESS),
+                limit_threads(self.n_jobs),
+                processes.guard_collectives(),
+                explain_memory_error("a fit", LESS),
             ):
-                return self._fit_validated(X, y, recovering, functions, context, ranks)
+                return self._fit_validated(
+                    X, y, recovering, functions, context, processes
+                )
         except BaseException:
             # Nothing half-fitted is left behind, whatever stopped the fit.
             self.__dict__.clear()
@@ -728,26 +745,26 @@ class DeepClusterEstimator(
         recovering: bool,
         functions: list[Callback],
         context,
-        ranks: Ranks,
-    ) -> tuple[Given, Fitted]:
+        processes: Processes,
+    ) -> tuple[InputData, Fitted]:
         task = {"estimator": self, "X": X, "y": y}
         if context is not None:
             context.call_on_fit_task_begin(**task)
         warm = self.warm_start and hasattr(self, "module_")
-        given = read(self, X, fitting=True, reset=not warm)
+        given = read_input(self, X, fitting=True, reset=not warm)
         source = given.source
-        y = class_labels(y, given.n)
+        y = check_class_labels(y, given.n)
         y = None if y is None else y[given.rows]
         before: Any = self.module_ if warm else None
         history = self.history_ if warm else []
         params = self.get_params(deep=False)
-        fit = Fit(params, source, given.paths, before, history, ranks)
+        fit = Fit(params, source, given.paths, before, history, processes)
         if recovering:
             fitted = fit.recover()
         else:
-            onlookers = Onlookers(functions, context, task)
+            onlookers = CallbackRunner(functions, context, task)
             fitted = fit.run(y, onlookers, partial(self._as_fitted, given))
-        given.share_failures(ranks)
+        given.share_failures(processes)
         self._set_fitted(given, fitted)
         n_groups = len(self.cluster_centers_)
         for words in final_symptoms(fitted.history, n_groups, self.n_clusters):
@@ -760,7 +777,7 @@ class DeepClusterEstimator(
             context.call_on_fit_task_end(**task, reconstruction_attributes=learned)
         return given, fitted
 
-    def _as_fitted(self, given: Given, fitted: Fitted) -> "DeepClusterEstimator":
+    def _as_fitted(self, given: InputData, fitted: Fitted) -> "DeepClusterEstimator":
         """Return the estimator that this one would be if it had learned `fitted`."""
         model = copy.copy(self)
         for name in [name for name in vars(model) if "_callback" in name]:
@@ -768,7 +785,7 @@ class DeepClusterEstimator(
         model._set_fitted(given, fitted)
         return model
 
-    def _set_fitted(self, given: Given, fitted: Fitted) -> None:
+    def _set_fitted(self, given: InputData, fitted: Fitted) -> None:
         source = given.source
         self.module_: torch.nn.Module = fitted.network
         self.device_ = fitted.recipe.device
@@ -780,23 +797,23 @@ class DeepClusterEstimator(
         self.inertia_ = fitted.inertia
         self._groups = fitted.groups
         self._n_features_out = fitted.network.n_features
-        own, ranks = self._assign(fitted.features), fitted.shard.ranks
-        self.cluster_centers_ = group_means(fitted.features, own, ranks)
-        labels = fitted.shard.gather(own)
+        own, processes = self._assign(fitted.features), fitted.shard.processes
+        self.cluster_centers_ = mean_embeddings(fitted.features, own, processes)
+        labels = Sharded(own, fitted.shard).gather()
         self.paths_ = given.paths
         self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
-        self.labels_ = given.in_place(labels, NO_GROUP)
+        self.labels_ = given.in_place(labels, NO_CLUSTER)
 
     def _embed(
         self, source: Source, augment=None, rows: slice | None = None
     ) -> np.ndarray:
-        with limited_threads(self.n_jobs):
+        with limit_threads(self.n_jobs):
             self.module_.to(self.device_)
             how = self.device_, self._dtype, augment
-            return embed(self.module_, source, *how, rows=rows)
+            return extract_features(self.module_, source, *how, rows=rows)
 
     def _assign(self, features: np.ndarray) -> np.ndarray:
-        with limited_threads(self.n_jobs):
+        with limit_threads(self.n_jobs):
             return self._groups.predict(features)
 
     def __sklearn_is_fitted__(self):

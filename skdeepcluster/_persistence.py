@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._convnets import Network, build_network
-from ._defaults import projected_size
-from ._device import resolve_device
-from ._groups import Linear, NearestCenter
-from ._tensors import read_tensors, safetensors, write_tensors
-from ._warnings import warn
-from ._whitening import Projection
+from ._clustering.merging import LinearAssigner, NearestCenterAssigner
+from ._clustering.whitening import Projection
+from ._fit.recipe import projected_size
+from ._training.network import Network, build_network
+from ._utils.device import resolve_device
+from ._utils.messages import warn
+from ._utils.tensors import read_tensors, safetensors, write_tensors
 
 FORMAT = 1  # of the file; a reader for each that was ever written
 MODULE = "module."  # before the names of weights
@@ -27,7 +27,7 @@ def save(estimator, path: str | os.PathLike) -> None:
     groups, arrays = estimator._groups, {"labels": estimator.labels_}
     kind: dict[str, Any]
     arrays["cluster_centers"] = estimator.cluster_centers_
-    if isinstance(groups, Linear):
+    if isinstance(groups, LinearAssigner):
         kind = {"kind": "linear"}
         arrays |= {"groups.weights": groups.weights, "groups.bias": groups.bias}
     else:
@@ -160,7 +160,7 @@ def _set_fitted(estimator, told: dict, tensors: dict[str, torch.Tensor]) -> None
     centers = _array(tensors, "cluster_centers", np.float32, 2)
     n_groups, n_features = centers.shape
     if n_features != network.n_features:
-        raise ValueError("its cluster centres have not the size of its embedding")
+        raise ValueError("its cluster centers have not the size of its embedding")
     estimator._groups = _groups(told["groups"], n_groups, n_features, tensors)
     labels = _array(tensors, "labels", np.int32, 1)
     if len(labels) and not (labels.min() >= -1 and labels.max() < n_groups):
@@ -236,7 +236,7 @@ def _groups(kind: dict, n_groups: int, n_features: int, tensors: dict):
         bias = _array(tensors, "groups.bias", np.float64, 1)
         if weights.shape != (n_features, n_groups) or bias.shape != (n_groups,):
             raise ValueError("its groups have not the size of its embedding")
-        return Linear(weights, bias)
+        return LinearAssigner(weights, bias)
     if kind["kind"] != "nearest":
         raise ValueError(f"its groups are of an unknown kind, {kind['kind']!r}")
     centers = _array(tensors, "groups.centers", np.float32, 2)
@@ -245,7 +245,9 @@ def _groups(kind: dict, n_groups: int, n_features: int, tensors: dict):
     shapes = (len(centers), components.shape, mean.shape)
     if shapes != (n_groups, (n_features, centers.shape[1]), (n_features,)):
         raise ValueError("its groups have not the size of its embedding")
-    return NearestCenter(Projection(mean, components, bool(kind["normalize"])), centers)
+    return NearestCenterAssigner(
+        Projection(mean, components, bool(kind["normalize"])), centers
+    )
 
 
 def _array(tensors: dict, name: str, dtype: type, ndim: int) -> np.ndarray:

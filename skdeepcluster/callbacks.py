@@ -6,7 +6,7 @@ from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, validate_params
 
-from ._distributed import joined
+from ._utils.distributed import get_processes
 
 __all__ = ["MLflow", "StopWhenStable", "TensorBoard"]
 
@@ -117,7 +117,7 @@ class TensorBoard:
 
     def __call__(self, history, fitted) -> None:
         """Write one point of each curve, in the first process of a fit."""
-        if joined().rank:
+        if get_processes().rank:
             return
         from torch.utils.tensorboard import SummaryWriter
 
@@ -164,7 +164,7 @@ class MLflow:
 
     def __call__(self, history, fitted) -> None:
         """Log the last round, in the first process of a fit."""
-        if joined().rank:
+        if get_processes().rank:
             return
         import mlflow
 

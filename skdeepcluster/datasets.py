@@ -28,7 +28,7 @@ def load_fashion_mnist(split="train", *, data_home=None):
     Returns
     -------
     images : ndarray of shape (n, 28, 28), uint8
-        Grey images of clothes.
+        Gray images of clothes.
     labels : ndarray of shape (n,), uint8
         Class of each image, from 0 to 9.
 

@@ -15,11 +15,11 @@ from PIL import Image
 from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from ._decoding import Format, decode
-from ._distributed import joined
 from ._estimator import DeepClusterEstimator
-from ._files import replacing
-from ._validation import NO_GROUP, Given, read, warn_unreadable
+from ._inputs.decoding import ImageFormat, decode
+from ._inputs.read import NO_CLUSTER, InputData, read_input, warn_unreadable
+from ._utils.distributed import get_processes
+from ._utils.files import write_atomically
 
 __all__ = ["export_clusters", "write_embeddings"]
 
@@ -108,37 +108,39 @@ def write_embeddings(estimator, X, path):
     write, join = kinds[path.suffix]
     check_is_fitted(estimator)
     partial = path.with_name(path.name + ".partial")
-    ranks = joined()
-    with ranks.together():
-        given = read(estimator, X)
+    processes = get_processes()
+    with processes.guard_collectives():
+        given = read_input(estimator, X)
         description = _description(estimator, given)
-        ranks.agree(description)
-        ranks.first(lambda: _begin(partial, description))
+        processes.check_same(description)
+        processes.run_on_first(lambda: _begin(partial, description))
         starts = range(0, given.n, ROW_GROUP)
         parts = {start: partial / f"{start:012d}{path.suffix}" for start in starts}
-        missing = ranks.first(lambda: [s for s in starts if not parts[s].exists()])
+        missing = processes.run_on_first(
+            lambda: [s for s in starts if not parts[s].exists()]
+        )
         failures: dict[int, str] = {}
-        for start in missing[ranks.rank :: ranks.size]:
+        for start in missing[processes.rank :: processes.size]:
             few = given.part(start, min(start + ROW_GROUP, given.n))
             features = estimator._embed(few.source)
-            labels = few.in_place(estimator._assign(features), NO_GROUP)
+            labels = few.in_place(estimator._assign(features), NO_CLUSTER)
             features = few.in_place(features, np.nan)
             failures |= few.failures
-            with replacing(parts[start]) as file:
+            with write_atomically(parts[start]) as file:
                 write(file, features, labels, few.paths)
-        for told in ranks.everyone(failures):
+        for told in processes.all_gather_object(failures):
             failures |= told
 
         def complete() -> None:
-            with replacing(path) as file:
+            with write_atomically(path) as file:
                 join(file, parts.values(), (given.n, estimator._n_features_out))
             shutil.rmtree(partial)
 
-        ranks.first(complete)
+        processes.run_on_first(complete)
         warn_unreadable(failures, given.n)
 
 
-def _description(estimator, given: Given) -> dict:
+def _description(estimator, given: InputData) -> dict:
     """Tell results that can be continued from those of something else."""
     weights = [w.cpu().numpy() for w in estimator.module_.state_dict().values()]
     some = np.linspace(0, given.n - 1, COMPARED).astype(int)  # by which X is known
@@ -156,7 +158,7 @@ def _begin(partial: Path, description: dict) -> None:
     told = partial / "of.json"
     if not partial.exists():
         partial.mkdir()
-        with replacing(told) as file:
+        with write_atomically(told) as file:
             file.write(json.dumps(description).encode())
         return
     try:
@@ -280,7 +282,7 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
     if directory.exists():
         raise FileExistsError(f"{directory} exists. Choose another name.")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    numbers = sorted(np.unique(labels).tolist(), key=lambda g: (g == NO_GROUP, g))
+    numbers = sorted(np.unique(labels).tolist(), key=lambda g: (g == NO_CLUSTER, g))
     groups = [(g, np.flatnonzero(labels == g)) for g in numbers]
     if embeddings is not None:
         groups = [(g, _nearest_first(np.asarray(embeddings), r)) for g, r in groups]
@@ -289,7 +291,7 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
     try:
         making.chmod(0o755)
         sections = [_export_group(making, g, rows, paths, mode) for g, rows in groups]
-        n_groups = sum(g != NO_GROUP for g in numbers)
+        n_groups = sum(g != NO_CLUSTER for g in numbers)
         title = f"{_count(len(paths), 'image')} in {_count(n_groups, 'group')}"
         page = PAGE.format(title=title, sections="\n".join(sections))
         (making / "index.html").write_text(page, encoding="utf-8")
@@ -316,8 +318,8 @@ def _export_group(
     making: Path, group: int, rows: np.ndarray, paths: list[Path], mode: str
 ) -> str:
     """Fill the folder of a group; return its section of the page."""
-    name = f"group_{group:03d}" if group != NO_GROUP else "unreadable"
-    if mode != "csv" and group != NO_GROUP:
+    name = f"group_{group:03d}" if group != NO_CLUSTER else "unreadable"
+    if mode != "csv" and group != NO_CLUSTER:
         (making / name).mkdir()
         for rank, row in enumerate(rows):
             # Numbered, so that equal names do not meet and the order is kept.
@@ -327,7 +329,7 @@ def _export_group(
             else:
                 place.symlink_to(paths[row].resolve(strict=True))
     figures = []
-    for rank, row in enumerate(rows[: SHOWN if group != NO_GROUP else 0]):
+    for rank, row in enumerate(rows[: SHOWN if group != NO_CLUSTER else 0]):
         image = f"thumbnails/{name}_{rank:02d}.jpg"
         (making / "thumbnails").mkdir(exist_ok=True)
         _thumbnail(paths[row], making / image)
@@ -337,7 +339,7 @@ def _export_group(
             f'<img src="{image}" alt="{told}" title="{told}" loading="lazy"></a>'
         )
     listed = "<br>\n".join(html.escape(str(paths[row])) for row in rows)
-    what = f"Group {group}" if group != NO_GROUP else "Not readable"
+    what = f"Group {group}" if group != NO_CLUSTER else "Not readable"
     return (
         f'<section id="{name}"><h2>{what}: {_count(len(rows), "image")}</h2>\n'
         f'<div class="sheet">{"".join(figures)}</div>\n'
@@ -346,5 +348,5 @@ def _export_group(
 
 
 def _thumbnail(path: Path, place: Path) -> None:
-    wanted = Format((3, THUMBNAIL, THUMBNAIL), np.uint8)
+    wanted = ImageFormat((3, THUMBNAIL, THUMBNAIL), np.uint8)
     Image.fromarray(decode(path, wanted).transpose(1, 2, 0)).save(place, quality=85)

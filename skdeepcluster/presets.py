@@ -128,7 +128,7 @@ def deepcluster_uncurated() -> dict:
 def deepcluster_v2() -> dict:
     """Return the recipe of DeepCluster-v2: ResNet-50 on ImageNet.
 
-    The classifier of a round is the clusters' own centres, and clusters are those of
+    The classifier of a round is the clusters' own centers, and clusters are those of
     the features that training gave, so that a round is one pass over the images.
 
     Returns
@@ -143,7 +143,7 @@ def deepcluster_v2() -> dict:
     Notes
     -----
     Left out of the paper's recipe: LARS with batches of 4,096 images, in place of which
-    there is SGD with batches of 256, and the distortion of colours. Small crops have
+    there is SGD with batches of 256, and the distortion of colors. Small crops have
     half the side of the large ones, 112 pixels.
 
     References
@@ -162,7 +162,7 @@ def deepcluster_v2() -> dict:
         # Three clusterings of the same number of clusters.
         "n_pseudo_labels": (3_000, 3_000, 3_000),
         "init": "features",
-        # Points on the unit sphere, compared with the clusters' centres.
+        # Points on the unit sphere, compared with the clusters' centers.
         "head": "centroids",
         "n_components": 128,
         "temperature": 0.1,

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from skdeepcluster._clustering import Clusterer
+from skdeepcluster._clustering.pseudo_labels import Clusterer
 
 # The same examples in every run, so that a failure can be repeated. To search for new
 # ones: pytest --hypothesis-profile=default

@@ -24,12 +24,12 @@ from skdeepcluster import (
     EmbeddingDisplay,
     FiltersDisplay,
     TrainingCurvesDisplay,
-    _map,
-    _plot_embedding,
 )
-from skdeepcluster._drawing import COLOURS
-from skdeepcluster._sheets import grid
+from skdeepcluster._plot import layout as layout_module
+from skdeepcluster._plot.drawing import COLORS
 from skdeepcluster.inspection import contact_sheet, first_layer_filters
+from skdeepcluster.inspection._plot import embedding as embedding_module
+from skdeepcluster.inspection._sheets import arrange_grid
 from skdeepcluster.metrics import clustering_accuracy
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -116,13 +116,13 @@ def draw_curves(wrong=False):
 
 
 def stripes():
-    """Pictures of stripes, of 4 widths in 5 colours: uint8 (4, 5, 24, 24, 3)."""
+    """Pictures of stripes, of 4 widths in 5 colors: uint8 (4, 5, 24, 24, 3)."""
     widths = [3, 4, 6, 12]
     ups = [np.arange(24) // width % 2 for width in widths]
-    colours = np.uint8(
+    colors = np.uint8(
         [[90, 90, 90], [250, 60, 60], [60, 250, 60], [60, 60, 250], [240, 240, 60]]
     )
-    pictures = np.array([[up * colour[:, None] for colour in colours] for up in ups])
+    pictures = np.array([[up * color[:, None] for color in colors] for up in ups])
     pictures = pictures.swapaxes(2, 3)[:, :, None].repeat(24, axis=2)
     return pictures.astype(np.uint8)
 
@@ -133,7 +133,7 @@ def draw_sheet(wrong=False):
     if wrong:
         rows[0] = rows[1]
     params = {"clusters": [0, 1, 2, 5], "sizes": [1200, 40, 3, 7]}
-    return ContactSheetDisplay(grid(rows), **params).plot(*axes(4, 3))
+    return ContactSheetDisplay(arrange_grid(rows), **params).plot(*axes(4, 3))
 
 
 def spiral(wrong=False):
@@ -154,7 +154,7 @@ def draw_map(wrong=False):
 
 def draw_thumbnails(wrong=False):
     points, labels = spiral()
-    rows = _map.with_room(points)
+    rows = layout_module.select_spaced(points)
     pictures = stripes().reshape(20, 24, 24, 3)[labels[rows]]
     pictures = pictures[:, :, ::-1] if wrong else pictures[:, :18]
     params = {"pictures": pictures, "pictured": rows}
@@ -234,10 +234,10 @@ LARGE = {
     "1 round": lambda: TrainingCurvesDisplay(long_history(1), n_samples=60),
     "200 rounds": lambda: TrainingCurvesDisplay(long_history(200), n_samples=60),
     "2 rows": lambda: ContactSheetDisplay(
-        grid([stripes()[0]] * 2), clusters=[0, 1], sizes=[1, 1_000_000]
+        arrange_grid([stripes()[0]] * 2), clusters=[0, 1], sizes=[1, 1_000_000]
     ),
     "30 rows": lambda: ContactSheetDisplay(
-        grid([stripes()[0]] * 30), clusters=range(30), sizes=[1000] * 30
+        arrange_grid([stripes()[0]] * 30), clusters=range(30), sizes=[1000] * 30
     ),
     "2 clusters": lambda: many_clusters(2),
     "30 clusters": lambda: many_clusters(30),
@@ -522,7 +522,7 @@ def test_thumbnails_are_framed_and_apart():
 
 def test_numbers_are_at_medians_and_give_way():
     medians = np.array([[0.0, 0], [50, 30], [50, 30], [100, 1]])
-    moved = _map.moved_apart(medians, np.array([4.0, 2]))
+    moved = layout_module.spread_labels(medians, np.array([4.0, 2]))
     assert_allclose(moved[[0, 3]], medians[[0, 3]], atol=0.05)
     assert np.abs((moved[1] - moved[2]) / [4, 2]).max() >= 0.99
     assert_allclose(moved[1:3], medians[1:3], atol=4)
@@ -537,7 +537,7 @@ def test_clusters_look_different():
     assert len(styles) == 30
 
 
-def test_colours_are_told_apart_by_the_colour_blind():
+def test_colors_are_told_apart_by_the_color_blind():
     # Machado, Oliveira and Fernandes (2009), full protanopia and deuteranopia.
     seen = np.array(
         [
@@ -546,14 +546,14 @@ def test_colours_are_told_apart_by_the_colour_blind():
             [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
         ]
     )
-    colours = np.array([to_rgb(colour) for colour in COLOURS])
+    colors = np.array([to_rgb(color) for color in COLORS])
     for kind in seen:
-        for one, two in itertools.combinations(colours @ kind.T, 2):
+        for one, two in itertools.combinations(colors @ kind.T, 2):
             assert np.linalg.norm(one - two) > 0.15
 
 
 def test_a_sample_of_many_points_is_drawn(monkeypatch):
-    monkeypatch.setattr(_map, "MOST_POINTS", 100)
+    monkeypatch.setattr(layout_module, "MOST_POINTS", 100)
     display = many_clusters(3)
     sizes = [len(c.get_offsets()) for c in display.plot().ax_.collections]
     assert sum(sizes) == 100
@@ -562,7 +562,7 @@ def test_a_sample_of_many_points_is_drawn(monkeypatch):
 
 
 def test_many_clusters_have_no_numbers(monkeypatch):
-    monkeypatch.setattr(_plot_embedding, "MOST_NUMBERS", 5)
+    monkeypatch.setattr(embedding_module, "MOST_NUMBERS", 5)
     assert len(many_clusters(5).plot().text_) == 5
     assert many_clusters(6).plot().text_ == []
 
@@ -666,9 +666,9 @@ def test_further_clusters_are_below_the_matched_one():
     assert row_names(display.ax_) == ["B", "A"]
 
 
-def luminance(colour):
-    """Of a colour as WCAG has it, from 0 to 1."""
-    rgb = np.array(to_rgb(colour))
+def luminance(color):
+    """Of a color as WCAG has it, from 0 to 1."""
+    rgb = np.array(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
@@ -699,13 +699,13 @@ def test_wrong_tables(labels):
 
 
 def pixel(display, row, column):
-    """Colour in the grid at a place within a picture, from 0 to 1 each."""
+    """Color in the grid at a place within a picture, from 0 to 1 each."""
     sheet = display.ax_.images[0].get_array()
     assert sheet.dtype == np.uint8
     return sheet[row, column].tolist()
 
 
-def test_filters_in_colour():
+def test_filters_in_color():
     filters = np.zeros((9, 3, 3, 3))
     filters[0, :, 0, 0] = 2, -2, 0
     filters[8, :, 2, 2] = 0, 0, 1e-9
@@ -722,7 +722,7 @@ def test_filters_in_colour():
     assert_allclose(display.ax_.get_yticks(), [2 + 18, 2 + 18 + step])
 
 
-def test_filters_in_grey_have_a_part_for_each_channel():
+def test_filters_in_gray_have_a_part_for_each_channel():
     filters = np.zeros((1, 2, 3, 3))
     filters[0, 0], filters[0, 1] = 1, -0.5
     display = FiltersDisplay(filters).plot()

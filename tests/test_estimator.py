@@ -21,7 +21,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skdeepcluster import DeepClusterEstimator, _estimator, _loop
+from skdeepcluster import DeepClusterEstimator, _estimator
+from skdeepcluster._fit import loop as loop_module
 
 QUICK = {
     "n_clusters": 5,
@@ -310,8 +311,8 @@ def test_parameters_have_their_effect_and_keep_the_promises(fitted, images, para
 def test_images_are_passed_once_a_round_where_points_are_remembered(
     images, monkeypatch
 ):
-    monkeypatch.setattr(_loop, "CALIBRATION_ROWS", 10)
-    monkeypatch.setattr(_loop, "STABILITY_ROWS", 10)
+    monkeypatch.setattr(loop_module, "CALIBRATION_ROWS", 10)
+    monkeypatch.setattr(loop_module, "STABILITY_ROWS", 10)
 
     class Counting(Tiny):
         seen = 0
@@ -467,7 +468,7 @@ def test_data_frames(images):
 @pytest.mark.parametrize(
     "shape", [(40, 3, 32, 32), (40, 32, 32, 3), (40, 28, 20), (40, 5, 12, 12)]
 )
-def test_colour_and_other_shapes(shape):
+def test_color_and_other_shapes(shape):
     X = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
     model = quick(n_pseudo_labels=8, max_iter=1).fit(X)
     assert_array_equal(model.predict(X), model.labels_)
@@ -475,7 +476,7 @@ def test_colour_and_other_shapes(shape):
     assert model.image_shape_[0] == channels
 
 
-def test_large_colour_images():
+def test_large_color_images():
     X = np.random.default_rng(0).integers(0, 255, (12, 3, 224, 224), np.uint8)
     model = quick(n_clusters=2, n_pseudo_labels=3, max_iter=1).fit(X)
     assert_array_equal(model.predict(X), model.labels_)

@@ -17,16 +17,19 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchvision import models
 
-from skdeepcluster import DeepClusterEstimator, _judged, _probing, _retrieval
-from skdeepcluster._images import ArraySource
-from skdeepcluster._layers import (
-    Tapped,
+from skdeepcluster import DeepClusterEstimator
+from skdeepcluster._activations import model as model_module
+from skdeepcluster._activations.layers import (
+    LayerOutputs,
     average_pooled,
     default_layers,
     find_layers,
     layer_features,
-    trace,
+    trace_calls,
 )
+from skdeepcluster._inputs.sources import ArraySource
+from skdeepcluster.evaluation import _probes as probes_module
+from skdeepcluster.evaluation import _retrieval as retrieval_module
 from skdeepcluster.evaluation import (
     cluster_report,
     cluster_table,
@@ -131,13 +134,13 @@ def columns(table, name):
 
 
 def names_of(network, *shape):
-    return list(default_layers(trace(network, shape, CPU, torch.float32)))
+    return list(default_layers(trace_calls(network, shape, CPU, torch.float32)))
 
 
 def features_of(network, images, names, n_values=10**6):
     """Each layer's features, by itself."""
     shape = images.shape[1:]
-    layers = find_layers(trace(network, shape, CPU, torch.float32), names)
+    layers = find_layers(trace_calls(network, shape, CPU, torch.float32), names)
 
     def pool(maps):
         return average_pooled(maps, n_values)
@@ -238,7 +241,7 @@ def test_convolutions_are_in_the_order_they_are_run():
         def forward(self, x):
             return self.conv1(self.norm(self.first(x)).relu_()).mean(dim=(2, 3))
 
-    calls = trace(Backwards(), (1, 8, 8), CPU, torch.float32)
+    calls = trace_calls(Backwards(), (1, 8, 8), CPU, torch.float32)
     layers = find_layers(calls, ["conv1", "conv2", "first", "embedding"])
     assert [(each.start, each.path) for each in layers] == [
         *(("first", "norm"), ("conv1", "conv1"), ("first", "first"), ("", ""))
@@ -249,9 +252,9 @@ def test_convolutions_are_in_the_order_they_are_run():
 
 def raw(network, images, *names):
     """Each layer's maps before the rectifier, all from one pass."""
-    calls = trace(network, images.shape[1:], CPU, torch.float32)
+    calls = trace_calls(network, images.shape[1:], CPU, torch.float32)
     layers = find_layers(calls, list(names))
-    found = Tapped(network, layers, lambda maps: maps.flatten(1), raw=True)
+    found = LayerOutputs(network, layers, lambda maps: maps.flatten(1), raw=True)
     sizes = [int(np.prod(layer.shape)) for layer in layers]
     with torch.no_grad():
         return [maps.reshape(len(images), -1) for maps in found(images).split(sizes, 1)]
@@ -286,10 +289,10 @@ def test_maps_before_a_rectifier(inplace):
 
 def test_a_pass_ends_at_the_last_of_its_layers(split):
     network = plain_net().eval()
-    calls = trace(network, (1, 8, 8), CPU, torch.float32)
+    calls = trace_calls(network, (1, 8, 8), CPU, torch.float32)
     layers = find_layers(calls, ["conv2", "conv1"])
     network[6].register_forward_pre_hook(lambda *call: pytest.fail("went on"))
-    tapped = Tapped(network, layers, lambda maps: maps.flatten(1))
+    tapped = LayerOutputs(network, layers, lambda maps: maps.flatten(1))
     assert tapped(torch.zeros(2, 1, 8, 8)).shape == (2, 6 * 16 + 4 * 64)
     with pytest.raises(pytest.fail.Exception):
         network(torch.zeros(2, 1, 8, 8))
@@ -301,7 +304,7 @@ def test_a_lack_of_memory_is_no_wrong_shape():
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     with pytest.raises(MemoryError, match=r"a forward pass\. Pass smaller images"):
-        trace(Large(), (1, 8, 8), CPU, torch.float32)
+        trace_calls(Large(), (1, 8, 8), CPU, torch.float32)
 
 
 @given(
@@ -354,13 +357,13 @@ def test_a_trained_embedding_beats_an_untrained_one(model, split):
 
 def test_passes_of_bounded_size_give_the_same(model, split, monkeypatch):
     whole = linear_probe(model, *split)
-    monkeypatch.setattr(_probing, "PASS_BYTES", 1)
+    monkeypatch.setattr(probes_module, "PASS_BYTES", 1)
     assert linear_probe(model, *split) == whole
 
 
 def test_the_embedding_is_what_transform_gives(model, split):
-    judged = _judged.Judged.of(model)
-    images = judged.labelled(split[0], split[1])
+    judged = model_module.EvaluatedModel.of(model)
+    images = judged.labeled(split[0], split[1])
     layers = judged.layers(images, ["conv2", "embedding"])
     found, y = judged.features(images, layers, lambda m: average_pooled(m, 9000), None)
     assert_array_equal(found[:, 2048:], model.transform(split[0]))
@@ -391,10 +394,10 @@ def test_a_layer_of_another_form_is_named(split):
     assert len(linear_probe(network, *split, layers=["1"])) == 1
 
 
-# Neighbours and few labels
+# Neighbors and few labels
 
 
-def test_neighbours_are_those_of_the_embedding(model, split):
+def test_neighbors_are_those_of_the_embedding(model, split):
     X, y, X_test, y_test = split
     table = knn_accuracy(model, *split, n_neighbors=3)
     reference = KNeighborsClassifier(3).fit(model.transform(X), y)
@@ -424,9 +427,11 @@ def test_few_labels(model, split):
 
 def test_few_labels_are_as_many_of_each_class(model, split, monkeypatch):
     seen = []
-    fit = _probing._logistic
+    fit = probes_module._logistic
     monkeypatch.setattr(
-        _probing, "_logistic", lambda X, y: seen.append(np.bincount(y)) or fit(X, y)
+        probes_module,
+        "_logistic",
+        lambda X, y: seen.append(np.bincount(y)) or fit(X, y),
     )
     low_shot(model, *split, n_labels=(2, 5), n_repeats=2)
     assert [sizes.tolist() for sizes in seen] == [[2] * 10, [5] * 10] * 2
@@ -454,8 +459,8 @@ def test_average_precision_is_that_of_brute_force(seed, values):
     points, y = random_points(seed)
     asked = np.random.default_rng(seed).permutation(60)[:20]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_retrieval, "RANKED_VALUES", values)
-        found = _retrieval._average_precisions(points, y, asked)
+        patch.setattr(retrieval_module, "RANKED_VALUES", values)
+        found = retrieval_module._average_precisions(points, y, asked)
     for row, precision in zip(asked, found, strict=True):
         others = np.delete(np.arange(60), row)
         reference = average_precision_score(
@@ -467,7 +472,10 @@ def test_average_precision_is_that_of_brute_force(seed, values):
 def test_copies_are_found_first():
     points = np.repeat(np.eye(5, dtype=np.float32), 2, axis=0)
     y = np.repeat(np.arange(5), 2)
-    assert _retrieval._average_precisions(points, y, np.arange(10)).tolist() == [1] * 10
+    assert (
+        retrieval_module._average_precisions(points, y, np.arange(10)).tolist()
+        == [1] * 10
+    )
 
 
 def test_retrieval(model, split):
@@ -514,9 +522,9 @@ def test_retrieval_without_convolutions(rows_model, split):
 )
 def test_regions(height, breadth, n):
     maps = torch.rand(3, 2, height, breadth)
-    regions = _retrieval.region_maxima(maps, 3).reshape(3, n, 2)
+    regions = retrieval_module.region_maxima(maps, 3).reshape(3, n, 2)
     assert regions.max(dim=1).values.tolist() == maps.amax(dim=(2, 3)).tolist()
-    turned = _retrieval.region_maxima(maps.mT, 3).reshape(3, n, 2)
+    turned = retrieval_module.region_maxima(maps.mT, 3).reshape(3, n, 2)
     assert torch.equal(turned.sort(dim=1).values, regions.sort(dim=1).values)
     if height == breadth:
         assert torch.equal(regions[:, 0], maps.amax(dim=(2, 3)))
@@ -524,7 +532,7 @@ def test_regions(height, breadth, n):
 
 def test_regions_of_the_second_scale_are_two_thirds():
     maps = torch.arange(36.0).reshape(1, 1, 6, 6)
-    assert _retrieval.region_maxima(maps, 2).tolist() == [[35, 21, 23, 33, 35]]
+    assert retrieval_module.region_maxima(maps, 2).tolist() == [[35, 21, 23, 33, 35]]
 
 
 # Training with labels
@@ -753,7 +761,7 @@ def passes(monkeypatch):
         made.append(len(source))
         return layer_features(network, source, *rest)
 
-    monkeypatch.setattr(_judged, "layer_features", counted)
+    monkeypatch.setattr(model_module, "layer_features", counted)
     return made
 
 
@@ -815,14 +823,14 @@ def test_a_report_of_clusters():
     assert_allclose(columns(table, "purity"), [2 / 3, 1, 1])
 
 
-labellings = st.integers(1, 30).flatmap(
+labelings = st.integers(1, 30).flatmap(
     lambda n: st.tuples(
         *[st.lists(st.integers(0, 4), min_size=n, max_size=n) for _ in range(2)]
     )
 )
 
 
-@given(labellings)
+@given(labelings)
 def test_purity(both):
     y, labels = map(np.array, both)
     found = purity(y, labels)

@@ -11,7 +11,9 @@ from PIL import Image
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from skdeepcluster import DeepClusterEstimator, _ascent, _looking
+from skdeepcluster import DeepClusterEstimator
+from skdeepcluster._activations import maps as maps_module
+from skdeepcluster.inspection import _ascent as ascent_module
 from skdeepcluster.inspection import (
     contact_sheet,
     first_layer_filters,
@@ -81,7 +83,7 @@ def activations(model, layer, images):
 
 
 def detail(images):
-    """Energy of the differences between neighbouring pixels, of that of all."""
+    """Energy of the differences between neighboring pixels, of that of all."""
     images = images - images.mean(axis=(2, 3), keepdims=True)
     return np.square(np.diff(images, axis=3)).sum() / np.square(images).sum()
 
@@ -147,7 +149,7 @@ def test_maximal_images_are_repeatable_and_each_by_itself(model):
 
 def test_maximal_images_do_not_depend_on_the_batches(model, monkeypatch):
     whole = maximal_images(model, "conv2", range(6), n_steps=5, random_state=0)
-    monkeypatch.setattr(_looking, "LARGEST_BATCH", 2)
+    monkeypatch.setattr(maps_module, "LARGEST_BATCH", 2)
     parts = maximal_images(model, "conv2", range(6), n_steps=5, random_state=0)
     assert_allclose(parts, whole, atol=0.5)
 
@@ -163,12 +165,12 @@ def test_blur_takes_detail_away(model):
 def test_blur_keeps_mean_and_size():
     images = torch.zeros(1, 2, 9, 9)
     images[0, 0, 4, 4] = 1
-    blurred = _ascent._blurred(images, 1.0)
+    blurred = ascent_module._blurred(images, 1.0)
     assert blurred.shape == images.shape
     assert_allclose(blurred.sum(dim=(2, 3)), [[1, 0]], atol=1e-6)
     across = (blurred[0, 0].sum(dim=0) * (torch.arange(9) - 4) ** 2).sum()
     assert across == pytest.approx(1.0, abs=0.05)  # the variance
-    assert _ascent._blurred(images, 0.0) is images
+    assert ascent_module._blurred(images, 0.0) is images
 
 
 def test_maximal_images_of_float_images_stay_near_their_mean(images):
@@ -245,13 +247,13 @@ def test_what_no_filter_sees_becomes_the_mean():
     params = {"n_steps": 200, "blur": 0, "image_shape": (2, 8, 8), "random_state": 0}
     seen, unseen = maximal_images(network, "conv1", **params)[0]
     assert seen.std() > 0.5
-    assert unseen.std() == pytest.approx((1 - _ascent.DECAY) ** 200, rel=0.2)
+    assert unseen.std() == pytest.approx((1 - ascent_module.DECAY) ** 200, rel=0.2)
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv4"])
 @pytest.mark.parametrize("batch", [7, 512])
 def test_top_images_against_brute_force(model, images, monkeypatch, layer, batch):
-    monkeypatch.setattr(_looking, "LARGEST_BATCH", batch)
+    monkeypatch.setattr(maps_module, "LARGEST_BATCH", batch)
     table = top_images(model, images, layer, [5, 0], n_images=4)
     maps = activations(model, layer, images)
     side, expected = maps.shape[2], []
@@ -377,13 +379,13 @@ def test_contact_sheet_of_labels_and_files(broken_folder, images):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_contact_sheet_of_colours_and_floats(channels):
+def test_contact_sheet_of_colors_and_floats(channels):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(6, channels, 9, 12))
     sheet = contact_sheet([0] * 6, values, which="random", size=12, random_state=0)
     low, high = values.min(), values.max()
-    grey = values if channels == 3 else values.mean(axis=1, keepdims=True)
-    bytes_ = np.rint(255 * (grey - low) / (high - low)).astype(np.uint8)
+    gray = values if channels == 3 else values.mean(axis=1, keepdims=True)
+    bytes_ = np.rint(255 * (gray - low) / (high - low)).astype(np.uint8)
     expected = sorted(np.broadcast_to(bytes_, (6, 3, 9, 12)).tolist())
     shown = [
         sheet[2:11, 2 + 14 * i : 14 + 14 * i].transpose(2, 0, 1).tolist()

@@ -52,8 +52,8 @@ def test_wheel_and_sdist_hold_what_they_should(tmp_path, monkeypatch):
     told = f"skdeepcluster-{skdeepcluster.__version__}.dist-info"
     modules = {f"skdeepcluster/{p.name}" for p in (ROOT / "skdeepcluster").glob("*.py")}
     beside = {f"{told}/{name}" for name in ("METADATA", "RECORD", "WHEEL")}
-    licence = f"{told}/licenses/LICENSE"
-    assert {*names} == {*modules, *beside, licence, "skdeepcluster/py.typed"}
+    license = f"{told}/licenses/LICENSE"
+    assert {*names} == {*modules, *beside, license, "skdeepcluster/py.typed"}
 
     with tarfile.open(tmp_path / backend.build_sdist(str(tmp_path))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}

@@ -17,7 +17,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 from torch import nn
 
-from skdeepcluster import DeepClusterEstimator, _tensors
+from skdeepcluster import DeepClusterEstimator
+from skdeepcluster._utils import tensors as tensor_files
 
 load_file = pytest.importorskip("safetensors.torch").load_file
 save_file = pytest.importorskip("safetensors.torch").save_file
@@ -71,7 +72,7 @@ def same(value, other):
 MODELS = {
     "images": (lambda x: x, {}),
     "float images": (lambda x: x / 255, {}),
-    "colour": (lambda x: np.stack([x] * 3, axis=1), {"sobel": True}),
+    "color": (lambda x: np.stack([x] * 3, axis=1), {"sobel": True}),
     "rows": (lambda x: x.reshape(N, -1).astype(np.float32), {}),
     "flattened": (lambda x: x.reshape(N, -1), {"image_shape": (1, 8, 8)}),
     "frame": (frame, {}),
@@ -204,7 +205,7 @@ def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(_tensors.importlib, "import_module", missing)
+    monkeypatch.setattr(tensor_files.importlib, "import_module", missing)
     for call in (model.save, DeepClusterEstimator.load):
         with pytest.raises(ImportError, match=r"pip install 'skdeepcluster\[save\]'"):
             call(tmp_path / "model")
@@ -264,7 +265,7 @@ def forge(saved, path, change):
     change(told)
     text = json.dumps(told)
     tensors = load_file(saved)
-    digest = _tensors._digest(text, tensors)
+    digest = tensor_files._digest(text, tensors)
     save_file(tensors, path, metadata={"skdeepcluster": text, "digest": digest})
 
 
@@ -313,9 +314,9 @@ def test_forged_headers(saved, tmp_path, change, message):
 @pytest.mark.parametrize("size", [0, 3])
 def test_a_mean_of_another_size(model, tmp_path, size):
     model.save(tmp_path / "model")
-    told, tensors = _tensors.read_tensors(tmp_path / "model")
+    told, tensors = tensor_files.read_tensors(tmp_path / "model")
     tensors["module.front.0.mean"] = torch.zeros(size, 1, 1)
-    _tensors.write_tensors(tmp_path / "model", told, tensors)
+    tensor_files.write_tensors(tmp_path / "model", told, tensors)
     with pytest.raises(ValueError, match="mean and scale do not fit its images"):
         DeepClusterEstimator.load(tmp_path / "model")
 
@@ -323,9 +324,9 @@ def test_a_mean_of_another_size(model, tmp_path, size):
 @pytest.mark.parametrize("name", ["module.trunk.0.weight", "groups.bias"])
 def test_values_that_are_not_finite(model, tmp_path, name):
     model.save(tmp_path / "model")
-    told, tensors = _tensors.read_tensors(tmp_path / "model")
+    told, tensors = tensor_files.read_tensors(tmp_path / "model")
     tensors[name].view(-1)[0] = torch.nan
-    _tensors.write_tensors(tmp_path / "model", told, tensors)
+    tensor_files.write_tensors(tmp_path / "model", told, tensors)
     with pytest.raises(ValueError, match="are not finite"):
         DeepClusterEstimator.load(tmp_path / "model")
 

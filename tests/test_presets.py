@@ -22,7 +22,7 @@ def test_preset_is_a_fresh_dict_of_valid_parameters(name):
 
 
 def photographs(n: int) -> np.ndarray:
-    """Images (n, 240, 224, 3) of random stripes, of four directions and any colours."""
+    """Images (n, 240, 224, 3) of random stripes, of four directions and any colors."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:240, :224] / 20
     angles = rng.integers(4, size=(n, 1, 1)) * np.pi / 4

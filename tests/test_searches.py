@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.model_selection import GridSearchCV
 
 from skdeepcluster import DeepClusterEstimator
-from skdeepcluster._device import limited_threads
+from skdeepcluster._utils.device import limit_threads
 
 
 def search(X, *, n_clusters=(3, 5), **parameters):
@@ -107,7 +107,7 @@ def test_threads_of_a_fit_are_not_the_workers_of_the_cluster(client):
         import faiss
         import torch
 
-        with limited_threads(3):
+        with limit_threads(3):
             return torch.get_num_threads(), faiss.omp_get_max_threads()
 
     with joblib.parallel_config("dask"):

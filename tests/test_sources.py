@@ -50,10 +50,10 @@ class Pictures(Dataset):
 
 @pytest.fixture(scope="module")
 def images(digits_images):
-    """Colour images (n, H, W, C), which are not square and differ in their channels."""
-    grey = digits_images[0][:N]
-    colour = np.stack([grey, grey // 2, 255 - grey], axis=-1)
-    return np.ascontiguousarray(np.pad(colour, [(0, 0), (0, 0), (1, 1), (0, 0)]))
+    """Color images (n, H, W, C), which are not square and differ in their channels."""
+    gray = digits_images[0][:N]
+    color = np.stack([gray, gray // 2, 255 - gray], axis=-1)
+    return np.ascontiguousarray(np.pad(color, [(0, 0), (0, 0), (1, 1), (0, 0)]))
 
 
 @pytest.fixture(scope="module")

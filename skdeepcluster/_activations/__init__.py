@@ -1,0 +1,1 @@
+"""Outputs of a network's layers, for evaluation and inspection."""

@@ -1,0 +1,1 @@
+"""From features to pseudo-labels, and from pseudo-labels to clusters."""

@@ -1,0 +1,1 @@
+"""One fit: rounds of clustering and training, resumed, recorded and reported."""

@@ -1,0 +1,1 @@
+"""From whatever a user passes as X to a source of images or rows."""

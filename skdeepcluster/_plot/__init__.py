@@ -1,0 +1,1 @@
+"""Axes, colors and layout that the Displays share."""

@@ -1,0 +1,1 @@
+"""What every stage needs: random numbers, devices, processes, files, messages."""

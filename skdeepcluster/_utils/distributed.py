@@ -1,0 +1,318 @@
+"""Processes that share one fit, and arrays whose rows are spread over them."""
+
+import atexit
+import contextlib
+import functools
+import multiprocessing
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one fit, which call the same methods in the same order.
+
+    With a single process nothing is sent, and each method returns its argument.
+
+    Parameters
+    ----------
+    rank : int
+        Number of this process.
+    size : int
+        Number of processes.
+    group : ProcessGroup or None
+        Group of torch.distributed that sends what lies in main memory.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of all processes' arrays, the same bits in each process."""
+        if self.size == 1:
+            return values
+        total = torch.from_numpy(np.array(values))
+        distributed.all_reduce(total, group=self.group)
+        return total.numpy()
+
+    def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of all processes' small tensors, on any device."""
+        if self.size == 1:
+            return values
+        group = self.group if values.device.type == "cpu" else None
+        gathered = [torch.empty_like(values) for _ in range(self.size)]
+        # Gathering small tensors is one round trip, an all-reduce would be two.
+        distributed.all_gather(gathered, values, group=group)
+        return torch.stack(gathered).sum(dim=0)
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """Return the values of all processes, ordered by rank."""
+        if self.size == 1:
+            return [value]
+        gathered: list = [None] * self.size
+        distributed.all_gather_object(gathered, value, group=self.group)
+        return gathered
+
+    def any(self, condition: bool) -> bool:
+        """Return whether the condition holds in any process."""
+        return bool(self.sum_tensor(torch.tensor(int(condition))))
+
+    def run_on_first(self, compute: Callable[[], T]) -> T:
+        """Return what the first process computes, or raise what it raises."""
+        if self.size == 1:
+            return compute()
+        result_and_error: list[Any] = [None, None]
+        original_error = None
+        if self.rank == 0:
+            try:
+                result_and_error[0] = compute()
+            except Exception as error:
+                original_error = error
+                result_and_error[1] = _as_picklable(error)
+        distributed.broadcast_object_list(result_and_error, src=0, group=self.group)
+        result, error = result_and_error
+        if error is not None:
+            raise original_error or error
+        return result
+
+    def shard(self, n_rows: int) -> "Shard":
+        """Divide rows evenly: each process gets consecutive rows."""
+        share, rest = divmod(n_rows, self.size)
+        starts = [rank * share + min(rank, rest) for rank in range(self.size)]
+        return Shard(self, (*starts, n_rows))
+
+    def shard_from_sizes(self, n_local_rows: int) -> "Shard":
+        """Return the shard in which each process holds the number of rows it passes.
+
+        All processes have to call it, since the numbers are gathered.
+        """
+        sizes = self.all_gather_object(n_local_rows)
+        return Shard(self, (0, *np.cumsum(sizes).tolist()))
+
+    def local_device(self, device: torch.device) -> torch.device:
+        """Return the GPU of this process, where the machine has several."""
+        is_numbered = ":" in str(device)
+        if self.size == 1 or device.type in ("cpu", "mps") or is_numbered:
+            return device
+        count = torch.get_device_module(device).device_count()
+        number = int(os.environ.get("LOCAL_RANK", self.rank)) % count
+        return torch.device(device.type, number)
+
+    def check_same(self, values: dict[str, Any]) -> None:
+        """Raise ValueError in each process if their values differ, naming which."""
+        of_each = self.all_gather_object(values)
+        for rank, other in enumerate(of_each):
+            differing = [name for name in values if other[name] != of_each[0][name]]
+            if differing:
+                raise ValueError(
+                    f"The processes of this fit differ: {', '.join(differing)} of rank "
+                    f"{rank} and of rank 0 are not the same. Start all processes with "
+                    "the same data and parameters."
+                )
+
+    @contextlib.contextmanager
+    def guard_collectives(self) -> Iterator[None]:
+        """Warn from the first process only; explain the loss of another process.
+
+        Raises
+        ------
+        RuntimeError
+            In place of the error that torch.distributed raises.
+        """
+        if self.size == 1:
+            yield
+            return
+        try:
+            with warnings.catch_warnings():
+                if self.rank:
+                    warnings.simplefilter("ignore")
+                yield
+        except RuntimeError as error:
+            if not _is_lost_connection(error):
+                raise
+            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RuntimeError(
+                f"Another process of this fit has stopped or cannot be reached, so "
+                f"rank {self.rank} of {self.size} stops as well. Look for the first "
+                "error of the other processes. With checkpoint_dir set, the same "
+                f"command resumes from the last checkpoint. ({cause})"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which process holds which rows: consecutive rows, ordered by rank.
+
+    Parameters
+    ----------
+    processes : Processes
+    starts : tuple of int
+        First row of each process, then the number of all rows.
+    """
+
+    processes: Processes
+    starts: tuple[int, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of all processes."""
+        return self.starts[-1]
+
+    def rows_of(self, rank: int) -> slice:
+        """Return the rows of one process."""
+        return slice(self.starts[rank], self.starts[rank + 1])
+
+    @property
+    def rows(self) -> slice:
+        """Rows of this process."""
+        return self.rows_of(self.processes.rank)
+
+    def __len__(self) -> int:
+        """Return the number of rows of this process."""
+        return self.rows.stop - self.rows.start
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of the rows this process holds, and their local positions."""
+        is_local = (rows >= self.rows.start) & (rows < self.rows.stop)
+        return is_local, rows[is_local] - self.rows.start
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """An array whose rows are spread over processes.
+
+    `gather` and `take` send rows, so all processes have to call them.
+
+    Parameters
+    ----------
+    values : ndarray with len(shard) rows
+        Rows of this process.
+    shard : Shard
+        Which process holds which rows.
+    """
+
+    values: np.ndarray
+    shard: Shard
+
+    @classmethod
+    def whole(cls, values: np.ndarray) -> "Sharded":
+        """Return an array that one process holds by itself."""
+        return cls(values, SINGLE_PROCESS.shard(len(values)))
+
+    @property
+    def processes(self) -> Processes:
+        """Processes that hold the rows."""
+        return self.shard.processes
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of all processes."""
+        return self.shard.n_rows
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return some rows of the whole array, the same in each process.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (m,), int
+            Rows of the whole array, the same in each process.
+        """
+        if self.processes.size == 1:
+            return self.values[rows]
+        taken = np.zeros((len(rows), *self.values.shape[1:]), self.values.dtype)
+        is_local, positions = self.shard.locate(rows)
+        taken[is_local] = self.values[positions]
+        # Each row is zero in all processes but one.
+        return self.processes.sum(taken)
+
+    def gather(self) -> np.ndarray:
+        """Return the rows of all processes."""
+        if self.processes.size == 1:
+            return self.values
+        shape = (self.n_rows, *self.values.shape[1:])
+        gathered = np.empty(shape, self.values.dtype)
+        gathered[self.shard.rows] = self.values
+        tensor = torch.from_numpy(gathered)
+        for rank in range(self.processes.size):
+            if len(part := tensor[self.shard.rows_of(rank)]):
+                distributed.broadcast(part, rank, group=self.processes.group)
+        return gathered
+
+
+SINGLE_PROCESS = Processes()
+
+
+def get_processes() -> Processes:
+    """Return the processes that torchrun has started, or this one by itself.
+
+    An existing process group of torch.distributed is used. Otherwise a group is formed,
+    unless this process is a child of one that torchrun started, as in a search.
+    """
+    if not distributed.is_available():
+        return SINGLE_PROCESS
+    if not distributed.is_initialized():
+        is_child = multiprocessing.parent_process() is not None
+        if is_child or not distributed.is_torchelastic_launched():
+            return SINGLE_PROCESS
+        _init_process_group()
+        atexit.register(_destroy_process_group)
+    if distributed.get_world_size() == 1:
+        return SINGLE_PROCESS
+    group = _gloo_group(distributed.group.WORLD)
+    return Processes(distributed.get_rank(), distributed.get_world_size(), group)
+
+
+def _init_process_group() -> None:
+    """Form the group of the processes that torchrun has started."""
+    has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+    store, rank, size = next(distributed.rendezvous("env://"))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        # After a restart the store still holds the addresses of the processes before
+        # it. The count of restarts tells them apart, but only on a single machine.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"attempt{attempt}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+
+
+def _destroy_process_group() -> None:
+    """End the process group before the interpreter ends, which would abort."""
+    if distributed.is_initialized():
+        _gloo_group.cache_clear()
+        distributed.destroy_process_group()
+
+
+@functools.cache
+def _gloo_group(world) -> Any:
+    """Return a group of this package alone, so that messages of others never mix in."""
+    return distributed.new_group(backend="gloo")
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Return whether torch.distributed raised the error because a process is gone.
+
+    NCCL and the store have types of their own. Gloo raises a plain RuntimeError, which
+    opens with the path of its source file. Words such as "timeout" are no sign: errors
+    of a user's dataset or callback may hold them, too.
+    """
+    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
+
+
+def _as_picklable(error: Exception) -> Exception:
+    """Return an error that other processes can be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,1 @@
+"""Displays of a fit and of its clusters against classes."""

@@ -1,0 +1,1 @@
+"""Displays of clusters, embeddings and filters."""

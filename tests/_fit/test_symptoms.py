@@ -1,0 +1,105 @@
+"""A fit that fails says so, early, and names the parameter to change."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import nn
+
+from skdeepcluster import DeepClusterEstimator
+from skdeepcluster._fit.symptoms import final_symptoms, round_symptoms
+
+HEALTHY = {
+    "round": 1,
+    "n_pseudo_labels": 50,
+    "loss": 2.0,
+    "gain": 0.3,
+    "largest_cluster": 40,
+    "nmi_previous": 0.8,
+}
+
+
+def rows(**changes):
+    return [{**HEALTHY, "round": index, **changes} for index in (1, 2, 3)]
+
+
+def test_nothing_is_said_of_a_healthy_round():
+    assert round_symptoms(rows(), 1000) == {}
+    assert final_symptoms(rows(), 10, 10) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom", "parameter"),
+    [
+        ({"loss": 3.9}, "guessing", "learning_rate"),
+        ({"largest_cluster": 600}, "giant", "balance='uniform'"),
+    ],
+)
+def test_signs_of_a_round(changes, symptom, parameter):
+    found = round_symptoms(rows(**changes)[:2], 1000)
+    assert list(found) == [symptom]
+    assert parameter in found[symptom]
+
+
+def test_a_single_round_may_be_too_short_to_learn():
+    assert round_symptoms(rows(loss=3.9)[:1], 1000) == {}
+    assert round_symptoms([*rows(loss=3.9)[:1], *rows()[1:]], 1000) == {}
+    assert round_symptoms([*rows()[:1], *rows(loss=3.9)[1:2]], 1000) == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_pseudo_labels": 1, "loss": 0.0, "largest_cluster": 1000},
+        {"n_pseudo_labels": 2, "loss": 0.3, "largest_cluster": 900},
+    ],
+)
+def test_few_pseudo_labels_are_no_sign(changes):
+    assert round_symptoms(rows(**changes), 1000) == {}
+
+
+def test_signs_at_the_end():
+    (unsettled,) = final_symptoms(rows(nmi_previous=0.1), 10, 10)
+    assert "did not settle" in unsettled
+    assert "learning_rate" in unsettled
+    assert final_symptoms(rows(nmi_previous=0.1)[:2], 10, 10) == []
+    (worse,) = final_symptoms(rows(gain=-0.2), 10, 10)
+    assert "no better than at its start" in worse
+    assert "learning_rate" in worse
+    (fewer,) = final_symptoms(rows(), 7, 10)
+    assert "Only 7 of n_clusters=10" in fewer
+
+
+class Blind(nn.Module):
+    """Sees nothing of an image but noise of its own: there is nothing to learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        # The same noise for the same image when it is embedded, new when it trains.
+        generator = torch.Generator().manual_seed(int(x.sum()) % 2**31)
+        if self.training:
+            generator.seed()
+        return self.scale * torch.randn(len(x), 16, generator=generator)
+
+
+def test_a_network_that_learns_nothing_is_told_of_once(digits_images):
+    model = DeepClusterEstimator(
+        5, backbone=Blind(), max_iter=3, epochs_per_iter=1, random_state=0
+    )
+    with pytest.warns(ConvergenceWarning) as caught:
+        model.fit(digits_images[0][:300])
+    said = [str(w.message) for w in caught if "learned nothing" in str(w.message)]
+    assert len(said) == 1
+    assert caught[0].filename == __file__
+
+
+def test_a_giant_pseudo_label_is_told_of(digits_images):
+    mostly_blank = np.zeros((300, 8, 8), np.uint8)
+    mostly_blank[:100] = digits_images[0][:100]
+    with pytest.warns(ConvergenceWarning, match="holds 6[67]% of the images"):
+        DeepClusterEstimator(5, max_iter=1, epochs_per_iter=5, random_state=0).fit(
+            mostly_blank
+        )

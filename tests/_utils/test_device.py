@@ -1,0 +1,169 @@
+"""Device, precision and threads."""
+
+import faiss
+import joblib
+import pytest
+import torch
+
+from skdeepcluster._utils.device import (
+    autocast,
+    limit_threads,
+    resolve_device,
+    resolve_precision,
+)
+
+CPU = torch.device("cpu")
+ACCELERATORS = ["cuda", "xpu", "mps"]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that pretends that the machine has `count` devices of some types."""
+
+    def pretend(*names, count=1):
+        for name in ACCELERATORS:
+            module = getattr(torch, name)
+            monkeypatch.setattr(module, "is_available", lambda name=name: name in names)
+            monkeypatch.setattr(module, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [
+        ((), "cpu"),
+        (("mps",), "mps"),
+        (("mps", "xpu"), "xpu"),
+        (("mps", "xpu", "cuda"), "cuda"),
+    ],
+)
+def test_auto_takes_the_best_device(machine, available, expected):
+    machine(*available)
+    assert resolve_device("auto") == torch.device(expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "cpu:0"])
+def test_cpu_is_always_there(machine, device):
+    machine("cuda")
+    assert resolve_device(device).type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda:1", torch.device("cuda", 1), "cuda"])
+def test_a_device_that_is_there(machine, device):
+    machine("cuda", count=2)
+    assert resolve_device(device) == torch.device(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:x", "best"])
+def test_unknown_device(device):
+    with pytest.raises(ValueError, match=f"device='{device}' is no device.*'auto'"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize("device", [*ACCELERATORS, "meta", torch.device("cuda:3")])
+def test_unavailable_device(machine, device):
+    machine()
+    with pytest.raises(
+        ValueError, match=f"device='{device}' is not available.*which has 'cpu'. Use"
+    ):
+        resolve_device(device)
+
+
+def test_unavailable_device_lists_the_available_ones(machine):
+    machine("xpu")
+    with pytest.raises(ValueError, match="which has 'cpu', 'xpu'"):
+        resolve_device("cuda")
+
+
+@pytest.mark.parametrize("device", ["cpu:1", "cuda:2"])
+def test_device_index_out_of_range(machine, device):
+    machine("cuda", count=2)
+    with pytest.raises(ValueError, match=f"device='{device}'.*it has [12] c.* from 0"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_named_precision_is_taken(precision, device):
+    dtype = resolve_precision(precision, torch.device(device))
+    assert dtype == getattr(torch, precision)
+
+
+@pytest.mark.parametrize(
+    ("avx512", "amx", "expected"),
+    [
+        (False, False, torch.float32),
+        (True, False, torch.bfloat16),
+        (False, True, torch.bfloat16),
+    ],
+)
+def test_auto_precision_on_the_cpu(monkeypatch, avx512, amx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert resolve_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((12, 0), torch.bfloat16)],
+)
+def test_auto_precision_on_cuda(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("auto", torch.device("cuda")) == expected
+
+
+def test_auto_precision_elsewhere():
+    assert resolve_precision("auto", torch.device("xpu")) == torch.bfloat16
+    assert resolve_precision("auto", torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_computes_products_in_the_dtype(dtype):
+    square = torch.eye(3)
+    with autocast(CPU, dtype):
+        assert (square @ square).dtype == dtype
+    assert (square @ square).dtype == torch.float32
+
+
+def n_threads():
+    return torch.get_num_threads(), faiss.omp_get_max_threads()
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 3])
+def test_limited_threads_holds_in_the_block_only(n_jobs):
+    before = n_threads()
+    with limit_threads(n_jobs):
+        assert n_threads() == (n_jobs, n_jobs)
+    assert n_threads() == before
+
+
+def test_limited_threads_restores_after_an_error():
+    before = n_threads()
+    with pytest.raises(KeyError), limit_threads(3):
+        raise KeyError
+    assert n_threads() == before
+
+
+def test_no_limit_leaves_the_threads():
+    before = n_threads()
+    with limit_threads(None):
+        assert n_threads() == before
+
+
+@pytest.mark.parametrize(("n_jobs", "expected"), [(-1, 4), (-2, 3), (-9, 1)])
+def test_negative_n_jobs_counts_from_the_processors(monkeypatch, n_jobs, expected):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    with limit_threads(n_jobs):
+        assert n_threads() == (expected, expected)
+
+
+@pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
+def test_threads_are_those_asked_for_in_any_backend_of_joblib(backend):
+    with joblib.parallel_config(backend), limit_threads(3):
+        assert n_threads() == (3, 3)
+
+
+def test_no_threads_at_all():
+    with pytest.raises(ValueError, match=r"n_jobs=0 .*-1 for all"), limit_threads(0):
+        pass

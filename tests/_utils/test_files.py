@@ -1,0 +1,67 @@
+"""Files are whole or not there."""
+
+import os
+
+import pytest
+
+from skdeepcluster._utils.files import make_folder, write_atomically
+
+
+def test_a_file_takes_the_place_of_another(tmp_path):
+    path = tmp_path / "file"
+    for content in (b"one", b"two"):
+        with write_atomically(path) as file:
+            file.write(content)
+            assert path.exists() == (content == b"two")
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_what_they_may_read_elsewhere(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with write_atomically(tmp_path / "file") as file:
+            file.write(b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_goes_wrong_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write():
+        with write_atomically(path) as file:
+            file.write(b"new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_no_file_can_be(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"no folder .*nowhere. Make it first"),
+        write_atomically(tmp_path / "nowhere" / "file"),
+    ):
+        pass
+    with (
+        pytest.raises(IsADirectoryError, match=r"is a folder. Name a file in it"),
+        write_atomically(tmp_path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_made_unless_a_file_is_there(tmp_path):
+    assert make_folder(str(tmp_path / "a" / "b"), "cache") == tmp_path / "a" / "b"
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"cache='.*' is, or lies in, a file"):
+            make_folder(place, "cache")

@@ -1,0 +1,142 @@
+"""Independent streams from one seed, and global generators that stay as they were."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from skdeepcluster._utils.random import RandomStreams, isolated_torch_rng
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def global_states():
+    """A function that reads the state of every global generator."""
+
+    def read():
+        name, keys, *rest = np.random.get_state()
+        return (
+            torch.get_rng_state().tolist(),
+            random.getstate(),
+            (name, keys.tolist(), *rest),
+        )
+
+    return read
+
+
+def test_seeds_differ_by_purpose_round_and_entropy():
+    keys = [(), (0,), (1,), (2,), (0, 1), (1, 0)]
+    seeds = [
+        RandomStreams(entropy).seed(purpose, *key)
+        for entropy, purpose, key in itertools.product(
+            [0, 1], ["kmeans", "sampling", "augment", "head"], keys
+        )
+    ]
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_stream_does_not_depend_on_what_another_drew(kind):
+    def draw(stream, count):
+        if kind == "numpy":
+            return stream.random(count)
+        return torch.rand(count, generator=stream).numpy()
+
+    alone = draw(getattr(RandomStreams(7), kind)("sampling", 2), 5)
+    streams = RandomStreams(7)
+    draw(getattr(streams, kind)("augment", 2), 1000)
+    draw(getattr(streams, kind)("sampling", 1), 1000)
+    assert_array_equal(draw(getattr(streams, kind)("sampling", 2), 5), alone)
+    other = draw(getattr(streams, kind)("augment", 2), 5)
+    assert not np.isin(other, alone).any()
+
+
+def test_seeds_fit_a_signed_32_bit_integer():
+    seeds = [RandomStreams(e).seed("x", i) for e in (0, 2**31 - 2) for i in range(500)]
+    assert min(seeds) >= 0
+    assert 2**30 < max(seeds) < 2**31
+
+
+@pytest.mark.parametrize("seed", [0, 42, np.int64(42)])
+def test_an_integer_gives_the_same_streams_each_time(seed):
+    assert RandomStreams.from_random_state(seed) == RandomStreams.from_random_state(
+        int(seed)
+    )
+    assert RandomStreams.from_random_state(seed) != RandomStreams.from_random_state(1)
+
+
+def test_a_random_state_is_drawn_from():
+    given, twin = np.random.RandomState(3), np.random.RandomState(3)
+    first, second = (RandomStreams.from_random_state(given) for _ in range(2))
+    assert first != second
+    assert first == RandomStreams.from_random_state(twin)
+
+
+def test_none_takes_fresh_entropy_and_leaves_the_global_generators(global_states):
+    before = global_states()
+    assert RandomStreams.from_random_state(None) != RandomStreams.from_random_state(
+        None
+    )
+    assert global_states() == before
+
+
+def test_what_is_no_random_state_is_refused():
+    with pytest.raises(ValueError, match="cannot be used to seed"):
+        RandomStreams.from_random_state("seed")
+
+
+def test_streams_leave_the_global_generators(global_states):
+    before = global_states()
+    streams = RandomStreams.from_random_state(0)
+    streams.numpy("a").random(3)
+    torch.rand(3, generator=streams.torch("a"))
+    assert global_states() == before
+
+
+def test_isolated_torch_rng_seeds_the_block():
+    draws = []
+    for seed in (1, 1, 2):
+        with isolated_torch_rng(seed, CPU):
+            draws.append(torch.rand(4).tolist())
+        torch.rand(1)
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_isolated_torch_rng_restores_the_global_generators(global_states):
+    before = global_states()
+    with isolated_torch_rng(1, CPU):
+        torch.rand(3)
+    assert global_states() == before
+
+
+def test_isolated_torch_rng_restores_after_an_error(global_states):
+    before = global_states()
+    with pytest.raises(KeyError), isolated_torch_rng(1, CPU):
+        raise KeyError(torch.rand(3))
+    assert global_states() == before
+
+
+def test_isolated_torch_rng_nests():
+    with isolated_torch_rng(1, CPU):
+        torch.rand(2)
+        expected = torch.rand(2)
+    with isolated_torch_rng(1, CPU):
+        torch.rand(2)
+        with isolated_torch_rng(5, CPU):
+            torch.rand(9)
+        assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("size", [1, 10, 50, 70])
+def test_a_sample_is_of_different_rows_in_order(size):
+    rows = RandomStreams(0).sample("graph", 50, size)
+    assert len(rows) == min(size, 50)
+    assert (np.diff(rows) > 0).all()
+    assert 0 <= rows[0] <= rows[-1] < 50
+    assert_array_equal(rows, RandomStreams(0).sample("graph", 50, size))
+    others = [RandomStreams(e).sample("graph", 50, size).tolist() for e in range(5)]
+    assert len(set(map(tuple, others))) > 1 or size >= 50
