@@ -9,7 +9,7 @@ import torch
 
 from ._clustering.merging import LinearAssigner, NearestCenterAssigner
 from ._clustering.whitening import Projection
-from ._fit.recipe import projected_size
+from ._fit.recipe import Parameters
 from ._training.network import Network, build_network
 from ._utils.device import resolve_device
 from ._utils.messages import warn
@@ -24,7 +24,7 @@ def save(estimator, path: str | os.PathLike) -> None:
     """Write a fitted estimator to a file; see `DeepClusterEstimator.save`."""
     safetensors()
     fitted = vars(estimator)
-    groups, arrays = estimator._groups, {"labels": estimator.labels_}
+    groups, arrays = estimator._assigner, {"labels": estimator.labels_}
     kind: dict[str, Any]
     arrays["cluster_centers"] = estimator.cluster_centers_
     if isinstance(groups, LinearAssigner):
@@ -161,7 +161,7 @@ def _set_fitted(estimator, told: dict, tensors: dict[str, torch.Tensor]) -> None
     n_groups, n_features = centers.shape
     if n_features != network.n_features:
         raise ValueError("its cluster centers have not the size of its embedding")
-    estimator._groups = _groups(told["groups"], n_groups, n_features, tensors)
+    estimator._assigner = _groups(told["groups"], n_groups, n_features, tensors)
     labels = _array(tensors, "labels", np.int32, 1)
     if len(labels) and not (labels.min() >= -1 and labels.max() < n_groups):
         raise ValueError("its labels are out of range")
@@ -209,7 +209,7 @@ def _network(estimator, shape: tuple, tensors: dict[str, torch.Tensor]) -> Netwo
             *constants,
             sobel=estimator.sobel,
             head_norm=estimator.head_norm,
-            n_projected=projected_size(estimator.get_params(deep=False)),
+            n_projected=Parameters(**estimator.get_params(deep=False)).n_projected,
         )
     expected = network.state_dict()
     for name in expected.keys() | weights.keys():

@@ -148,7 +148,7 @@ def _description(estimator, given: InputData) -> dict:
         "version": 1,
         "rows": given.n,
         "row_group": ROW_GROUP,
-        "estimator": joblib.hash([weights, estimator._groups]),
+        "estimator": joblib.hash([weights, estimator._assigner]),
         "paths": joblib.hash(given.paths),
         "images": given.paths is None and joblib.hash(given.source.take(some).values),
     }

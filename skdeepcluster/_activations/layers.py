@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from .._inputs.sources import Source
 from .._training.features import extract_features
+from .._utils.compute import Compute
 from .._utils.device import autocast
 from .._utils.memory import explain_memory_error, is_memory_error
 from .._utils.random import isolated_torch_rng
@@ -272,7 +273,7 @@ def layer_features(
     """
     with evaluation_mode(network, device):
         return extract_features(
-            LayerOutputs(network, layers, reduce), source, device, dtype
+            LayerOutputs(network, layers, reduce), source, Compute(device, dtype)
         )
 
 

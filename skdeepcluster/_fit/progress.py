@@ -5,7 +5,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator
 
-from .loop import FitState, Recipe
+from .state import FitState, Recipe
 
 REFRESH_SECONDS = 0.2  # between two pictures of a bar
 LOG_SECONDS = 10.0  # between two lines, where a bar cannot be drawn
@@ -73,7 +73,7 @@ class Steps:
     """
 
     def __init__(self, recipe: Recipe):
-        self.n, self.batch_size = recipe.updates_per_iter, recipe.batch_size
+        self.n, self.batch_size = recipe.steps_per_round, recipe.batch_size
         self.round = 0
 
     def __call__(self, index: int, progress: FitState) -> tuple[int, str]:

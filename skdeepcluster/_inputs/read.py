@@ -230,7 +230,7 @@ def _read_items(
     decoded = DecodedSource(items, wanted, rows, n_workers, skip, failures)
     source: Source = decoded
     if fitting:
-        source = cache_decoded(decoded, estimator.cache, estimator.cache_bytes)
+        source = cache_decoded(decoded, estimator.cache_dir or "memory", 2**30)
         rows = np.setdiff1d(rows, list(decoded.failures))
     if reset:
         _set_n_features(estimator, source)

@@ -81,9 +81,9 @@ class Processes:
                 original_error = error
                 result_and_error[1] = _as_picklable(error)
         distributed.broadcast_object_list(result_and_error, src=0, group=self.group)
-        result, error = result_and_error
-        if error is not None:
-            raise original_error or error
+        result, sent_error = result_and_error
+        if sent_error is not None:
+            raise original_error or sent_error
         return result
 
     def shard(self, n_rows: int) -> "Shard":

@@ -26,15 +26,11 @@ from .._activations.model import (
     warn_unreadable_images,
 )
 from .._inputs.sources import MAX_ABS_VALUE
-from .._training.epoch import (
-    CALIBRATION_ROWS,
-    TrainingState,
-    calibrate_batch_norm,
-    split_batches,
-    train_epoch,
-)
+from .._training.batch_norm import CALIBRATION_ROWS, calibrate_batch_norm
+from .._training.epoch import BatchOptions, TrainingState, train_epoch
 from .._training.heads import linear_head
-from .._training.sampling import sample_rows
+from .._training.sampling import sample_rows, split_batches
+from .._utils.compute import Compute
 from .._utils.device import limit_threads
 from .._utils.random import RandomStreams, isolated_torch_rng
 
@@ -306,9 +302,8 @@ def train_classifier(
     optimizer = torch.optim.SGD(trained, lr=learning_rate, momentum=MOMENTUM)
     n_steps = len(split_batches(np.arange(len(source)), batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_epochs * n_steps)
-    # Both are stepped by that one, whose rate falls: the head has none of its own.
-    none = torch.optim.SGD([{"params": []}])
-    training = TrainingState(head, none, streams.torch("augment"))
+    training = TrainingState(head, streams.torch("augment"))
+    options = BatchOptions(batch_size, Compute(judged.device, judged.dtype))
     partly, sampler = PartlyTrained(network, set(parts)), streams.numpy("sampling")
     (classifier,) = head.classifiers
     module = nn.Sequential(OrderedDict(network=network, classifier=classifier))
@@ -321,13 +316,14 @@ def train_classifier(
     ):
         for epoch in range(1, n_epochs + 1):
             for _ in train_epoch(
-                *(partly, training, optimizer, schedule, source),
+                partly,
+                training,
+                [optimizer],
+                schedule,
+                source,
                 sample_rows(labels, None, sampler),
                 labels[None],
-                weights=None,
-                augment=None,
-                batch_size=batch_size,
-                **running,
+                options,
             ):
                 pass
             loss = training.losses[-1]
@@ -339,7 +335,7 @@ def train_classifier(
             if parts:
                 # Running averages of few steps are those of a network that is gone.
                 calibrate_batch_norm(
-                    partly, source, sample, batch_size=batch_size, **running
+                    partly, source, sample, batch_size, options.compute
                 )
             now = EvaluatedModel(module, judged.device, judged.dtype, judged.estimator)
             scores, y = now.features(test, logits, pool, None)

@@ -14,7 +14,7 @@ from .._activations.maps import (
 from .._activations.model import COUNT, MODEL, EvaluatedModel
 from .._estimator import DeepClusterEstimator
 from .._inputs.read import warn_unreadable
-from .._training.features import to_device
+from .._utils.compute import Compute
 
 
 @validate_params({"model": MODEL}, prefer_skip_nested_validation=True)
@@ -147,7 +147,7 @@ def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
             there = given.rows[part]
             kept = ~np.isin(there, list(given.failures))
             with torch.inference_mode():
-                maps = tapped(to_device(batch, judged.device))
+                maps = tapped(Compute(judged.device).move(batch))
                 largest, at = maps[:, filters].flatten(2).max(dim=2)
             values = np.concatenate([values, largest.cpu().numpy()[kept]])
             places = np.concatenate([places, at.cpu().numpy()[kept]])
