@@ -86,13 +86,15 @@ class Checkpoints:
                 )
             identity = metadata["fit"]
             differing = [
-                n for n in self.identity if identity.get(n) != self.identity[n]
+                name
+                for name, value in self.identity.items()
+                if identity.get(name) != value
             ]
             if differing:
                 raise ValueError(
                     f"checkpoint_dir={os.fspath(self.folder)!r} holds checkpoints of "
-                    f"another fit: {', '.join(differing)} differ. Pass the same values, "
-                    "or another folder."
+                    f"another fit: {', '.join(differing)} differ. Pass the same "
+                    "values, or another folder."
                 )
             return unpack(metadata["state"], tensors)
         return None

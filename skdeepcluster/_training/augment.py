@@ -222,8 +222,8 @@ def apply_user_augment(
         shape = getattr(augmented, "shape", None)
         result = type(augmented).__name__ if shape is None else tuple(shape)
         raise ValueError(
-            f"augment must return a tensor of shape {tuple(images.shape)}, the shape of "
-            f"its argument, but returned {result}."
+            f"augment must return a tensor of shape {tuple(images.shape)}, like its "
+            f"argument, but returned {result}."
         )
     augmented = augmented.to(images.dtype)
     if not bool(augmented.sum().isfinite()):

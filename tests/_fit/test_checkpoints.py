@@ -201,7 +201,7 @@ def test_another_version_is_refused_and_its_work_left_alone(
     augment = stopped(images, tmp_path, 1)
     monkeypatch.undo()
     (only,) = tmp_path.iterdir()
-    refusal = rf"another version .*format 99, not {checkpoints_module.FORMAT}\."
+    refusal = rf"another version .*format 99, not {checkpoints_module.CHECKPOINT_FORMAT}\."
     with pytest.raises(ValueError, match=refusal):
         quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
     assert only.exists()

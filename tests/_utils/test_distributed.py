@@ -674,7 +674,7 @@ class Brightened:
 
 
 def _fit_to_the_middle(folder, head, calls_left):
-    checkpoints_module.SECONDS = -1  # after each step
+    checkpoints_module.SECONDS_BETWEEN_CHECKPOINTS = -1  # after each step
     model = DeepClusterEstimator(
         **QUICK,
         augment=Brightened(calls_left),
