@@ -151,7 +151,7 @@ class DeepClusterEstimator(
         same files repeatedly, or if the temporary folder is small.
 
     sobel : bool, default=False
-        Whether the network sees fixed Sobel gradients of the gray image instead of its
+        If True, the network sees fixed Sobel gradients of the gray image instead of its
         pixels, as in the paper.
 
     augment : {"auto", "crops"}, callable or None, default="auto"
@@ -179,11 +179,11 @@ class DeepClusterEstimator(
         the projection head, which otherwise is 128.
 
     whiten : bool, default=True
-        Whether principal components are scaled to unit variance. Not used with
+        If True, principal components are scaled to unit variance. Not used with
         `head="centroids"`.
 
     normalize : bool, default=True
-        Whether the clustered points are scaled to unit length. With `head="centroids"`
+        If True, the clustered points are scaled to unit length. With `head="centroids"`
         they always are.
 
     balance : {"uniform", "loss"} or None, default="uniform"
@@ -262,7 +262,7 @@ class DeepClusterEstimator(
         `set_callbacks`.
 
     warm_start : bool, default=False
-        Whether `fit` continues with the network of the previous call, for `max_iter`
+        If True, `fit` continues with the network of the previous call, for `max_iter`
         additional rounds.
 
     checkpoint_dir : str, path-like or None, default=None
@@ -337,7 +337,7 @@ class DeepClusterEstimator(
         Number of values in one image or row.
 
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the columns, if `X` is a data frame whose names are all strings.
+        Names of the columns, if `X` is a data frame with strings as names.
 
     See Also
     --------
@@ -360,7 +360,7 @@ class DeepClusterEstimator(
     (300, 256)
     """
 
-    # Fitted attributes, whose types a checker cannot see in `_set_fitted`.
+    # A type checker cannot see the attributes that `_set_fitted` sets.
     module_: Any
     device_: torch.device
     image_shape_: tuple[int, int, int] | None
@@ -516,8 +516,8 @@ class DeepClusterEstimator(
               numbers. Of the second and the last dimension of a 4-D array, the smaller
               one is the channels, unless `image_shape` decides;
             - the path of a ``.npy`` file, or a memory map, which is read in batches;
-            - the path of a folder, whose image files, including those of its
-              sub-folders, are read in sorted order;
+            - the path of a folder: its image files, and those in its sub-folders, are
+              read in sorted order;
             - a list, array or Series of paths;
             - a list of PIL images or arrays, of any sizes (see `image_size`);
             - a map-style `torch.utils.data.Dataset` of PIL images, arrays or tensors,

@@ -83,7 +83,7 @@ def spectral_embedding(
     neighbors, distances = nearest_neighbors(points, n_neighbors)
     local = min(LOCAL_NEIGHBOR, neighbors.shape[1] - 1)
     radius = np.sqrt(distances[:, local], dtype=np.float64) + 1e-9
-    # The added constant keeps outliers, whose weights underflow, in the graph.
+    # The weights of outliers underflow. The constant keeps them in the graph.
     weights = np.exp(-distances / (radius[:, None] * radius[neighbors])) + 1e-6
     starts = np.repeat(np.arange(n), neighbors.shape[1])
     graph = csr_array((weights.ravel(), (starts, neighbors.ravel())), shape=(n, n))

@@ -35,7 +35,7 @@ DENSE_LABELS = 1000
 MAX_RESTARTS = 50
 # Budget of the merge: restarts x clusters.
 RESTART_BUDGET = 2000
-# Minimum number of restarts, whatever the budget.
+# Minimum number of restarts, even beyond the budget.
 MIN_RESTARTS = 5
 # Inverse penalties of the classifier, tried in this order until no cluster is lost.
 INVERSE_PENALTIES = (0.1, 10.0, 1000.0)

@@ -78,7 +78,7 @@ class FaissSearch:
 class TorchSearch:
     """Search for the nearest centers of fixed points by matrix products of torch.
 
-    The parameters are those of `FaissSearch`, with any torch device.
+    It has the parameters of `FaissSearch`, with any torch device.
     """
 
     def __init__(self, points: np.ndarray, spherical: bool, device: torch.device):

@@ -65,8 +65,8 @@ def is_mirror_symmetric(source: Source, rows: np.ndarray, n_clusters: int) -> bo
     Two conditions have to hold for the images at `rows`. The median distance of a
     mirrored image to its nearest image is not much larger than that of an image. And
     the nearest image often lies in the same cluster of pixels. Photographs meet both.
-    Digits and letters do not, since a mirrored sign is a different sign, nor do images
-    whose class is a direction.
+    Digits and letters do not, since a mirrored sign is a different sign. Neither do
+    images of classes that differ in direction.
     """
     images = source.batch(rows).numpy()
     projection = fit_pixel_projection(source, rows)

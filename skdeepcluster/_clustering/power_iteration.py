@@ -16,9 +16,8 @@ def power_iteration_clusters(points: np.ndarray) -> np.ndarray:
     """Cluster points by the summits of their nearest-neighbor graph.
 
     A few power iterations give each point a height. Points with many close neighbors
-    are high. From each point a walk follows the edges that rise most. Points whose
-    walks end on the same summit form a cluster. The number of clusters follows from
-    the points.
+    are high. From each point a walk follows the edges that rise most. Walks to the same
+    summit start in the same cluster. The number of clusters follows from the points.
 
     Parameters
     ----------

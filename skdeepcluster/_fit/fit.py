@@ -109,7 +109,7 @@ class Fit:
             )
         streams = RandomStreams.from_random_state(parameters.random_state)
         self.streams = processes.run_on_first(lambda: streams)
-        # Only the first process reads and writes checkpoints.
+        # Only the first process reads and writes checkpoints: they hold the same in all.
         self.checkpoints: Checkpoints | None = None
         if self.has_checkpoints:
             processes.run_on_first(lambda: self._open_checkpoints(identity))
@@ -125,13 +125,13 @@ class Fit:
     ) -> FitResult:
         """Run all rounds, resuming from the last checkpoint if there is one.
 
-        Parameters
-        ----------
-        y : ndarray or None
-            Classes whose NMI with the pseudo-labels is recorded.
-        callback_runner : CallbackRunner
-        make_estimator : callable
-            Function from a result to a fitted estimator, for callbacks.
+            Parameters
+            ----------
+            y : ndarray or None
+        Classes, to record their NMI with the pseudo-labels.
+            callback_runner : CallbackRunner
+            make_estimator : callable
+                Function from a result to a fitted estimator, for callbacks.
         """
         saved = self._read_checkpoint()
         verbose = 0 if self.processes.rank else self.parameters.verbose
@@ -140,6 +140,7 @@ class Fit:
             progress_bar(setup.recipe, verbose > 1) as show_progress,
         ):
             callback_runner.begin_round()
+            # Problems of the rounds in the checkpoint have been reported already.
             saved_state = None if saved is None else saved["fit"]
             if saved_state is not None and saved_state["history"]:
                 symptoms = round_symptoms(saved_state["history"], len(self.source))
@@ -161,6 +162,7 @@ class Fit:
                     setup, state, finished, callback_runner, make_estimator
                 )
                 has_settled = 1 - finished.record["nmi_previous"] <= self.parameters.tol
+                # Callbacks run in each process, and one of them is enough to stop.
                 is_last = self.processes.any(wants_stop or has_settled)
                 if is_last or not n_remaining:
                     break
@@ -187,6 +189,8 @@ class Fit:
         with self._prepare(saved) as setup:
             state = resume(setup, saved["fit"])
             features = self._extract_features(setup, setup.network)
+            # Checkpoints hold no clusters, since clustering again with the same seed
+            # gives the same clusters.
             points = state.training_points or features
             seed = self.streams.seed("kmeans", len(state.history))
             pseudo_labels = setup.clusterer.cluster_features(points, seed)
@@ -322,11 +326,12 @@ class Fit:
             if previous.n_points != n_points:
                 raise ValueError(
                     "warm_start=True continues with the network of the previous fit, "
-                    f"whose projection head does not match head={parameters.head!r} "
+                    f"but its projection head does not match head={parameters.head!r} "
                     f"and n_components={parameters.n_components!r}. Keep the previous "
                     "values, or set warm_start=False."
                 )
             return copy.deepcopy(previous)
+        # Standardization is part of the network, so that it is saved with the weights.
         rows = self.streams.sample("statistics", len(self.source), STATISTICS_ROWS)
         mean, scale = self.processes.run_on_first(lambda: self.source.statistics(rows))
         return build_network(

@@ -101,7 +101,7 @@ class FitSetup:
 
     @property
     def shard(self) -> Shard:
-        """Images whose features this process extracts."""
+        """Images that this process extracts features of."""
         return self.points.shard
 
     @property
@@ -111,7 +111,7 @@ class FitSetup:
 
     @property
     def clusters_training_points(self) -> bool:
-        """Whether points of the training passes are clustered (DeepCluster-v2)."""
+        """True if points of the training passes are clustered (DeepCluster-v2)."""
         return self.recipe.head == "centroids"
 
 
@@ -210,7 +210,7 @@ def start(setup: FitSetup, history: list[dict]) -> FitState:
     initial_stability = setup.processes.run_on_first(
         lambda: setup.stability_probe.measure(network, recipe.compute)
     )
-    # A warm start continues with a trained network, whose features are better than
+    # A warm start continues with a trained network, and its features are better than
     # pixels.
     from_pixels = recipe.init == "pixels" and not history
     if setup.clusters_training_points or not from_pixels:
@@ -397,6 +397,7 @@ def map_confusions(setup: FitSetup, head: Head, points: Sharded) -> np.ndarray |
     """Return the diffusion map of the head's confusions, or None with a single k."""
     if setup.clusterer.is_single:
         return None
+    # A sample bounds the time of the merge, which compares images with each other.
     sample = points.take(setup.merge_rows)
     return setup.processes.run_on_first(
         lambda: diffusion_map(predict_labels(head, sample), setup.clusterer.n_clusters)
@@ -406,6 +407,8 @@ def map_confusions(setup: FitSetup, head: Head, points: Sharded) -> np.ndarray |
 def measure_gain(setup: FitSetup, state: FitState, points: Sharded) -> float:
     """Return how much stability has grown since before training."""
     probe, features = setup.stability_probe, None
+    # The features of the sample have just been extracted, unless points of the
+    # training passes stand for them.
     if not setup.clusters_training_points:
         features = points.take(probe.rows)
     stability = setup.processes.run_on_first(

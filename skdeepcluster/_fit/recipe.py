@@ -211,7 +211,7 @@ def describe_choices(
 
 def _check_process_shares(batch_size: int, n: int, processes: Processes) -> None:
     """Raise ValueError if a process would have no image of some batch."""
-    # The smallest batch has about half of the rows of the others.
+    # The smallest batch may have only half of the rows of a full batch.
     min_rows = 2 * processes.size
     if processes.size > 1 and batch_size < min_rows:
         raise ValueError(
@@ -232,6 +232,7 @@ def resolve_n_pseudo_labels(parameters: Parameters, n: int) -> tuple[int, ...]:
         max_labels = PSEUDO_LABELS_PER_CLUSTER * n_clusters
         value = max(n_clusters, min(max_labels, n // IMAGES_PER_PSEUDO_LABEL))
     numbers = (value,) if isinstance(value, Integral) else tuple(value)
+    # Pseudo-labels are merged into clusters, so that there cannot be fewer of them.
     for k in numbers:
         if not isinstance(k, Integral) or not n_clusters <= int(k) <= n:
             raise ValueError(
@@ -302,6 +303,7 @@ def resolve_clusterer(
 ) -> tuple[str | ClusterMixin, KMeansOptions]:
     """Return the clustering method and the options of k-means."""
     clusterer = parameters.clusterer
+    # A class has `fit_predict`, too, and passes the validation of parameters.
     if isinstance(clusterer, type):
         name = clusterer.__name__
         raise TypeError(f"clusterer={name} is a class. Pass an instance: {name}().")
@@ -311,6 +313,8 @@ def resolve_clusterer(
         backend=resolve_kmeans_backend("auto", device),
         device=device,
     )
+    # FaissKMeans runs on points that are spread over processes, and its centers can
+    # assign new images. Any other estimator needs all points in one process.
     if not isinstance(clusterer, FaissKMeans):
         return clusterer, options
     if not isinstance(clusterer.init, str):

@@ -102,7 +102,7 @@ class RandomCrop:
         mirror = torch.where(mirror_draw < 0.5, -1.0, 1.0) if self.flip else 1.0
         angle = (2 * turn - 1) * math.radians(self.max_angle)
         cosine, sine = torch.cos(angle), torch.sin(angle)
-        # Coordinates run from -1 to 1 along both sides, whatever their lengths.
+        # Coordinates run from -1 to 1 along both sides, also if the lengths differ.
         aspect = images.shape[2] / images.shape[3]
         entries = [
             width * cosine * mirror,
@@ -134,7 +134,7 @@ PAPER_CROPS = RandomCrop(
     min_area=0.08, max_stretch=4 / 3, max_angle=0, jitter=0, tint=0
 )
 
-# Changes that a good cluster should survive, whatever `augment` trains on.
+# Changes that a good cluster should survive. They do not depend on `augment`.
 MILD_CROP = RandomCrop(min_area=0.8, max_angle=5, flip=False, jitter=0.1, tint=0)
 
 
@@ -190,6 +190,7 @@ def make_views(
     """
     if augment is None:
         return [images]
+    # Bytes cannot be interpolated.
     images = images.float()
     if n_crops == (1, 0):
         return [augment(images, generator, shard)]

@@ -173,6 +173,7 @@ def _mean_loss(
 ) -> torch.Tensor:
     """Return the mean logistic loss of all classifiers, a float32 scalar."""
     means = []
+    # The loss is computed in float32: bfloat16 would round small differences away.
     for i, (scores, target) in enumerate(zip(logits, targets, strict=True)):
         losses = functional.cross_entropy(scores.float(), target, reduction="none")
         losses = losses if weights is None else losses * weights[i][target]
@@ -181,7 +182,7 @@ def _mean_loss(
 
 
 def _average_gradients(batch_loss: BatchLoss, processes: Processes) -> nn.Module:
-    """Return a module whose gradients are averaged over all processes."""
+    """Return a module that averages its gradients over all processes."""
     has_gradients = any(p.requires_grad for p in batch_loss.parameters())
     if processes.size == 1 or not has_gradients:
         return batch_loss
@@ -237,6 +238,7 @@ def train_epoch(
     processes : Processes
     """
     compute = options.compute
+    # Extraction of features leaves the network in evaluation mode.
     network.train()
     batch_loss = _average_gradients(
         BatchLoss(network, training.head, compute), processes
@@ -271,13 +273,14 @@ def train_epoch(
                 _store_points(training_points, batch_rows, points, shard)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            # Gradients are averaged over processes, whose numbers of images may differ
-            # by one. The factor makes them the gradients of the whole batch.
+            # Gradients are averaged over processes, and the numbers of images may
+            # differ by one. The factor makes them the gradients of the whole batch.
             share = processes.size * len(local_rows) / len(batch_rows)
             (loss * share).backward()
             for optimizer in optimizers:
                 optimizer.step()
         schedule.step()
+        # The sum stays on the device: reading it in each step would stall a GPU.
         training.total_loss = training.total_loss + loss.detach() * len(local_rows)
         training.n_batches += 1
         yield

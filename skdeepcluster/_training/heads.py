@@ -44,7 +44,7 @@ def linear_head(n_inputs: int, counts: list[int], generator: torch.Generator) ->
 def centroid_head(
     points: Sharded, labels: np.ndarray, counts: list[int], temperature: float
 ) -> Head:
-    """Return the head whose fixed weights are the cluster centers.
+    """Return the head that has the cluster centers as its fixed weights.
 
     DeepCluster-v2 (Caron et al., NeurIPS 2020) classifies by the centers themselves.
 

@@ -161,7 +161,7 @@ class Network(nn.Module):
 
 
 class PointExtractor(nn.Module):
-    """A network whose features are the points of another network."""
+    """A network that returns the points of another network as its features."""
 
     def __init__(self, network: Network):
         super().__init__()
