@@ -109,7 +109,7 @@ class Fit:
             )
         streams = RandomStreams.from_random_state(parameters.random_state)
         self.streams = processes.run_on_first(lambda: streams)
-        # Only the first process reads and writes checkpoints: they hold the same in all.
+        # Only the first process reads and writes checkpoints.
         self.checkpoints: Checkpoints | None = None
         if self.has_checkpoints:
             processes.run_on_first(lambda: self._open_checkpoints(identity))
@@ -125,13 +125,13 @@ class Fit:
     ) -> FitResult:
         """Run all rounds, resuming from the last checkpoint if there is one.
 
-            Parameters
-            ----------
-            y : ndarray or None
-        Classes, to record their NMI with the pseudo-labels.
-            callback_runner : CallbackRunner
-            make_estimator : callable
-                Function from a result to a fitted estimator, for callbacks.
+        Parameters
+        ----------
+        y : ndarray or None
+            Classes, to record their NMI with the pseudo-labels.
+        callback_runner : CallbackRunner
+        make_estimator : callable
+            Function from a result to a fitted estimator, for callbacks.
         """
         saved = self._read_checkpoint()
         verbose = 0 if self.processes.rank else self.parameters.verbose
