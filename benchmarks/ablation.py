@@ -22,7 +22,9 @@ def fit_pseudo_labels(factor, train, test, n_clusters, seed, **params):
     )
 
 
+# Methods by the name of their row, as in quality.py.
 VARIANTS = {
+    # The first row is the reference for all other rows.
     "defaults": fit_skdeepcluster,
     "init='features'": partial(fit_skdeepcluster, init="features"),
     "n_neighbors=None": partial(fit_skdeepcluster, n_neighbors=None),
@@ -37,6 +39,7 @@ VARIANTS = {
     "max_iter=3": partial(fit_skdeepcluster, max_iter=3),
     "max_iter=12": partial(fit_skdeepcluster, max_iter=12),
     "batch_size=256": partial(fit_skdeepcluster, batch_size=256),
+    # All changes of the paper at once, with one k for training and result.
     "the paper's clusters and head": partial(fit_pseudo_labels, 1, **PAPER),
     "untrained network": fit_untrained,
 }

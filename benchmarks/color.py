@@ -13,6 +13,7 @@ from quality import measure_probes
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
+# Number of bins of a histogram, for each channel.
 N_BINS = 16
 
 
@@ -36,7 +37,8 @@ def main():
     representations = {"pixels": flatten_pixels, "histograms": color_histograms}
     for name, compute in representations.items():
         features = compute(data.images)
-        labels = KMeans(10, n_init=3, random_state=0).fit_predict(features)
+        # The number of classes is the number of photographs.
+        labels = KMeans(n_photographs, n_init=3, random_state=0).fit_predict(features)
         nmi = normalized_mutual_info_score(data.classes, labels)
         linear, nearest = measure_probes(
             features, data.classes, compute(data.test_images), data.test_classes

@@ -20,12 +20,15 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from skdeepcluster.datasets import load_fashion_mnist
 
+# Number of drawings.
 N_SHAPES = 1500
 # Side of the squares that files of a folder are resized to, in pixels.
 FOLDER_IMAGE_SIZE = 64
+# Side of the color patches, in pixels.
 PATCH_SIZE = 32
 # Minimum standard deviation of the pixels of a patch, as the mean over channels.
 MIN_CONTRAST = 8
+# Names of photographs in skimage.data. scikit-learn ships two more.
 PHOTOGRAPHS = (
     "astronaut",
     "chelsea",
@@ -60,12 +63,13 @@ def load_data_set(name, limit=None):
         data = DataSet(*draw_shapes(N_SHAPES))
     else:
         data = load_class_folders(Path(name))
+    # The order is the same for each limit, so that larger sets contain smaller ones.
     rows = np.random.default_rng(0).permutation(len(data.images))[:limit]
     return data._replace(images=data.images[rows], classes=data.classes[rows])
 
 
 def load_class_folders(folder):
-    """Read the image files of a folder, whose subfolders are the classes."""
+    """Read the image files of a folder with one subfolder for each class."""
     paths = sorted(path for path in folder.glob("*/*") if path.is_file())
     size = (FOLDER_IMAGE_SIZE, FOLDER_IMAGE_SIZE)
     images = [
@@ -104,6 +108,7 @@ def draw_shapes(n):
             draw.line([(left, y), (right, y)], fill=fill, width=4)
             draw.line([(x, top), (x, bottom)], fill=fill, width=4)
         images.append(np.array(image, dtype=int))
+    # Noise keeps plain backgrounds from being constant.
     noisy = np.stack(images) + rng.integers(-15, 15, size=(n, 32, 32, 3))
     return noisy.clip(0, 255).astype(np.uint8), classes
 
@@ -130,6 +135,7 @@ def cut_patches(image, n, rng):
         y = int(rng.integers(height - PATCH_SIZE + 1))
         x = int(rng.integers(width - PATCH_SIZE + 1))
         patch = image[y : y + PATCH_SIZE, x : x + PATCH_SIZE]
+        # A flat patch shows sky or black background, as many photographs do.
         if patch.std(axis=(0, 1)).mean() >= MIN_CONTRAST:
             patches.append(patch)
     return np.stack(patches)
@@ -138,6 +144,7 @@ def cut_patches(image, n, rng):
 def load_color_patches(n_train=10_000, n_test=2_000):
     """Cut training patches from left halves of photographs, test patches from right."""
     rng = np.random.default_rng(0)
+    # Halves without overlap keep test patches apart from training patches.
     photographs = load_photographs()
     middles = [photograph.shape[1] // 2 for photograph in photographs]
     left_halves = [

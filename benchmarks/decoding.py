@@ -31,9 +31,12 @@ from skdeepcluster._inputs.decoding import ImageFormat
 from skdeepcluster._inputs.images import DecodedSource, find_images
 from skdeepcluster._training.augment import RandomCrop
 
+# Batch size and image size that a default fit of large photographs has.
 BATCH_SIZE = 64
 IMAGE_SIZE = 64
+# Processes that decode.
 N_WORKERS = 2
+# Number of passes of each way to read.
 N_PASSES = 3
 
 
@@ -71,10 +74,12 @@ def skdeepcluster_pass(images):
     image_format = ImageFormat((3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     all_rows = np.arange(len(images))
     source = DecodedSource(images, image_format, all_rows, N_WORKERS, skip=False)
+    # The default augmentation of images.
     augment = RandomCrop()
     generator = torch.Generator()
 
     def read_all():
+        # Training reads images in a random order.
         rows = np.random.default_rng(0).permutation(len(images))
         batches = np.array_split(rows, -(-len(rows) // BATCH_SIZE))
         for batch in source.batches(batches):
@@ -85,6 +90,7 @@ def skdeepcluster_pass(images):
 
 def data_loader_pass(images, *steps):
     """Return a function that reads all images through a DataLoader."""
+    # Tensors of bytes: scaling to floats would add work that a fit does not do.
     transform = transforms.Compose([*steps, transforms.PILToTensor()])
     loader = DataLoader(
         FileDataset(images.paths, transform),
@@ -110,6 +116,7 @@ def measure_rates(folder, n):
         ),
         "torchvision": data_loader_pass(
             images,
+            # The strengths of the default augmentation.
             transforms.RandomResizedCrop(IMAGE_SIZE, (0.6, 1.0)),
             transforms.RandomRotation(10),
             transforms.RandomHorizontalFlip(),
@@ -117,7 +124,7 @@ def measure_rates(folder, n):
         ),
     }
     seconds = {name: [] for name in passes}
-    # Passes alternate, so that a slow minute of the machine hits each of them.
+    # Passes alternate, so that a slow minute of the machine affects each equally.
     for _ in range(N_PASSES):
         for name, read_all in passes.items():
             start = time.perf_counter()
@@ -137,6 +144,7 @@ def main():
     )
     parser.add_argument("--json", default="decoding.json", help="file to write")
     arguments = parser.parse_args()
+    # More threads than free cores would take time from the workers.
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), arguments.images, size=arguments.size)

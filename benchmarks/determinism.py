@@ -35,6 +35,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from skdeepcluster import DeepClusterEstimator, FaissKMeans
 
+# Parameters of the reference fit. Later rows change one of them.
 BASE = {
     "n_clusters": 10,
     "n_jobs": 1,
@@ -60,6 +61,7 @@ def fit(images, params):
 
 def fit_in_process(images, params):
     """Fit in another process, on as many threads as `n_jobs` allows."""
+    # joblib starts a process only if the number of jobs is larger than one.
     with joblib.parallel_config("loky", inner_max_num_threads=params["n_jobs"]):
         (model,) = joblib.Parallel(2)([joblib.delayed(fit)(images, params)])
     return model
@@ -70,6 +72,7 @@ def fit_distributed(images, params):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fit.joblib"
         joblib.dump((images, params), file)
+        # This script is the worker, see `run_worker`.
         command = [
             sys.executable,
             "-m",
@@ -89,6 +92,7 @@ def run_worker(file):
     """Fit the images and parameters in a file as one of several processes."""
     images, params = joblib.load(file)
     model = fit(images, params)
+    # All processes have the same result, so one file is enough.
     if os.environ["RANK"] == "0":
         joblib.dump(model, file)
 
@@ -99,12 +103,14 @@ FIT_FUNCTIONS = {"repeated": fit_in_process, "2 processes": fit_distributed}
 
 def compare_models(images, classes, model, second, changed):
     """Return the figures of one row for one seed."""
+    # Same model: only the numerical setting changes.
     embedding = model.transform(images)
     same_model = copy.deepcopy(model).set_params(**changed)
     # The precision is resolved in `fit`, so set_params does not change it by itself.
     same_model._dtype = second._dtype
     difference = np.abs(same_model.transform(images) - embedding).max()
     moved = np.mean(same_model.predict(images) != model.labels_)
+    # Second fit: training amplifies any difference in rounding.
     same_bits = np.array_equal(second.labels_, model.labels_) and np.array_equal(
         second.transform(images), embedding
     )
@@ -125,6 +131,7 @@ def print_table(rows):
         f"{'':18s}{'difference':>12s}{'moved':>10s}"
         f"{'same bits':>14s}{'objective':>12s}{'NMI':>10s}{'NMI to classes':>16s}"
     )
+    # Differences are the worst of all seeds, agreements the mean.
     for setting in SETTINGS:
         of_setting = [row for row in rows if row["setting"] == setting]
         columns = {

@@ -1,4 +1,4 @@
-"""Kill, interrupt and starve fits, and count how many of them recover.
+"""Kill, interrupt and starve fits, and count how many fits recover.
 
     python benchmarks/faults.py             (every fault, on digits)
     python benchmarks/faults.py --fashion   (also a fit of 5,000 images, killed 5 times)
@@ -48,6 +48,7 @@ from skdeepcluster.datasets import load_fashion_mnist
 # A fork server imports torch once, so that each process starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["skdeepcluster", "safetensors.torch", "torch._dynamo"])
+# Parameters of a fit that takes seconds.
 QUICK = {
     "n_clusters": 4,
     "max_iter": 4,
@@ -55,9 +56,11 @@ QUICK = {
     "n_jobs": 1,
     "random_state": 0,
 }
+# Number of digits that most fits cluster.
 N_IMAGES = 300
 # Number of batches in one round of a quick fit, with three epochs of five batches.
 BATCHES_PER_ROUND = 15
+# Seconds between two checkpoints inside a round.
 NEVER = 1e9
 ALWAYS = 0.0
 MIB = 2**20
@@ -152,6 +155,7 @@ class Job:
             target=_run_in_child, args=(child_pipe, function, args, kwargs)
         )
         self.process.start()
+        # With the other end closed here, the death of the child ends `recv`.
         child_pipe.close()
 
     def result(self):
@@ -187,6 +191,7 @@ def kill_fits(
     """
     X = load_images() if X is None else X
     expected, seconds = run_timed(fit_and_hash, X, checkpoint_seconds, **params)
+    # The moments are the same in each run of the benchmark.
     rng = np.random.default_rng(0)
     n_kills = n_kills_in_round = 0
     is_same = []
@@ -208,6 +213,7 @@ def kill_fits(
                 # The name of a checkpoint inside a round has two numbers.
                 n_kills_in_round += any(checkpoint_dir.glob("round_*_*"))
                 continue
+        # A complete fit leaves no checkpoints behind.
         is_same.append(job.result() == expected and not any(checkpoint_dir.iterdir()))
         if n_kills >= n:
             break
@@ -237,9 +243,11 @@ def _fit_until_interrupt(checkpoint_dir, X, **params):
     try:
         model.fit(X)
     except KeyboardInterrupt:
+        # The signal is repeated, and must not interrupt `recover`.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         attributes = fitted_attributes(model)
         n_rounds = 0
+        # Before the end of the first round there is nothing to recover.
         with contextlib.suppress(ValueError):
             n_rounds = model.recover(X).n_iter_
         return attributes, n_rounds
@@ -253,6 +261,7 @@ def _interrupt(job, checkpoint_dir, seconds):
     time.sleep(seconds)
     # Python loses a signal in the middle of a fork, so the signal is repeated.
     while not job.pipe.poll():
+        # The fit may end at this very moment.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.process.pid, signal.SIGINT)
         job.pipe.poll(0.5)
@@ -299,8 +308,10 @@ def _mount_small_disk(folder):
     -------
     is_mounted : bool
     """
+    # Constants of the Linux headers sched.h and sys/mount.h.
     clone_newns, clone_newuser = 0x20000, 0x10000000
     ms_private, ms_rec = 1 << 18, 1 << 14
+    # In a user name space any user may mount.
     libc = ctypes.CDLL(None, use_errno=True)
     user = os.getuid()
     if libc.unshare(clone_newns | (clone_newuser if user else 0)) != 0:
@@ -308,6 +319,7 @@ def _mount_small_disk(folder):
     with contextlib.suppress(OSError):
         if user:
             Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        # A private mount is invisible to the rest of the machine.
         libc.mount(None, b"/", None, ms_private | ms_rec, None)
         target = os.fsencode(folder)
         return libc.mount(b"tmpfs", target, b"tmpfs", 0, b"size=6m") == 0
@@ -363,6 +375,7 @@ def _fit_on_small_disk(folder, X):
     params = QUICK | {"checkpoint_dir": checkpoint_dir}
     second_round, last_round = BATCHES_PER_ROUND + 3, 3 * BATCHES_PER_ROUND + 2
 
+    # The first fit has to continue without its checkpoint.
     augment = ScheduledAugment({second_round: disk.fill})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -371,6 +384,7 @@ def _fit_on_small_disk(folder, X):
     continues = has_warned and hash_result(model, X) == expected
     disk.free()
 
+    # The second fit has to resume from the checkpoint of the first round.
     actions = {second_round: disk.fill, last_round: raise_user_error}
     with contextlib.suppress(UserError):
         DeepClusterEstimator(**params, augment=ScheduledAugment(actions)).fit(X)
@@ -410,6 +424,7 @@ def _fit_with_damaged_checkpoint(checkpoint_dir, X, seed):
     path = max(checkpoint_dir.glob("round_*"))
     content = bytearray(path.read_bytes())
     position = int(rng.integers(len(content)))
+    # Half of the trials truncate the file, the remaining ones flip a bit.
     if seed % 2:
         path.write_bytes(content[:position])
     else:
@@ -469,6 +484,7 @@ def _fit_losing_workers(n_kills, seed):
                     os.kill(int(rng.choice(workers)), signal.SIGKILL)
                     n_killed += 1
 
+    # The thread only sleeps and kills, so it does not slow down the fit.
     threading.Thread(target=kill_workers, daemon=True).start()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -578,6 +594,7 @@ def _fit_without_memory(shortage):
     try:
         model.fit(X)
     except MemoryError as error:
+        # Without the limit, the same process has to be able to fit again.
         resource.setrlimit(resource.RLIMIT_AS, (hard_limit, hard_limit))
         n_labels = len(small_model.fit(small_images).labels_)
         return fitted_attributes(model), str(error), n_labels
@@ -674,6 +691,7 @@ def raise_errors(n, folder) -> Result:
     return Result("user's function raises", n, n_recovered)
 
 
+# Resources of a process that must not grow from fit to fit.
 RESOURCES = ("MiB", "threads", "open files", "temporary files", "processes")
 
 
@@ -715,6 +733,7 @@ def _fit_repeatedly(n, folder):
 
 def repeat_fits(n, folder) -> Result:
     """Fit many times in one process: no resource grows."""
+    # Temporary files of the fits go to a folder of their own, to be counted.
     soak_folder = folder / "soak"
     soak_folder.mkdir()
     growth = Job(_fit_repeatedly, n, soak_folder).result()
@@ -742,6 +761,7 @@ def _time_checkpoints(X, params):
 
         return call
 
+    # These methods are all the time that a fit spends on checkpoints.
     for name in ("__init__", "read", "write", "clear"):
         method = getattr(checkpoints.Checkpoints, name)
         setattr(checkpoints.Checkpoints, name, timed(method))
@@ -779,6 +799,7 @@ def measure_fashion(folder):
     return result, cost
 
 
+# Faults by the name that --only takes, with their number of trials.
 FAULTS = {
     "killed": lambda folder: kill_fits(20, folder),
     "interrupted": lambda folder: interrupt_fits(5, folder),

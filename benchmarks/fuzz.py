@@ -84,6 +84,7 @@ EVIDENCE = Path(tempfile.gettempdir()) / "skdeepcluster-evil"
 
 def save_estimators(path):
     """Return the content of the saved file and the images of several estimators."""
+    # Images, rows and gray images with fixed gradients are saved in different ways.
     images = load_digits().images[:60].astype(np.uint8)
     settings = [
         (images, {"backbone": "mlp"}),
@@ -107,6 +108,7 @@ def save_estimators(path):
 def damage(content, rng, path):
     """Change, remove, insert or clear bytes."""
     mutated = bytearray(content)
+    # The format is the size of the header, the header, and the tensors.
     header_end = 8 + struct.unpack("<Q", content[:8])[0]
     # Most bytes are tensors, so damage is aimed at the header in two of three cases.
     end = [8, header_end, len(mutated)][rng.integers(3)]
@@ -189,6 +191,7 @@ def forge(content, rng, path):
             forge_value(metadata, rng)
         else:
             forge_tensor(tensors, rng)
+        # Nothing remains to be forged.
         if not metadata or not tensors:
             break
     write_tensors(path, metadata, tensors)
@@ -196,19 +199,19 @@ def forge(content, rng, path):
 
 
 class Payload:
-    """An object whose unpickling creates a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __reduce__(self):
         return Path.touch, (EVIDENCE,)
 
 
 def replace_file(content, rng, path):
-    """Return a file of another type, or one whose header claims enormous sizes."""
+    """Return a file of another type, or a header that claims enormous sizes."""
     header_size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + header_size])
     choice = rng.integers(6)
     if choice == 0:
-        # A zip bomb: ten megabytes of zeros.
+        # A zip bomb: ten megabytes of zeros, compressed.
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("data.pkl", bytes(10**7))
@@ -228,6 +231,7 @@ def replace_file(content, rng, path):
     else:
         start = int(rng.integers(0, 2**40))
         entry["data_offsets"] = [start, start + int(rng.integers(0, 2**40))]
+    # The first eight bytes of the format are the size of the header.
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + content[8 + header_size :]
 
@@ -243,6 +247,7 @@ def load_outcome(path, X):
         return "ValueError"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+    # A forged estimator may load, but then it has to work or to explain itself.
     try:
         model.predict(X)
     except ValueError:
@@ -270,6 +275,7 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     warnings.simplefilter("ignore")
+    # Files are small, so threads would only cost time.
     torch.set_num_threads(1)
     counts = collections.Counter()
     start = time.perf_counter()
@@ -284,6 +290,7 @@ def main():
             content, X = saved[number % len(saved)]
             name = names[number // len(saved) % len(names)]
             mutated = MUTATIONS[name](content, rng, path)
+            # Some mutations change nothing, such as clearing bytes that are zero.
             if mutated == content:
                 continue
             path.write_bytes(mutated)

@@ -73,10 +73,11 @@ class Job(NamedTuple):
 
 
 def load_with_test_set(name):
-    """Load a data set. If it has no test set, hold out a fifth of it."""
+    """Load a data set. If it has no test set, hold out a fifth of the images."""
     data = load_data_set(name)
     if data.test_images is not None:
         return data
+    # Stratified, so that rare classes are in both sets.
     images, test_images, classes, test_classes = train_test_split(
         data.images, data.classes, test_size=0.2, stratify=data.classes, random_state=0
     )
@@ -99,8 +100,9 @@ def count_classes(data):
 
 
 def limit_clusters(data, clusters_per_class):
-    """Return a number of clusters that leaves enough images for each of them."""
+    """Return the number of clusters, limited so that each cluster has enough images."""
     n_classes = count_classes(data)
+    # Small sets get fewer clusters, so that each has a minimum number of images.
     n_clusters = min(
         clusters_per_class * n_classes, len(data.images) // MIN_CLUSTER_SIZE
     )
@@ -131,6 +133,7 @@ def cluster_agreement(model, data):
 
 def measure_fit(name, data, seed, params):
     """Fit, and return the figures of one row."""
+    # `fit_transform` reuses the features of the last round.
     start = time.perf_counter()
     model = make_model(data, seed, params)
     embedding = model.fit_transform(data.images, data.classes)
@@ -161,6 +164,7 @@ def draw_images(data, counts, rng):
 
 def measure_features(model, data, seed):
     """Score probes that learn from equally many labeled images of each class."""
+    # As many images as the rarest class has, if that is fewer.
     n = min(N_PROBE_IMAGES, np.bincount(data.classes).min())
     labeled = draw_images(
         data, [n] * count_classes(data), rng=np.random.default_rng(seed)
@@ -189,6 +193,7 @@ def table_k(data, limit, params):
     jobs = []
     for n_clusters in N_CLUSTERS:
         if n_clusters <= len(data.images) // MIN_CLUSTER_SIZE:
+            # One k for training and result, as in the paper.
             changed = {
                 "init": "features",
                 "n_neighbors": None,
@@ -218,6 +223,7 @@ def measure_rounds(name, data, seed, params):
 def table_time(data, limit, params):
     """Follow the pseudo-labels through the rounds (Fig. 2a, 2b)."""
     data = limit_images(data, limit)
+    # Twice the default number of rounds, to see where the curves level off.
     params = {"max_iter": 12} | params
     recipes = {"defaults": {}, "paper": paper_recipe(data)}
     return [
@@ -240,6 +246,7 @@ def table_sobel(data, limit, params):
 
 def split_by_share(n, shares):
     """Return the number of images of each class, at least one."""
+    # The small term keeps products such as 0.1 * 30 from being rounded down.
     return np.maximum(1, n * shares + 1e-6).astype(int)
 
 
@@ -253,6 +260,7 @@ def measure_unbalanced(name, data, limit, seed, make_recipe, params):
     """Fit images that mostly belong to one class, a different one for each seed."""
     n_classes = count_classes(data)
     shares = np.full(n_classes, (1 - MAJORITY_SHARE) / (n_classes - 1))
+    # The class differs between seeds, so that no single class decides the table.
     shares[seed % n_classes] = MAJORITY_SHARE
     counts = split_by_share(count_available(data, limit, shares), shares)
     train = draw_images(data, counts, rng=np.random.default_rng(seed))
@@ -271,6 +279,7 @@ def table_balance(data, limit, params):
     recipes = {
         "defaults": default_recipe,
         "paper": paper_recipe,
+        # One k for each class, so that the largest class may become a giant cluster.
         "paper, k = classes": partial(paper_recipe, clusters_per_class=1),
     }
     jobs = []
@@ -307,6 +316,7 @@ def measure_uncurated(name, data, limit, seed, has_long_tail, has_strays, params
     """Fit images with a long tail of classes, or with strays that have no class."""
     rng = np.random.default_rng(seed)
     n_classes = count_classes(data)
+    # The k-th class has 1/k of the images of the first.
     zipf_shares = 1 / np.arange(1, n_classes + 1)
     zipf_shares /= zipf_shares.sum()
     even_shares = np.full(n_classes, 1 / n_classes)
@@ -319,6 +329,7 @@ def measure_uncurated(name, data, limit, seed, has_long_tail, has_strays, params
         strays = make_strays(n_strays, train.images, rng)
         images = np.concatenate([train.images, strays])
         classes = np.concatenate([train.classes, np.full(n_strays, n_classes)])
+        # Strays are one more class, which no probe learns.
         order = rng.permutation(len(images))
         train = train._replace(images=images[order], classes=classes[order])
     model = make_model(train, seed, params).fit(train.images, train.classes)
@@ -360,6 +371,7 @@ def measure_layers(data, n_epochs, seed, params):
     }
     model = make_model(data, seed, params).fit(data.images, data.classes)
     untrained = evaluation.untrained(model, random_state=seed)
+    # Fine-tuning all layers of an untrained network is supervised training.
     _, supervised = evaluation.fine_tune(
         untrained, **arrays, n_epochs=n_epochs, random_state=seed
     )
@@ -400,6 +412,7 @@ def table_clusterers(data, limit, params):
 def version_recipes(data):
     """Return both versions of DeepCluster, scaled down to small images and sets."""
     n_pseudo_labels = limit_clusters(data, clusters_per_class=5)
+    # Presets are recipes for ImageNet. These parameters depend on the data.
     small = {
         "backbone": "auto",
         "image_size": "auto",
@@ -485,6 +498,7 @@ def measure_table(table, data_set, arguments, params):
         jobs = [job for job in jobs if job.name.startswith(tuple(arguments.rows))]
     columns = None
     for job in jobs:
+        # Seeds are independent fits, so they can run in parallel.
         results = joblib.Parallel(n_jobs=arguments.jobs)(
             joblib.delayed(run_quietly)(job, seed) for seed in range(arguments.seeds)
         )
@@ -540,6 +554,7 @@ def main():
         rows = rows_by_data_set[data_set] = {}
         for row, figures in measure_table(arguments.table, data_set, arguments, params):
             rows[row] = figures
+            # A table can take hours, so each row is saved.
             path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 

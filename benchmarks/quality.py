@@ -13,7 +13,7 @@ data sets are described in data_sets.py.
 NMI, ARI and ACC compare the clusters of the fitted images with their classes. The
 probes, a logistic regression and 10 nearest neighbors on the embedding, are scored on
 the test set. If the data set has no test set, the fit sees every image without labels,
-and the probes are scored on a fifth of the images, whose labels they have not seen.
+and the probes learn from four fifths of the labels and are scored on the last fifth.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def fit_skdeepcluster(train, test, n_clusters, seed, **params):
 
 
 def fit_untrained(train, test, n_clusters, seed):
-    """Cluster the features of a network whose training steps have no effect."""
+    """Cluster the features of a network that is trained with steps of no effect."""
     model = DeepClusterEstimator(
         n_clusters=n_clusters,
         random_state=seed,
@@ -156,6 +156,7 @@ def measure_fit(method, data_set, limit, seed):
     # Methods embed a test set in any case; without one, a single image stands for it.
     test_images = data.test_images if has_test_set else data.images[:1]
     peak_at_start = peak_kib()
+    # Loading the data is not part of the measurement.
     start = time.perf_counter()
     labels, embedding, test_embedding = method(
         data.images, test_images, n_clusters, seed
@@ -163,6 +164,7 @@ def measure_fit(method, data_set, limit, seed):
     seconds = time.perf_counter() - start
     n_kib = peak_kib() - peak_at_start
     train_classes, test_classes = data.classes, data.test_classes
+    # The probes never see the labels of their test images.
     if not has_test_set:
         embedding, test_embedding, train_classes, test_classes = train_test_split(
             embedding,
@@ -187,6 +189,7 @@ def _send_figures(queue, method, data_set, limit, seed):
 
 def measure_in_process(name, method, data_set, limit, seed):
     """Run a method in a process of its own, so that its memory peak is its own."""
+    # A spawned process shares no memory with this one.
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(

@@ -125,6 +125,7 @@ class Plan:
     def traffic(self) -> dict[str, float]:
         """Return the bytes that all processes send in a round, by purpose."""
         d, k, m = self.n_features, self.n_pseudo_labels, self.n_components
+        # Weights and gradients are float32.
         gradients = self.all_reduce(4 * self.n_weights)
         state = self.broadcast(4 * (self.n_weights + self.n_buffers))
         # Batch norm exchanges float64 sums: two a channel forward, one backward.
@@ -134,6 +135,7 @@ class Plan:
             min(self.n_images, CALIBRATION_ROWS), self.batch_size
         )
         n_epochs = -(-self.n_steps * self.batch_size // self.n_images)
+        # k-means exchanges float64 sums and sizes of clusters in each iteration.
         kmeans = self.all_reduce(8 * k * (m + 2)) * KMEANS_ITERATIONS
         initial_centers = self.all_reduce(4 * k * (m + 1))
         n_stability = min(self.n_images, STABILITY_ROWS)
@@ -154,6 +156,7 @@ class Plan:
             + forward * calibration_steps,
             "PCA": self.all_reduce(8 * (d * d + d)) + self.broadcast(8 * (d * d + d)),
             "k-means": kmeans + initial_centers,
+            # Labels are int32, of all images, in every process.
             "labels": self.broadcast(4 * self.n_images),
             "merging, stability": merging + self.all_reduce(4 * d * n_stability),
         }
@@ -163,6 +166,7 @@ class Plan:
         n_local = -(-self.n_images // self.n_processes)
         n_sampled = -(-min(self.n_images, KMEANS_ROWS) // self.n_processes)
         return {
+            # Each process holds the features of its share of the images.
             "features": 4 * n_local * self.n_features,
             "points of k-means": 4 * n_sampled * self.n_components,
             "labels and order": self.bytes_per_image * self.n_images,
@@ -183,9 +187,11 @@ class Plan:
         # Larger sets are assigned once more, after k-means on a sample.
         n_assigned = n if n > KMEANS_ROWS else 0
         return {
+            # The backward pass costs about two forward passes.
             "training": 3 * forward * self.n_steps * self.batch_size,
             "features": forward * n,
             "PCA, projection": 2 * n * d * (d + m),
+            # One product and one sum for each point, center and component.
             "k-means": 2 * n_sampled * k * m * KMEANS_ITERATIONS
             + 2 * n_assigned * k * m,
         }
@@ -203,6 +209,7 @@ def print_json(content):
 
 def run_script(arguments, launcher=()):
     """Run this script in new processes; return the objects that they print as JSON."""
+    # Only the objects of JSON matter: torchrun prints lines of its own.
     completed = subprocess.run(
         [sys.executable, *launcher, __file__, *arguments],
         capture_output=True,
@@ -215,12 +222,14 @@ def run_script(arguments, launcher=()):
 
 
 def measure_labels(n=1_000_000, n_labels=10_000):
-    """Print what each process spends on the labels of all images, for each image."""
+    """Print the cost of the labels of all images in each process, for each image."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, n_labels, (2, n), dtype=np.int32)
     peak_at_start, start = peak_bytes(), time.perf_counter()
+    # Each process draws the rows of an epoch by itself, from the same seed.
     sample_rows(labels[0], "uniform", rng)
     sampled = time.perf_counter()
+    # Each process compares the labels of two rounds.
     mean_nmi(labels[:1], labels[1:])
     compared = time.perf_counter()
     print_json(
@@ -305,6 +314,7 @@ def plan_large_fit(n_images, n_processes, bytes_per_image):
         sobel=params["sobel"],
         head_norm=params["head_norm"],
     )
+    # The preset is a share of an epoch that is 5,000 steps.
     steps_per_epoch = count_steps(n_images, params["batch_size"])
     return Plan(
         n_images=n_images,

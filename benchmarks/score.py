@@ -22,7 +22,9 @@ from skdeepcluster import DeepClusterEstimator
 
 # Parameters of the paper's recipe that differ from the defaults.
 PAPER = {"init": "features", "n_neighbors": None, "head_norm": None}
+# Parameters that differ from the defaults, for better or worse.
 SETTINGS = [
+    # The defaults.
     {},
     *({"n_clusters": n_clusters} for n_clusters in (3, 5, 7, 14, 20, 30)),
     *({"max_iter": n_rounds} for n_rounds in (1, 3)),
@@ -49,6 +51,7 @@ def main():
     parser.add_argument("--json", default="score.json", help="file to write")
     arguments = parser.parse_args()
     data = load_data_set(arguments.data_set, arguments.limit)
+    # Both figures are measured on images that no fit has seen.
     n_train = 2 * len(data.images) // 3
     train, test = data.images[:n_train], data.images[n_train:]
     test_classes = data.classes[n_train:]
@@ -60,7 +63,7 @@ def main():
             params = {"n_clusters": 10, "random_state": seed} | setting
             model = DeepClusterEstimator(**params)
             with warnings.catch_warnings():
-                # Some settings are bad on purpose, and their fits warn of it.
+                # Some settings are bad on purpose, and their fits warn.
                 warnings.simplefilter("ignore")
                 model.fit(train)
             labels = model.predict(test)

@@ -50,6 +50,7 @@ from skdeepcluster.datasets import load_fashion_mnist
 
 CPU = torch.device("cpu")
 COMPUTE = Compute(CPU, resolve_precision("auto", CPU))
+# Number of measurements of each pair of functions.
 N_PAIRS = 5
 # Defaults of DeepClusterEstimator with 10 clusters.
 BATCH_SIZE = 64
@@ -77,6 +78,7 @@ def time_once(function):
 
 def time_pair(function, baseline):
     """Return the median seconds of two functions that run alternately."""
+    # The first calls compile kernels and allocate memory.
     function()
     baseline()
     pairs = [(time_once(function), time_once(baseline)) for _ in range(N_PAIRS)]
@@ -129,6 +131,7 @@ class TrainingPasses:
 
     def make_modules(self):
         """Return a new network and its head."""
+        # Fresh weights come from the default generator of torch.
         torch.manual_seed(0)
         mean, scale = self.source.statistics(np.arange(len(self.source)))
         network = build_network(
@@ -144,6 +147,7 @@ class TrainingPasses:
     def skdeepcluster_pass(self):
         """Return a pass of the package, with its sampler and its crops."""
         network, head = self.make_modules()
+        # The layout that the package uses, which is faster on CPUs.
         network.to(memory_format=torch.channels_last)
         training = TrainingState(
             head, torch.Generator(), head_optimizer=self.make_sgd(head)
@@ -174,6 +178,7 @@ class TrainingPasses:
         network, head = self.make_modules()
         network.to(memory_format=torch.channels_last)
         optimizer = self.make_sgd(nn.ModuleList([network, head]))
+        # Conversion and layout are not part of the measurement.
         data = torch.from_numpy(self.source.values).float()
         data = data.contiguous(memory_format=torch.channels_last)
         all_targets = torch.from_numpy(self.labels[0])
@@ -197,6 +202,7 @@ class TrainingPasses:
         optimizer = self.make_sgd(nn.ModuleList([network, head]))
         transform = transforms.Compose(
             [
+                # The strengths of the package's default augmentation.
                 transforms.RandomResizedCrop(self.source.shape[1:], (0.6, 1.0)),
                 transforms.RandomRotation(10),
                 transforms.RandomHorizontalFlip(),
@@ -310,6 +316,7 @@ def measure_fit(is_quick):
         seconds = time_once(lambda: model.fit(images))
     late = time_pair(bare_pass, forward)
     train, embed = np.mean([early, late], axis=0) / len(passes.source)
+    # Each round trains for some epochs, then embeds all images once.
     n_epochs = math.ceil(STEPS_PER_ROUND / math.ceil(n / BATCH_SIZE))
     bare = n_rounds * n * (n_epochs * train + embed)
     phases = {
@@ -331,6 +338,7 @@ class KMeansComparison:
 
     def __init__(self, n, n_features, n_clusters, n_iter=10):
         rng = np.random.default_rng(0)
+        # Twice as many Gaussian clusters as centers, so that no solution is exact.
         means = rng.standard_normal((2 * n_clusters, n_features))
         mean_rows = rng.integers(0, 2 * n_clusters, n)
         points = means[mean_rows] + rng.standard_normal((n, n_features))
@@ -352,6 +360,7 @@ class KMeansComparison:
             n_features,
             self.n_clusters,
             niter=self.n_iter,
+            # faiss would otherwise warn of few points, and sample many points.
             min_points_per_centroid=1,
             max_points_per_centroid=n,
         )
@@ -385,6 +394,7 @@ def measure_kmeans(is_quick):
     for n_features, n_clusters in [(256, 100), (256, 1000), (64, 30)]:
         comparison = KMeansComparison(n, n_features, n_clusters)
         size = f"{n:,}x{n_features}, k={n_clusters:,}"
+        # All implementations run the same number of iterations.
         seconds, baseline = time_pair(
             comparison.fit_skdeepcluster, comparison.fit_faiss
         )
@@ -409,6 +419,7 @@ def measure_exponent(name, values, function):
         # The first call also imports and allocates.
         function(values[0])
         seconds = [time_once(functools.partial(function, value)) for value in values]
+    # The slope of a line through the logarithms.
     exponent = np.polyfit(np.log(values), np.log(seconds), deg=1)[0]
     print(f"{name:52s}{exponent:8.2f}  seconds", *(f"{s:.1f}" for s in seconds))
     return {"name": name, "exponent": exponent, "seconds": seconds, "values": values}
@@ -446,6 +457,7 @@ def _send_peak(n, queue):
     small = DeepClusterEstimator(10, max_iter=1, epochs_per_iter=1, random_state=0)
     # The first fit loads modules, which should not count.
     small.fit(images[:500])
+    # Resident memory before the fit, in pages.
     n_pages = int(Path("/proc/self/statm").read_text().split()[1])
     model = DeepClusterEstimator(10, max_iter=2, random_state=0).fit(images)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -475,6 +487,7 @@ def measure_small(is_quick):
     forward = bare_forward(model.module_, digits[:, None])
     seconds = time_once(lambda: model.fit(digits))
     train, embed = time_pair(passes.bare_pass(), forward)
+    # 200 steps in a round are 25 epochs of so few images.
     n_epochs = math.ceil(STEPS_PER_ROUND / math.ceil(len(digits) / BATCH_SIZE))
     n_rounds = len(model.history_)
     bare = n_rounds * (n_epochs * train + embed)
@@ -484,6 +497,7 @@ def measure_small(is_quick):
     seconds, bare = time_pair(lambda: model.predict(digits[:1]), single_forward)
     rows.append(make_row("predict of one image / bare forward", seconds, bare))
 
+    # An import needs a process that has imported nothing.
     def run_import(names):
         subprocess.run([sys.executable, "-c", f"import {names}"], check=True)
 

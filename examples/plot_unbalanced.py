@@ -59,7 +59,7 @@ for balance in ("uniform", None):
 
 # %%
 # The seeds differ as much as the settings. The first column explains it: k-means
-# divides the ones into several pseudo-labels, and none of them holds most of the
+# divides the ones into several pseudo-labels, and no pseudo-label holds most of the
 # images. A larger set shows the same in ``docs/paper.rst``, "Unbalanced clusters".
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 left.bar(range(10), sizes)

@@ -5,7 +5,7 @@ Share one fit among several processes
 After this example you can run one fit on several processes or GPUs. Start it with
 ``torchrun --nproc-per-node=2 examples/train_distributed.py``, and with ``python`` for a
 single process to compare. The estimator needs no parameter for it: the processes find
-each other, and each of them gets the same result.
+each other, and each process gets the same result.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main():
     model.fit(X)
     seconds = time.perf_counter() - start
 
-    # torchrun sets these variables; a single process has none of them.
+    # torchrun sets these variables; they are not set for a single process.
     rank = int(os.environ.get("RANK", "0"))
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     nmi = normalized_mutual_info_score(y, model.labels_)

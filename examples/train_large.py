@@ -30,7 +30,7 @@ def write_images(path, n):
     header = {"descr": "|u1", "fortran_order": False, "shape": (n, 32, 32, 3)}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        # A thousand images at a time, so that memory never holds all of them.
+        # A thousand images at a time, so that memory never holds all images.
         for start in range(0, n, 1000):
             size = min(1000, n - start)
             noise = rng.integers(0, 80, (size, 32, 32, 3), dtype=np.uint8)
