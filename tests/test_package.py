@@ -15,8 +15,9 @@ import skdeepcluster
 
 PACKAGE = Path(skdeepcluster.__file__).parent
 MODULES = sorted(
-    ".".join(["skdeepcluster", *path.relative_to(PACKAGE).with_suffix("").parts])
-    .removesuffix(".__init__")
+    ".".join(
+        ["skdeepcluster", *path.relative_to(PACKAGE).with_suffix("").parts]
+    ).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")
 )
 
