@@ -25,7 +25,7 @@ PAGES = [
     *(DOCS / "inside").glob("*.rst"),
     *(ROOT / "examples").glob("*.rst"),
 ]
-# Directives of Sphinx are allowed on these pages only: they list pages and public names.
+# Only these pages, which list pages and public names, may use directives of Sphinx.
 SPHINX_DIRECTIVES = {
     "docs/index.rst": ["toctree"],
     "docs/guide.rst": ["toctree"],
