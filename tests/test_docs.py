@@ -71,6 +71,28 @@ def test_guarantees_name_existing_tests():
     assert [path for path in sorted(paths) if not (ROOT / path).is_file()] == []
 
 
+def test_method_pages_name_existing_code():
+    package = Path(skdeepcluster.__file__).parent
+    sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    defined = set(
+        re.findall(r"^ *(?:def|class) (\w+)", "\n".join(sources.values()), re.M)
+    )
+    architecture = (DOCS / "architecture.rst").read_text(encoding="utf-8")
+    pages = [
+        page.read_text(encoding="utf-8") for page in (DOCS / "inside").glob("*.rst")
+    ]
+    modules = set(re.findall(r"``(_\w+/\w+\.py)``", "\n".join([architecture, *pages])))
+    assert len(modules) > 15
+    assert [name for name in sorted(modules) if package / name not in sources] == []
+    # The last column of the tables has functions, classes and methods.
+    names = re.findall(
+        r"``([A-Za-z_.]+)``", "".join(re.findall(r"\|[^|\n]+\|\n", architecture))
+    )
+    members = {part for name in names for part in name.split(".")}
+    assert len(members) > 15
+    assert sorted(members - defined) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_page_is_valid(page, monkeypatch):
     tree = parse(page, monkeypatch)
