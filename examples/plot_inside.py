@@ -58,8 +58,8 @@ for layer in ("conv2", "conv4"):
 from skdeepcluster.inspection import ContactSheetDisplay
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-ContactSheetDisplay.from_estimator(model, images, which="nearest", ax=axes[0])
-ContactSheetDisplay.from_estimator(model, images, which="farthest", ax=axes[1])
+ContactSheetDisplay.from_estimator(model, images, order="nearest", ax=axes[0])
+ContactSheetDisplay.from_estimator(model, images, order="farthest", ax=axes[1])
 figure.savefig("inside_clusters.png", dpi=150)
 print("wrote inside_clusters.png")
 plt.show()
