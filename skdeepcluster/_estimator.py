@@ -1,6 +1,7 @@
 """DeepClusterEstimator: parameters, validation, fitted attributes; no algorithm."""
 
 import copy
+import math
 import os
 from functools import partial
 from numbers import Integral, Real
@@ -17,7 +18,7 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _persistence as persistence
 from ._clustering.graph import nearest_neighbors
@@ -32,14 +33,10 @@ from ._fit.callback_runner import (
 from ._fit.fit import Fit, Fitted
 from ._fit.stability import mild_augment
 from ._fit.symptoms import final_symptoms
-from ._inputs.read import (
-    NO_CLUSTER,
-    InputData,
-    check_class_labels,
-    read_input,
-    warn_unreadable,
-)
+from ._inputs.failures import ReadFailures
+from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
 from ._inputs.sources import MAX_ABS_VALUE, Source
+from ._inputs.spec import InputFormat, InputSpec
 from ._training.features import extract_features
 from ._utils.device import limit_threads, resolve_device
 from ._utils.distributed import SINGLE_PROCESS, Processes, Sharded, get_processes
@@ -546,7 +543,7 @@ class DeepClusterEstimator(
         """
         given, fitted = self._fit(X, y)
         embedding = Sharded(fitted.features, fitted.shard).gather()
-        return given.in_place(embedding, np.nan)
+        return given.scatter_rows(embedding, np.nan)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def recover(self, X, y=None):
@@ -630,11 +627,11 @@ class DeepClusterEstimator(
             gives. Larger is better, also between different `n_clusters`.
         """
         check_is_fitted(self)
-        given = read_input(self, X)
+        given, failures = read_input(X, self._input_spec(fitted=True))
         rows = RandomStreams(0).sample("score", given.n, SCORE_ROWS)
         source = given.source.take(rows)
-        if given.failures:
-            source = source.take(np.flatnonzero(~np.isin(rows, list(given.failures))))
+        if failures:
+            source = source.take(np.flatnonzero(~failures.mask(rows)))
         if len(source) < 2:
             raise ValueError("score compares images: pass at least 2.")
         pixels = project_pixels(
@@ -705,15 +702,28 @@ class DeepClusterEstimator(
         """Return what is computed of features, by all processes that there are."""
         processes = get_processes()
         with processes.guard_collectives():
-            given = read_input(self, X)
+            given, failures = read_input(X, self._input_spec(fitted=True))
             few = len(given.source) < processes.size
             shard = (SINGLE_PROCESS if few else processes).shard(len(given.source))
             values = Sharded(
                 compute(self._embed(given.source, rows=shard.rows)), shard
             ).gather()
-            given.share_failures(processes)
-            warn_unreadable(given.failures, given.n)
-            return given.in_place(values, blank)
+            failures.share(processes)
+            failures.warn(given.n)
+            return given.scatter_rows(values, blank)
+
+    def _input_spec(self, fitted: bool) -> InputSpec:
+        """Return how X is read: in the format of the fit, or to choose the format."""
+        return InputSpec(
+            image_shape=self.image_shape,
+            image_size=self.image_size,
+            on_error=self.on_error,
+            n_jobs=self.n_jobs,
+            cache=self.cache,
+            cache_bytes=self.cache_bytes,
+            validate_rows=partial(validate_data, self, reset=not fitted),
+            fitted=self._input_format if fitted else None,
+        )
 
     def _fit(self, X, y, recovering: bool = False) -> tuple[InputData, Fitted]:
         """Fit, and return what was given and what was learned."""
@@ -751,8 +761,12 @@ class DeepClusterEstimator(
         if context is not None:
             context.call_on_fit_task_begin(**task)
         warm = self.warm_start and hasattr(self, "module_")
-        given = read_input(self, X, fitting=True, reset=not warm)
+        if not warm:
+            self.__dict__.pop("feature_names_in_", None)
+        spec = self._input_spec(fitted=warm)
+        given, failures = read_input(X, spec, for_training=True)
         source = given.source
+        self.n_features_in_ = math.prod(source.shape)
         y = check_class_labels(y, given.n)
         y = None if y is None else y[given.rows]
         before: Any = self.module_ if warm else None
@@ -763,13 +777,13 @@ class DeepClusterEstimator(
             fitted = fit.recover()
         else:
             onlookers = CallbackRunner(functions, context, task)
-            fitted = fit.run(y, onlookers, partial(self._as_fitted, given))
-        given.share_failures(processes)
-        self._set_fitted(given, fitted)
+            fitted = fit.run(y, onlookers, partial(self._as_fitted, given, failures))
+        failures.share(processes)
+        self._set_fitted(given, failures, fitted)
         n_groups = len(self.cluster_centers_)
         for words in final_symptoms(fitted.history, n_groups, self.n_clusters):
             warn(words, ConvergenceWarning)
-        warn_unreadable(given.failures, given.n)
+        failures.warn(given.n)
         if fit.checkpoints is not None and not recovering:
             fit.checkpoints.clear()
         if context is not None:
@@ -777,21 +791,26 @@ class DeepClusterEstimator(
             context.call_on_fit_task_end(**task, reconstruction_attributes=learned)
         return given, fitted
 
-    def _as_fitted(self, given: InputData, fitted: Fitted) -> "DeepClusterEstimator":
+    def _as_fitted(
+        self, given: InputData, failures: ReadFailures, fitted: Fitted
+    ) -> "DeepClusterEstimator":
         """Return the estimator that this one would be if it had learned `fitted`."""
         model = copy.copy(self)
         for name in [name for name in vars(model) if "_callback" in name]:
             delattr(model, name)  # of the fit that goes on
-        model._set_fitted(given, fitted)
+        model._set_fitted(given, failures, fitted)
         return model
 
-    def _set_fitted(self, given: InputData, fitted: Fitted) -> None:
+    def _set_fitted(
+        self, given: InputData, failures: ReadFailures, fitted: Fitted
+    ) -> None:
         source = given.source
         self.module_: torch.nn.Module = fitted.network
         self.device_ = fitted.recipe.device
         self._dtype = fitted.recipe.dtype
-        self.image_shape_ = source.shape if len(source.shape) == 3 else None
-        self._image_dtype = source.dtype
+        mean, scale = fitted.network.statistics
+        self._input_format = InputFormat(source.shape, source.dtype, mean, scale)
+        self.image_shape_ = self._input_format.image_shape
         self.history_: list[dict] = fitted.history
         self.n_iter_ = len(fitted.history)
         self.inertia_ = fitted.inertia
@@ -801,8 +820,8 @@ class DeepClusterEstimator(
         self.cluster_centers_ = mean_embeddings(fitted.features, own, processes)
         labels = Sharded(own, fitted.shard).gather()
         self.paths_ = given.paths
-        self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
-        self.labels_ = given.in_place(labels, NO_CLUSTER)
+        self.skipped_ = failures.rows
+        self.labels_ = given.scatter_rows(labels, NO_CLUSTER)
 
     def _embed(
         self, source: Source, augment=None, rows: slice | None = None

@@ -363,16 +363,16 @@ def test_nothing_can_be_read(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
 def test_a_file_that_is_no_array(tmp_path, content):
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(ValueError, match=r"x.npy' is no array on disk"):
+    with pytest.raises(ValueError, match=r"x.npy' is not an array on disk"):
         quick().fit(tmp_path / "x.npy")
     np.save(tmp_path / "y.npy", np.array([{}]))
-    with pytest.raises(ValueError, match=r"y.npy' is no array on disk"):
+    with pytest.raises(ValueError, match=r"y.npy' is not an array on disk"):
         quick().fit(tmp_path / "y.npy")
 
 
 def test_files_where_fit_saw_something_else(images, folder):
     rows = np.random.default_rng(0).random((30, 8))
-    with pytest.raises(ValueError, match="holds pictures, but fit saw rows of 8"):
+    with pytest.raises(ValueError, match="holds images, but fit saw rows of 8"):
         quick().fit(rows).predict(folder)
     floats = quick().fit(images / 255)
     with pytest.raises(ValueError, match="bytes from 0 to 255, but fit saw floating"):

@@ -78,7 +78,7 @@ def _images(source: DecodedSource) -> Iterator[torch.Tensor]:
 
 
 def _readable(source: DecodedSource) -> np.ndarray:
-    return ~np.isin(source.rows, list(source.failures))
+    return ~source.failures.mask(source.rows)
 
 
 def _in_folder(source: DecodedSource, folder: Path) -> np.ndarray:
@@ -99,13 +99,14 @@ def _in_folder(source: DecodedSource, folder: Path) -> np.ndarray:
         told = json.loads(failures.read_text(encoding="utf-8"))
         found = {int(source.rows[int(place)]): why for place, why in told.items()}
         if source.skip or not found:
-            source.failures.update(found)
+            source.failures.record(found)
             return values
     with write_atomically(images) as file:
         _write(source, file)
         places = {row: place for place, row in enumerate(source.rows.tolist())}
-        known = places.keys() & source.failures.keys()  # not those of bad headers
-        told = {places[row]: source.failures[row] for row in known}
+        causes = source.failures.messages
+        known = places.keys() & causes.keys()  # not those of bad headers
+        told = {places[row]: causes[row] for row in known}
         with write_atomically(failures) as beside:  # first, so that images have theirs
             beside.write(json.dumps(told).encode())
     return np.load(images, mmap_mode="r")

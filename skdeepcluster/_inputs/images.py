@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .._utils.messages import warn
 from .decoding import ImageFormat, decode, describe_failure, read_format
+from .failures import ReadFailures
 from .sources import Source
 
 # Of image files. PIL registers others, such as .h5 and .mpeg, that it cannot read.
@@ -345,7 +346,7 @@ class DecodedSource(Source):
     rows: np.ndarray
     n_workers: int
     skip: bool
-    failures: dict[int, str] = field(default_factory=dict)  # by row of the items
+    failures: ReadFailures = field(default_factory=ReadFailures)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -357,7 +358,7 @@ class DecodedSource(Source):
 
     def part(self, rows: slice) -> "DecodedSource":
         """Return the items at `rows` as a source, without reading them."""
-        return replace(self, rows=self.rows[rows], failures={})
+        return replace(self, rows=self.rows[rows])
 
     @property
     def dtype(self) -> type:
@@ -374,14 +375,6 @@ class DecodedSource(Source):
         function = partial(_decoded, self.items, self.format)
         for images, failures in map_in_workers(function, there, self.n_workers):
             if failures and not self.skip:
-                raise unreadable_error(failures)
-            self.failures.update(failures)
+                raise ReadFailures(failures).to_error()
+            self.failures.record(failures)
             yield images
-
-
-def unreadable_error(failures: dict[int, str], skippable: bool = True) -> ValueError:
-    """Return the error that names the first picture that cannot be read."""
-    row = min(failures)
-    more = f" ({len(failures)} such rows so far)" if len(failures) > 1 else ""
-    cure = "Remove it, or set on_error='skip'" if skippable else "Pass images"
-    return ValueError(f"X cannot be read in row {row}: {failures[row]}{more}. {cure}.")

@@ -3,10 +3,9 @@
 import math
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import scipy.sparse
 import torch
 
 from .._utils.messages import warn
+from .failures import ReadFailures
 
 # A batch of this many values at a time is checked or measured: 64 MiB of float32.
 CHUNK_VALUES = 2**24
@@ -29,8 +29,8 @@ MAX_ABS_VALUE = 2.0**100  # number, about 1e30: sums of a batch of them fit into
 class Source(ABC):
     """Images or rows that are read by the batch."""
 
-    # Of rows of X that cannot be read to what is wrong with them.
-    failures: Mapping[int, str] = MappingProxyType({})
+    # Record of unreadable rows of X; None if reading cannot fail.
+    failures: ReadFailures | None = None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -278,8 +278,8 @@ def test_a_picture_that_cannot_be_read_stays_blank(paths, n_workers):
     source = source_of(find_images(paths), n_workers=n_workers, skip=True)
     parts = [slice(0, 4), slice(4, 8), slice(8, 12)]
     found = torch.cat(list(source.batches(parts)))[:, 0].numpy()
-    assert list(source.failures) == [5]
-    assert "No such file" in source.failures[5]
+    assert source.failures.rows.tolist() == [5]
+    assert "No such file" in source.failures.messages[5]
     assert (found[5] == 0).all()
     others = np.delete(np.arange(N), 5)
     assert_array_equal(found[others], PIXELS[others])
