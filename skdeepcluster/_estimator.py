@@ -33,9 +33,10 @@ from ._fit.callback_runner import (
 from ._fit.fit import Fit, Fitted
 from ._fit.stability import mild_augment
 from ._fit.symptoms import final_symptoms
+from ._inputs.arrays import MAX_ABS_VALUE
 from ._inputs.failures import ReadFailures
 from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
-from ._inputs.sources import MAX_ABS_VALUE, Source
+from ._inputs.sources import Source
 from ._inputs.spec import InputFormat, InputSpec
 from ._training.features import extract_features
 from ._utils.device import limit_threads, resolve_device
@@ -127,19 +128,14 @@ class DeepClusterEstimator(
         far as the headers of files can tell, with its row, path and cause; or a
         warning, label -1 and an embedding of NaN.
 
-    cache : "memory", str, path-like or None, default="memory"
-        Where decoded pictures are kept while `fit` reads them again and again: in
-        memory; or in a memory-mapped file in the folder of this name, where fits of
-        the same files (by their contents) find them again; or nowhere.
-
-    cache_bytes : int, default=2**30
-        Largest size of decoded pictures that are kept, in bytes. More are decoded
-        anew in each pass.
-
-    features_dir : str, path-like or None, default=None
-        Folder for a temporary, memory-mapped file with the features of all images,
-        where memory does not hold them; None for memory. It takes 4 bytes for each
-        image and feature.
+    cache_dir : str, path-like or None, default=None
+        Folder for decoded images and features. With None, decoded images and features
+        are in memory up to 1 GiB each, and more in temporary files, which are gone
+        after the fit. If the disk has no room for more images, they are decoded in
+        each pass. With a folder, decoded images of files are stored in it under a hash
+        of their contents, where later fits of the same files find them; temporary files
+        are in it as well. Set it if decoding takes long, or if the system's temporary
+        folder is small.
 
     sobel : bool, default=False
         Whether the network sees fixed Sobel gradients of the gray image instead of
@@ -359,9 +355,7 @@ class DeepClusterEstimator(
             Interval(Integral, 1, None, closed="left"),
         ],
         "on_error": [StrOptions({"raise", "skip"})],
-        "cache": [str, os.PathLike, None],
-        "cache_bytes": [Interval(Integral, 0, None, closed="left")],
-        "features_dir": [str, os.PathLike, None],
+        "cache_dir": [str, os.PathLike, None],
         "sobel": ["boolean"],
         "augment": [StrOptions({"auto", "crops"}), callable, None],
         "n_crops": [Interval(Integral, 1, None, closed="left"), tuple, list],
@@ -409,9 +403,7 @@ class DeepClusterEstimator(
         image_shape=None,
         image_size="auto",
         on_error="raise",
-        cache="memory",
-        cache_bytes=2**30,
-        features_dir=None,
+        cache_dir=None,
         sobel=False,
         augment="auto",
         n_crops=1,
@@ -451,9 +443,7 @@ class DeepClusterEstimator(
         self.image_shape = image_shape
         self.image_size = image_size
         self.on_error = on_error
-        self.cache = cache
-        self.cache_bytes = cache_bytes
-        self.features_dir = features_dir
+        self.cache_dir = cache_dir
         self.sobel = sobel
         self.augment = augment
         self.n_crops = n_crops
@@ -719,8 +709,7 @@ class DeepClusterEstimator(
             image_size=self.image_size,
             on_error=self.on_error,
             n_jobs=self.n_jobs,
-            cache=self.cache,
-            cache_bytes=self.cache_bytes,
+            cache_dir=self.cache_dir,
             validate_rows=partial(validate_data, self, reset=not fitted),
             fitted=self._input_format if fitted else None,
         )

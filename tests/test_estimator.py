@@ -510,7 +510,7 @@ BAD_INPUT = {
     "objects": (lambda X: X.astype(object), {}, TypeError, r"object"),
     "strings": (lambda X: X.astype(str), {}, TypeError, r"not numbers"),
     "complex": (lambda X: X * 1j, {}, ValueError, r"Complex"),
-    "text": (lambda X: "some/folder", {}, ValueError, r"'some/folder' is no folder"),
+    "text": (lambda X: "some/folder", {}, ValueError, r"'some/folder' is not a folder"),
     "no file": (lambda X: ["a.png"] * 9, {}, ValueError, r"row 0: a.png: No such file"),
     "no .npy": (lambda X: "some.npy", {}, ValueError, r"'some.npy' is no file"),
     "other channels": (

@@ -15,10 +15,11 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import nn
 
 from .._estimator import DeepClusterEstimator
+from .._inputs.arrays import is_table
+from .._inputs.collection import find_images
 from .._inputs.failures import ReadFailures
-from .._inputs.images import find_images
 from .._inputs.read import InputData, read_input
-from .._inputs.sources import Source, is_table
+from .._inputs.sources import Source
 from .._inputs.spec import InputSpec
 from .._utils.device import limit_threads
 from .layers import Call, Layer, Reduce, find_layers, layer_features, trace_calls

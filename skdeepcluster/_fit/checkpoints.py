@@ -21,7 +21,7 @@ COMPARED = 64  # images by which X is known again
 # Parameters that may change between a fit and its continuation.
 FREE = (
     *("checkpoint_dir", "verbose", "callbacks", "n_jobs"),
-    *("features_dir", "cache", "cache_bytes"),
+    "cache_dir",
 )
 
 

@@ -212,7 +212,7 @@ class Fit:
         shape = len(self.shard), network.n_features
         return extract_features(
             *(network, self.source, recipe.device, recipe.dtype),
-            out=allocate_features(shape, recipe.features_dir),
+            out=allocate_features(shape, recipe.cache_dir),
             rows=self.shard.rows,
         )
 

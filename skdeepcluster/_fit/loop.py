@@ -60,7 +60,7 @@ class Recipe:
     weight_decay: float
     device: torch.device
     dtype: torch.dtype
-    features_dir: str | os.PathLike | None = None
+    cache_dir: str | os.PathLike | None = None
 
 
 @dataclass
@@ -172,7 +172,7 @@ def run_rounds(
         *(optimizer, recipe.max_iter * recipe.updates_per_iter),
         eta_min=0.0 if falling else recipe.learning_rate,
     )
-    points = allocate_features((len(shard), network.n_points), recipe.features_dir)
+    points = allocate_features((len(shard), network.n_points), recipe.cache_dir)
     remembered = points if recipe.head == "centroids" else None
     from_pixels = recipe.init == "pixels" and not n_done
     if saved is None:
@@ -310,7 +310,7 @@ def _first_labels(
         lambda: fit_pixel_projection(source, rows)
     )
     shape = len(shard), projection.components.shape[1]
-    pixels = allocate_features(shape, recipe.features_dir)
+    pixels = allocate_features(shape, recipe.cache_dir)
     project_pixels(source, projection, out=pixels, rows=shard.rows)
     return clusterer.first_labels(pixels, seed).labels
 

@@ -91,7 +91,7 @@ def resolve_recipe(
         **given("init", "max_iter", "balance"),
         **given("batch_size", "learning_rate", "schedule", "momentum"),
         **given("weight_decay", "head", "temperature"),
-        **given("features_dir"),
+        **given("cache_dir"),
     )
     return recipe, clusterer
 

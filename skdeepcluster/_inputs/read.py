@@ -11,13 +11,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from .._utils.device import count_threads
 from .._utils.messages import warn
-from .cache import cache_decoded
-from .decoding import ImageFormat
-from .failures import ReadFailures
-from .images import DecodedSource, ImageCollection, find_common_format, find_images
-from .sources import (
-    ArraySource,
-    Source,
+from .arrays import (
     as_array,
     check_finite,
     check_image_shape,
@@ -25,6 +19,12 @@ from .sources import (
     read_images,
     read_rows,
 )
+from .cache import cache_decoded
+from .collection import ImageCollection, find_images
+from .decoding import ImageFormat
+from .failures import ReadFailures
+from .images import DecodedSource, find_common_format
+from .sources import ArraySource, Source
 from .spec import InputFormat, InputSpec
 from .tables import IMAGE_FORMS, check_rows
 
@@ -43,7 +43,7 @@ ROW_DTYPES = (np.float32, np.float64, np.uint8, np.float16)
 # Number of standard deviations from the mean that hardly any pixel lies beyond.
 MAX_DEVIATIONS = 100
 
-# Number of images whose values are compared with the range of values in the fit.
+# Number of images with values that are compared with the range of values in the fit.
 RANGE_ROWS = 16
 
 
@@ -86,7 +86,7 @@ class InputData:
         """
         rows = self.rows[start:stop]
         return InputData(
-            source=self.source.part(slice(start, stop)),
+            source=self.source.subset(slice(start, stop)),
             n=len(rows),
             rows=rows,
             paths=None if self.paths is None else self.paths[start:stop],
@@ -143,7 +143,7 @@ def read_input(
     collection = None if is_table(X) else find_images(X)
     if collection is None:
         values = X if is_table(X) else as_array(X)
-        # 0-D is no array: the error names the type of X.
+        # A 0-D array is any other object. The error has to name the type of X.
         X = values if getattr(values, "ndim", 2) else X
         if getattr(X, "ndim", 2) in (3, 4) and spec.image_size != "auto":
             collection = ImageCollection(X, None)
@@ -155,7 +155,7 @@ def read_input(
         data, failures = _read_collection(collection, spec, for_training)
     # Files need no check, which would decode them: their pixels are always bytes.
     if spec.fitted is not None and spec.fitted.image_shape and data.paths is None:
-        _check_range(data.source.part(slice(RANGE_ROWS)), spec.fitted)
+        _check_range(data.source.subset(slice(RANGE_ROWS)), spec.fitted)
     if for_training and len(data.rows) < 2:
         raise ValueError(
             f"Found array with {len(data.rows)} sample(s) (n_samples="
@@ -270,7 +270,8 @@ def _read_collection(
     )
     source: Source = decoded
     if for_training:
-        source = cache_decoded(decoded, spec.cache, spec.cache_bytes)
+        # All images are decoded here, so that training knows the unreadable ones.
+        source = cache_decoded(decoded, spec.cache_dir)
         rows = rows[~failures.mask(rows)]
     return InputData(source, n=n, rows=rows, paths=collection.paths), failures
 
@@ -278,7 +279,7 @@ def _read_collection(
 def _choose_format(
     collection: ImageCollection, spec: InputSpec, n_workers: int
 ) -> tuple[ImageFormat, ReadFailures]:
-    """Return the format of all images, and the images whose header is broken."""
+    """Return the format of all images, and the images with a broken header."""
     image_format, messages = find_common_format(
         collection,
         image_shape=check_image_shape(spec.image_shape),
@@ -318,6 +319,7 @@ def _count_workers(n_jobs: int | None, n: int) -> int:
     is_fork = (method or multiprocessing.get_all_start_methods()[0]) == "fork"
     if n < MIN_ROWS_FOR_WORKERS or (n_jobs is None and not is_fork):
         return 0
+    # A single worker would only add the cost of sending images between processes.
     count = torch.get_num_threads() if n_jobs is None else count_threads(n_jobs)
     return 0 if count == 1 else count
 

@@ -49,12 +49,8 @@ class InputSpec:
 
     Parameters
     ----------
-    image_shape, image_size, on_error, n_jobs
+    image_shape, image_size, on_error, n_jobs, cache_dir
         Parameters of `DeepClusterEstimator`.
-    cache : str, path-like or None, default="memory"
-        Place for decoded images that are read again and again.
-    cache_bytes : int, default=2**30
-        Largest size of the decoded images that are kept.
     validate_rows : callable, default=check_array
         Check of 2-D data, called as ``validate_rows(X, dtype=...,
         ensure_all_finite=False)``. An estimator passes scikit-learn's `validate_data`
@@ -67,7 +63,6 @@ class InputSpec:
     image_size: str | int = "auto"
     on_error: str = "raise"
     n_jobs: int | None = None
-    cache: str | os.PathLike | None = "memory"
-    cache_bytes: int = 2**30
+    cache_dir: str | os.PathLike | None = None
     validate_rows: Callable[..., np.ndarray] = check_array
     fitted: InputFormat | None = None

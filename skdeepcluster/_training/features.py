@@ -2,15 +2,14 @@
 
 import math
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
 import torch
 
 from .._inputs.sources import Source
+from .._utils.allocation import allocate_array, allocate_in_memory
 from .._utils.device import autocast
-from .._utils.files import make_folder
 from .._utils.memory import explain_memory_error
 from .augment import Augment
 
@@ -19,20 +18,17 @@ BATCH_VALUES = 2**20  # the same on accelerators
 
 
 def allocate_features(
-    shape: tuple[int, int], folder: str | os.PathLike | None
+    shape: tuple[int, int], cache_dir: str | os.PathLike | None
 ) -> np.ndarray:
-    """Return a float32 array, in memory or mapped to a temporary file in `folder`.
+    """Return a float32 array with any values, for the features of images.
 
-    The file has no name: it is gone with the array, or the process.
+    Up to 1 GiB is in memory, more in an unnamed temporary file if the disk has room.
     """
-    if folder is None:
-        remedy = "Set features_dir, or pass fewer images."
-        with explain_memory_error(
-            f"features of {shape[0]} images", remedy, 4 * math.prod(shape)
-        ):
-            return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=make_folder(folder, "features_dir")) as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    purpose = f"features of {shape[0]} images"
+    features = allocate_array(shape, np.float32, cache_dir, purpose=purpose)
+    if features is None:
+        return allocate_in_memory(shape, np.float32, purpose=purpose)
+    return features
 
 
 def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -91,7 +87,14 @@ def extract_features(
     if points:
         size, forward = network.n_points, network.points
     first, stop, _ = (slice(None) if rows is None else rows).indices(len(source))
-    features = allocate_features((stop - first, size), None) if out is None else out
+    features = out
+    if features is None:
+        features = allocate_in_memory(
+            (stop - first, size),
+            np.float32,
+            purpose=f"features of {stop - first} images",
+            remedy="Pass fewer images at once.",
+        )
     with torch.inference_mode():
         starts = range(0, stop - first, step)
         parts = [slice(first + s, min(first + s + step, stop)) for s in starts]

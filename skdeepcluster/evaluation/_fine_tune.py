@@ -25,7 +25,7 @@ from .._activations.model import (
     LabeledImages,
     warn_unreadable_images,
 )
-from .._inputs.sources import MAX_ABS_VALUE
+from .._inputs.arrays import MAX_ABS_VALUE
 from .._training.epoch import (
     CALIBRATION_ROWS,
     TrainingState,

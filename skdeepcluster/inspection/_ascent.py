@@ -11,7 +11,7 @@ from torch.nn import functional
 from .._activations.layers import LayerOutputs
 from .._activations.maps import float32_evaluation, select_filters, split_into_batches
 from .._activations.model import COUNT, MODEL, EvaluatedModel
-from .._inputs.sources import check_image_shape
+from .._inputs.arrays import check_image_shape
 from .._utils.random import RandomStreams
 
 # In units of the images' scale.

@@ -167,7 +167,8 @@ def test_another_fit_is_refused(images, tmp_path, params, names):
 def test_what_may_change(images, tmp_path, expected):
     augment = stopped(images, tmp_path / "a", 2)
     (tmp_path / "a").rename(tmp_path / "b")
-    model = quick(checkpoint_dir=tmp_path / "b", augment=augment, verbose=0, cache=None)
+    params = {"verbose": 0, "cache_dir": tmp_path / "cache"}
+    model = quick(checkpoint_dir=tmp_path / "b", augment=augment, **params)
     assert model.fit(images).n_iter_ == ROUNDS
 
 

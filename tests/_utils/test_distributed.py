@@ -31,6 +31,7 @@ from skdeepcluster._clustering.whitening import principal_components
 from skdeepcluster._fit import checkpoints as checkpoints_module
 from skdeepcluster._training.augment import RandomCrop
 from skdeepcluster._training.batch_norm import synchronized_batch_norm
+from skdeepcluster._utils import allocation
 from skdeepcluster._utils.distributed import (
     SINGLE_PROCESS,
     Processes,
@@ -525,22 +526,25 @@ def _write_files(folder, broken):
         path.write_bytes(path.read_bytes()[:-30])
 
 
-def _fit_files(folder, cache):
+def _fit_files(folder, is_cached):
+    if not is_cached:
+        allocation.MEMORY_BYTES = 0
+        allocation.MAX_DISK_SHARE = 0.0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = DeepClusterEstimator(
-            **QUICK | {"max_iter": 1, "on_error": "skip", "cache": cache}
+            **QUICK | {"max_iter": 1, "on_error": "skip"}
         ).fit(folder)
         labels = model.predict(folder)
     told = [str(each.message) for each in caught]
     return model.labels_, labels, model.skipped_, told
 
 
-@pytest.mark.parametrize("cache", [None, "memory"])
-def test_broken_files_are_known_to_all(processes, tmp_path, cache):
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_broken_files_are_known_to_all(processes, tmp_path, is_cached):
     folder = tmp_path / "images"
     _write_files(folder, broken=(3, 58))
-    found = _results(processes(2, _fit_files, folder, cache))
+    found = _results(processes(2, _fit_files, folder, is_cached))
     for labels, predicted, skipped, _ in found:
         assert_array_equal(labels, found[0][0])
         assert_array_equal(predicted, labels)
