@@ -27,8 +27,9 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from skdeepcluster._inputs.collection import find_images
 from skdeepcluster._inputs.decoding import ImageFormat
-from skdeepcluster._inputs.images import DecodedSource, find_images
+from skdeepcluster._inputs.images import DecodedSource
 from skdeepcluster._training.augment import RandomCrop
 
 # Batch size and image size that a default fit of large photographs has.

@@ -1,8 +1,10 @@
 """DeepClusterEstimator: parameters, validation, fitted attributes; no algorithm."""
 
 import copy
+import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -18,7 +20,7 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _persistence as persistence
 from ._clustering.graph import nearest_neighbors
@@ -37,15 +39,11 @@ from ._fit.callback_runner import (
 from ._fit.fit import Fit, FitResult
 from ._fit.recipe import Parameters
 from ._fit.symptoms import final_symptoms
-from ._inputs.read import (
-    NO_CLUSTER,
-    InputData,
-    check_class_labels,
-    read_input,
-    warn_unreadable,
-)
-from ._inputs.sources import MAX_ABS_VALUE as MAX_VALUE
+from ._inputs.arrays import MAX_ABS_VALUE
+from ._inputs.failures import ReadFailures
+from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
 from ._inputs.sources import Source
+from ._inputs.spec import InputFormat, InputSpec
 from ._training.augment import Augment, mild_augment
 from ._training.features import extract_features
 from ._utils.compute import Compute
@@ -60,6 +58,24 @@ MEMORY_REMEDY = "Lower image_size or batch_size, or pass fewer images."
 # Number of images that `score` looks at.
 SCORE_ROWS = 20_000
 MAX_EPOCHS = 1e9
+
+
+@dataclass(frozen=True)
+class TrainingInput:
+    """X as `fit` has read it.
+
+    Parameters
+    ----------
+    data : InputData
+    failures : ReadFailures
+        Images that could not be read.
+    feature_names : ndarray of str or None
+        Names of the columns of a data frame.
+    """
+
+    data: InputData
+    failures: ReadFailures
+    feature_names: np.ndarray | None
 
 
 class DeepClusterEstimator(
@@ -145,10 +161,12 @@ class DeepClusterEstimator(
         problem. "skip" warns, and gives the image label -1 and an embedding of NaN.
 
     cache_dir : str, path-like or None, default=None
-        Folder for decoded images, where later fits of the same files find them, and for
-        features that exceed 1 GiB. With None, up to 1 GiB of decoded images stay in
-        memory, and larger data goes to an unnamed temporary file. Set it to fit the
-        same files repeatedly, or if the temporary folder is small.
+        Folder for decoded images and for features that exceed 1 GiB. Decoded images of
+        files are stored under a hash of their contents, so that later fits of the same
+        files find them. With None, up to 1 GiB of decoded images and of features stay
+        in memory, and larger data goes to temporary files. If the disk has no room for
+        more images, they are decoded in each pass. Set it to fit the same files
+        repeatedly, or if the system's temporary folder is small.
 
     sobel : bool, default=False
         If True, the network sees fixed Sobel gradients of the gray image instead of its
@@ -368,6 +386,7 @@ class DeepClusterEstimator(
     cluster_centers_: np.ndarray
     _assigner: LinearAssigner | NearestCenterAssigner
     _dtype: torch.dtype
+    _input_format: InputFormat
 
     _parameter_constraints: dict = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
@@ -409,10 +428,10 @@ class DeepClusterEstimator(
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "head_norm": [StrOptions({"batch"}), None],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, MAX_VALUE, closed="right")],
+        "learning_rate": [Interval(Real, 0, MAX_ABS_VALUE, closed="right")],
         "schedule": [StrOptions({"cosine", "constant"})],
         "momentum": [Interval(Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(Real, 0, MAX_VALUE, closed="both")],
+        "weight_decay": [Interval(Real, 0, MAX_ABS_VALUE, closed="both")],
         "device": [str, torch.device],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "n_jobs": [Integral, None],
@@ -566,7 +585,7 @@ class DeepClusterEstimator(
             Equal to `fit(X).transform(X)`, without a second pass over the images.
         """
         data, result = self._fit(X, y)
-        return data.in_place(result.features.gather(), np.nan)
+        return data.scatter_rows(result.features.gather(), np.nan)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def recover(self, X, y=None):
@@ -650,12 +669,11 @@ class DeepClusterEstimator(
             Larger is better, also across different `n_clusters`.
         """
         check_is_fitted(self)
-        data = read_input(self, X)
+        data, failures = read_input(X, self._input_spec(fitted=True))
         rows = RandomStreams(0).sample("score", data.n, SCORE_ROWS)
         source = data.source.take(rows)
-        if data.failures:
-            is_readable = ~np.isin(rows, list(data.failures))
-            source = source.take(np.flatnonzero(is_readable))
+        if failures:
+            source = source.take(np.flatnonzero(~failures.mask(rows)))
         if len(source) < 2:
             raise ValueError("score compares images. Pass at least 2 readable images.")
         projection = fit_pixel_projection(source, np.arange(len(source)))
@@ -732,15 +750,27 @@ class DeepClusterEstimator(
         """
         processes = get_processes()
         with processes.guard_collectives():
-            data = read_input(self, X)
+            data, failures = read_input(X, self._input_spec(fitted=True))
             n = len(data.source)
             # Processes without an image would have nothing to extract features from.
             shard = (SINGLE_PROCESS if n < processes.size else processes).shard(n)
             features = self._embed(data.source, rows=shard.rows)
             values = Sharded(function(features), shard).gather()
-            data.share_failures(processes)
-            warn_unreadable(data.failures, data.n)
-            return data.in_place(values, fill_value)
+            failures.share(processes)
+            failures.warn(data.n)
+            return data.scatter_rows(values, fill_value)
+
+    def _input_spec(self, fitted: bool) -> InputSpec:
+        """Return how X is read: in the format of the fit, or in a format of its own."""
+        return InputSpec(
+            image_shape=self.image_shape,
+            image_size=self.image_size,
+            on_error=self.on_error,
+            n_jobs=self.n_jobs,
+            cache_dir=self.cache_dir,
+            validate_rows=partial(validate_data, self, reset=not fitted),
+            fitted=self._input_format if fitted else None,
+        )
 
     def _fit(self, X, y, recover: bool = False) -> tuple[InputData, FitResult]:
         """Fit, set the fitted attributes, and return the data with the result."""
@@ -765,110 +795,107 @@ class DeepClusterEstimator(
         task = {"estimator": self, "X": X, "y": y}
         if context is not None:
             context.call_on_fit_task_begin(**task)
-        reader, data, fit = self._prepare_fit(X, processes)
-        y = check_class_labels(y, data.n)
+        reading = self._read_training(X)
+        y = check_class_labels(y, reading.data.n)
+        fit = self._new_fit(reading, processes)
         result = fit.run(
-            y=None if y is None else y[data.rows],
+            y=None if y is None else y[reading.data.rows],
             callback_runner=CallbackRunner(callbacks, context, task),
-            make_estimator=partial(self._make_fitted, reader, data),
+            make_estimator=partial(self._make_fitted, reading),
         )
-        self._complete_fit(reader, data, result, processes)
+        self._complete_fit(reading, result, processes)
         if fit.checkpoints is not None:
             fit.checkpoints.clear()
         if context is not None:
             attributes = partial(vars, self)
             context.call_on_fit_task_end(**task, reconstruction_attributes=attributes)
-        return data, result
+        return reading.data, result
 
     def _recover(self, X, processes: Processes) -> tuple[InputData, FitResult]:
         """End an interrupted fit at its last complete round."""
-        reader, data, fit = self._prepare_fit(X, processes)
-        result = fit.recover()
-        self._complete_fit(reader, data, result, processes)
-        return data, result
+        reading = self._read_training(X)
+        result = self._new_fit(reading, processes).recover()
+        self._complete_fit(reading, result, processes)
+        return reading.data, result
 
-    def _prepare_fit(
-        self, X, processes: Processes
-    ) -> tuple["DeepClusterEstimator", InputData, Fit]:
-        """Read X and return the fit.
+    @property
+    def _is_warm(self) -> bool:
+        return self.warm_start and hasattr(self, "module_")
 
-        Reading sets attributes such as `n_features_in_`. They are set on a copy, so
-        that an error during the fit leaves this estimator unchanged.
+    def _read_training(self, X) -> TrainingInput:
+        """Read X for training, without changing this estimator.
+
+        scikit-learn's validation of rows sets attributes. It sets them on a copy, so
+        that an error during the fit leaves this estimator as it was.
         """
-        is_warm = self.warm_start and hasattr(self, "module_")
         reader = copy.copy(self)
-        data = read_input(reader, X, fitting=True, reset=not is_warm)
-        fit = Fit(
+        if not self._is_warm:
+            # A data frame of an earlier fit may have had names of columns.
+            reader.__dict__.pop("feature_names_in_", None)
+        spec = reader._input_spec(fitted=self._is_warm)
+        data, failures = read_input(X, spec, for_training=True)
+        names = getattr(reader, "feature_names_in_", None)
+        return TrainingInput(data, failures, feature_names=names)
+
+    def _new_fit(self, reading: TrainingInput, processes: Processes) -> Fit:
+        return Fit(
             Parameters(**self.get_params(deep=False)),
-            data.source,
-            data.paths,
-            previous_network=self.module_ if is_warm else None,
-            previous_history=self.history_ if is_warm else [],
+            reading.data.source,
+            reading.data.paths,
+            previous_network=self.module_ if self._is_warm else None,
+            previous_history=self.history_ if self._is_warm else [],
             processes=processes,
         )
-        return reader, data, fit
 
     def _complete_fit(
-        self,
-        reader: "DeepClusterEstimator",
-        data: InputData,
-        result: FitResult,
-        processes: Processes,
+        self, reading: TrainingInput, result: FitResult, processes: Processes
     ) -> None:
         """Set the fitted attributes, and warn about problems of the whole fit."""
-        data.share_failures(processes)
-        self._set_fitted(reader, data, result)
+        reading.failures.share(processes)
+        self._set_fitted(reading, result)
         for message in final_symptoms(
             result.history, len(self.cluster_centers_), self.n_clusters
         ):
             warn(message, ConvergenceWarning)
-        warn_unreadable(data.failures, data.n)
+        reading.failures.warn(reading.data.n)
 
     def _make_fitted(
-        self, reader: "DeepClusterEstimator", data: InputData, result: FitResult
+        self, reading: TrainingInput, result: FitResult
     ) -> "DeepClusterEstimator":
         """Return a new estimator that has learned `result`, for callbacks."""
         model = type(self)(**self.get_params(deep=False))
-        model._set_fitted(reader, data, result)
+        model._set_fitted(reading, result)
         return model
 
-    def _set_fitted(
-        self, reader: "DeepClusterEstimator", data: InputData, result: FitResult
-    ) -> None:
-        """Set the fitted attributes.
-
-        Parameters
-        ----------
-        reader : DeepClusterEstimator
-            Copy of this estimator that has read X.
-        data : InputData
-        result : FitResult
-        """
-        source, features = data.source, result.features
+    def _set_fitted(self, reading: TrainingInput, result: FitResult) -> None:
+        """Set the fitted attributes."""
+        data, features = reading.data, result.features
         local_labels = result.assigner.predict(features.values)
         labels = Sharded(local_labels, features.shard).gather()
+        mean, scale = result.network.statistics
+        input_format = InputFormat(data.source.shape, data.source.dtype, mean, scale)
         attributes = {
             "module_": result.network,
             "device_": result.recipe.compute.device,
-            "image_shape_": source.shape if len(source.shape) == 3 else None,
+            "image_shape_": input_format.image_shape,
             "recipe_": result.choices,
             "history_": result.history,
             "n_iter_": len(result.history),
             "inertia_": result.inertia,
             "cluster_centers_": mean_embeddings(features, local_labels),
-            "labels_": data.in_place(labels, NO_CLUSTER),
+            "labels_": data.scatter_rows(labels, NO_CLUSTER),
             "paths_": data.paths,
-            "skipped_": np.array(sorted(data.failures), dtype=np.int64),
-            "n_features_in_": reader.n_features_in_,
+            "skipped_": reading.failures.rows,
+            "n_features_in_": math.prod(data.source.shape),
             "_assigner": result.assigner,
             "_dtype": result.recipe.compute.dtype,
-            "_image_dtype": source.dtype,
+            "_input_format": input_format,
             "_n_features_out": result.network.n_features,
         }
         # A data frame of an earlier fit may have had names of columns.
         self.__dict__.pop("feature_names_in_", None)
-        if hasattr(reader, "feature_names_in_"):
-            attributes["feature_names_in_"] = reader.feature_names_in_
+        if reading.feature_names is not None:
+            attributes["feature_names_in_"] = reading.feature_names
         self.__dict__.update(attributes)
 
     @property

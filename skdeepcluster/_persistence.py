@@ -10,6 +10,7 @@ import torch
 from ._clustering.merging import LinearAssigner, NearestCenterAssigner
 from ._clustering.whitening import Projection
 from ._fit.recipe import Parameters
+from ._inputs.spec import InputFormat
 from ._training.network import Network, build_network
 from ._utils.device import resolve_device
 from ._utils.messages import warn
@@ -53,7 +54,7 @@ def save(estimator, path: str | os.PathLike) -> None:
         "custom_backbone": isinstance(estimator.backbone, torch.nn.Module),
         "groups": kind,
         "dtype": str(estimator._dtype).removeprefix("torch."),
-        "image_dtype": np.dtype(estimator._image_dtype).name,
+        "image_dtype": np.dtype(estimator._input_format.dtype).name,
         "image_shape": estimator.image_shape_,
         "feature_names": list(fitted.get("feature_names_in_", [])) or None,
         "n_features_in": int(estimator.n_features_in_),
@@ -182,9 +183,13 @@ def _set_fitted(estimator, told: dict, tensors: dict[str, torch.Tensor]) -> None
     estimator.history_ = [dict(record) for record in told["history"]]
     estimator._n_features_out = network.n_features
     estimator._dtype = DTYPES[told["dtype"]]
-    estimator._image_dtype = {"uint8": np.uint8, "float32": np.float32}[
-        told["image_dtype"]
-    ]
+    mean, scale = network.statistics
+    estimator._input_format = InputFormat(
+        shape or (estimator.n_features_in_,),
+        {"uint8": np.uint8, "float32": np.float32}[told["image_dtype"]],
+        mean,
+        scale,
+    )
 
 
 def _network(estimator, shape: tuple, tensors: dict[str, torch.Tensor]) -> Network:

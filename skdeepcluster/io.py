@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._estimator import DeepClusterEstimator
 from ._inputs.decoding import ImageFormat, decode
-from ._inputs.read import NO_CLUSTER, InputData, read_input, warn_unreadable
+from ._inputs.read import NO_CLUSTER, InputData, read_input
 from ._utils.distributed import get_processes
 from ._utils.files import write_atomically
 
@@ -110,7 +110,7 @@ def write_embeddings(estimator, X, path):
     partial = path.with_name(path.name + ".partial")
     processes = get_processes()
     with processes.guard_collectives():
-        given = read_input(estimator, X)
+        given, failures = read_input(X, estimator._input_spec(fitted=True))
         description = _description(estimator, given)
         processes.check_same(description)
         processes.run_on_first(lambda: _begin(partial, description))
@@ -119,17 +119,14 @@ def write_embeddings(estimator, X, path):
         missing = processes.run_on_first(
             lambda: [s for s in starts if not parts[s].exists()]
         )
-        failures: dict[int, str] = {}
         for start in missing[processes.rank :: processes.size]:
             few = given.part(start, min(start + ROW_GROUP, given.n))
             features = estimator._embed(few.source)
-            labels = few.in_place(estimator._assign(features), NO_CLUSTER)
-            features = few.in_place(features, np.nan)
-            failures |= few.failures
+            labels = few.scatter_rows(estimator._assign(features), NO_CLUSTER)
+            features = few.scatter_rows(features, np.nan)
             with write_atomically(parts[start]) as file:
                 write(file, features, labels, few.paths)
-        for told in processes.all_gather_object(failures):
-            failures |= told
+        failures.share(processes)
 
         def complete() -> None:
             with write_atomically(path) as file:
@@ -137,7 +134,7 @@ def write_embeddings(estimator, X, path):
             shutil.rmtree(partial)
 
         processes.run_on_first(complete)
-        warn_unreadable(failures, given.n)
+        failures.warn(given.n)
 
 
 def _description(estimator, given: InputData) -> dict:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skdeepcluster._clustering.pseudo_labels import Clusterer
+from skdeepcluster._utils import allocation
 
 # The same examples in every run, so that a failure can be repeated. To search for new
 # ones: pytest --hypothesis-profile=default
@@ -62,3 +63,17 @@ def clusterer():
         backend="faiss",
         device=torch.device("cpu"),
     )
+
+
+@pytest.fixture
+def make_cache(monkeypatch, tmp_path_factory):
+    """Function that sets up a kind of cache, and returns the parameter `cache_dir`."""
+
+    def make(kind):
+        if kind in ("temporary file", "none"):
+            monkeypatch.setattr(allocation, "MEMORY_BYTES", 0)
+        if kind == "none":
+            monkeypatch.setattr(allocation, "MAX_DISK_SHARE", 0.0)
+        return tmp_path_factory.mktemp("cache") if kind == "folder" else None
+
+    return make

@@ -1,6 +1,7 @@
 """Features and clusters are judged as the paper does, and nothing is changed by it."""
 
 import copy
+import dataclasses
 import warnings
 
 import joblib
@@ -680,7 +681,7 @@ def test_the_number_of_rows_does_not_matter(model, split):
 
 def test_broken_files_are_left_out_with_their_classes(model, split, folder):
     skipping = copy.copy(model).set_params(on_error="skip")
-    skipping._image_dtype = np.uint8
+    skipping._input_format = dataclasses.replace(model._input_format, dtype=np.uint8)
     y, good = split[1][:40], np.arange(40) != 2
     X, test = split[0][:40], split[2:]
     words = "1 of 40 images cannot be read"

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from .._estimator import DeepClusterEstimator
+from .._inputs.failures import ReadFailures
 from .._inputs.read import InputData, read_input
+from .._inputs.spec import InputSpec
 from .._utils.device import autocast, limit_threads
 from .._utils.memory import explain_memory_error
 from .layers import Layer, LayerOutputs, evaluation_mode, find_layers, trace_calls
@@ -96,12 +97,12 @@ def split_into_batches(n: int, shape: tuple[int, ...]) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def read_image_input(reader: DeepClusterEstimator, X) -> InputData:
-    """Return the images that X holds; a reader that is not fitted takes any format."""
-    given = read_input(reader, X, reset=not hasattr(reader, "module_"))
+def read_image_input(X, spec: InputSpec) -> tuple[InputData, ReadFailures]:
+    """Read X, which has to hold images."""
+    given, failures = read_input(X, spec)
     if len(given.source.shape) != 3:
         raise ValueError(
             f"X holds rows of {given.source.shape[0]} values, but should hold images. "
             "Fit with image_shape=(C, H, W) if the rows are flattened images."
         )
-    return given
+    return given, failures

@@ -9,23 +9,18 @@ from numbers import Integral
 import joblib
 import numpy as np
 import torch
-from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import nn
 
 from .._estimator import DeepClusterEstimator
-from .._inputs.images import find_images
-from .._inputs.read import InputData, read_input, warn_unreadable
-from .._inputs.sources import (
-    ArraySource,
-    Source,
-    as_array,
-    check_finite,
-    is_table,
-    read_images,
-)
+from .._inputs.arrays import is_table
+from .._inputs.collection import find_images
+from .._inputs.failures import ReadFailures
+from .._inputs.read import InputData, read_input
+from .._inputs.sources import Source
+from .._inputs.spec import InputSpec
 from .._utils.device import limit_threads
 from .layers import Call, Layer, Reduce, find_layers, layer_features, trace_calls
 
@@ -39,12 +34,13 @@ class LabeledImages:
     """Images, and a class for each."""
 
     given: InputData
+    failures: ReadFailures
     y: np.ndarray  # of the items of the source
 
     @property
     def readable(self) -> np.ndarray:
         """Whether each item could be read, as far as it has been tried."""
-        return ~np.isin(self.given.rows, list(self.given.failures))
+        return self.given.readable
 
 
 @dataclass(frozen=True)
@@ -72,16 +68,22 @@ class EvaluatedModel:
         """Number of threads; None where nothing is told."""
         return None if self.estimator is None else self.estimator.n_jobs
 
-    def read(self, X, fitting: bool = False) -> InputData:
+    @property
+    def input_spec(self) -> InputSpec:
+        """How images are read: a module takes images of any format."""
+        if self.estimator is None:
+            return InputSpec()
+        return self.estimator._input_spec(fitted=True)
+
+    def read(self, X, fitting: bool = False) -> tuple[InputData, ReadFailures]:
         """Return what X holds, after checks.
 
         `fitting` tells that it is read again and again. Images that cannot be read are
         then known at once, and are not in the source.
         """
         if self.estimator is None:
-            source = _read_arrays(X)
-            return InputData(source, len(source), np.arange(len(source)), {})
-        return read_input(self.estimator, X, fitting)
+            _check_no_files(X)
+        return read_input(X, self.input_spec, for_training=fitting)
 
     def labeled(self, X, y, suffix: str = "", fitting: bool = False) -> LabeledImages:
         """Return images and their classes, `X_train` and `y_train`, say.
@@ -91,7 +93,7 @@ class EvaluatedModel:
         ValueError
             If there is not one class for each image.
         """
-        given = self.read(X, fitting)
+        given, failures = self.read(X, fitting)
         y = np.asarray(y)
         if y.shape != (given.n,):
             cure = "Pass one class for each image."
@@ -111,7 +113,7 @@ class EvaluatedModel:
                 f"y{suffix} should hold classes, but is {kind}. Pass integers or "
                 "strings."
             )
-        return LabeledImages(given, y[given.rows])
+        return LabeledImages(given, failures, y[given.rows])
 
     def split(
         self, X_train, y_train, X_test, y_test, fitting: bool = False
@@ -201,25 +203,17 @@ def _hashes(source: Source) -> list[str]:
     ]
 
 
-def _read_arrays(X) -> ArraySource:
-    """Read what a module takes: arrays and tensors."""
+def _check_no_files(X) -> None:
+    """Raise TypeError if X holds files or PIL images, which a module does not take."""
     if isinstance(X, str | os.PathLike) or (not is_table(X) and find_images(X)):
         raise TypeError(
             "A torch module takes arrays or tensors of images of one size. For files "
             "and pictures, put it as module_ into a copy.copy of a fitted "
             "DeepClusterEstimator, which reads them."
         )
-    values = X if is_table(X) else as_array(X)
-    if getattr(values, "ndim", 2) in (3, 4):
-        source = read_images(values, None, fitted=False)
-    else:
-        kinds = [np.float32, np.float64, np.uint8, np.float16]
-        source = ArraySource(check_array(values, dtype=kinds, ensure_all_finite=False))
-    check_finite(source)
-    return source
 
 
 def warn_unreadable_images(*images: LabeledImages) -> None:
     """Warn of images that could not be read."""
     for each in images:
-        warn_unreadable(each.given.failures, each.given.n)
+        each.failures.warn(each.given.n)

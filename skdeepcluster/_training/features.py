@@ -2,14 +2,13 @@
 
 import math
 import os
-import tempfile
 
 import numpy as np
 import torch
 
 from .._inputs.sources import Source
+from .._utils.allocation import allocate_array, allocate_in_memory
 from .._utils.compute import Compute
-from .._utils.files import make_folder
 from .._utils.memory import explain_memory_error
 from .augment import Augment
 from .network import FeatureExtractor
@@ -22,19 +21,17 @@ MIN_BATCH, MAX_BATCH = 16, 512
 
 
 def allocate_features(
-    shape: tuple[int, int], folder: str | os.PathLike | None
+    shape: tuple[int, int], cache_dir: str | os.PathLike | None
 ) -> np.ndarray:
-    """Return a float32 array, in memory or mapped to a temporary file in `folder`.
+    """Return a float32 array with any values, for the features of images.
 
-    The file has no name and disappears with the array or the process.
+    Up to 1 GiB is in memory, more in an unnamed temporary file if the disk has room.
     """
-    if folder is None:
-        remedy = "Set features_dir, or pass fewer images."
-        n_bytes = 4 * math.prod(shape)
-        with explain_memory_error(f"features of {shape[0]} images", remedy, n_bytes):
-            return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=make_folder(folder, "features_dir")) as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    purpose = f"features of {shape[0]} images"
+    features = allocate_array(shape, np.float32, cache_dir, purpose=purpose)
+    if features is None:
+        return allocate_in_memory(shape, np.float32, purpose=purpose)
+    return features
 
 
 @explain_memory_error("a forward pass", "Lower image_size, or use a smaller backbone.")

@@ -148,6 +148,12 @@ class Network(nn.Module):
             projection_head(n_features, n_projected) if n_projected else nn.Identity()
         )
 
+    @property
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and scale of each channel or feature in the fit, float32."""
+        mean, scale = self.get_buffer("front.0.mean"), self.get_buffer("front.0.scale")
+        return mean.cpu().numpy().flatten(), scale.cpu().numpy().flatten()
+
     def points(self, x: torch.Tensor) -> torch.Tensor:
         """Return points, float32 (n, n_points)."""
         return self.projection(self(x))

@@ -8,7 +8,7 @@ from pathlib import Path
 import sklearn
 
 # scikit-learn wraps `fit` and `transform`, and calls them in pipelines.
-PACKAGES = (str(Path(path).parent) for path in (__file__, sklearn.__file__))
+PACKAGES = (str(Path(__file__).parents[1]), str(Path(sklearn.__file__).parent))
 INSIDE = (*PACKAGES, contextlib.__file__)
 
 

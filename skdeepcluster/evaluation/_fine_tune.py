@@ -25,7 +25,7 @@ from .._activations.model import (
     LabeledImages,
     warn_unreadable_images,
 )
-from .._inputs.sources import MAX_ABS_VALUE
+from .._inputs.arrays import MAX_ABS_VALUE
 from .._training.batch_norm import CALIBRATION_ROWS, calibrate_batch_norm
 from .._training.epoch import BatchOptions, TrainingState, train_epoch
 from .._training.heads import linear_head

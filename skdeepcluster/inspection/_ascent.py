@@ -11,8 +11,7 @@ from torch.nn import functional
 from .._activations.layers import LayerOutputs
 from .._activations.maps import float32_evaluation, select_filters, split_into_batches
 from .._activations.model import COUNT, MODEL, EvaluatedModel
-from .._inputs.sources import check_image_shape
-from .._training.network import Standardize
+from .._inputs.arrays import check_image_shape
 from .._utils.random import RandomStreams
 
 # In units of the images' scale.
@@ -143,14 +142,15 @@ def maximal_images(
 
 def _value_range(judged: EvaluatedModel) -> tuple[torch.Tensor, ...]:
     """Return mean, scale and limits of pixels, each of shape (C, 1, 1) or (1,)."""
-    modules = judged.network.modules()
-    front = next((m for m in modules if isinstance(m, Standardize)), None)
-    if front is None:
+    fitted = judged.input_spec.fitted
+    if fitted is None:
         mean, scale = torch.zeros(1), torch.ones(1)
     else:
-        mean, scale = front.mean.cpu(), front.scale.cpu()
+        shape = (-1,) + (1,) * (len(fitted.shape) - 1)
+        mean = torch.from_numpy(fitted.mean).reshape(shape)
+        scale = torch.from_numpy(fitted.scale).reshape(shape)
     low, high = mean - LIMIT * scale, mean + LIMIT * scale
-    if getattr(judged.estimator, "_image_dtype", None) == np.uint8:
+    if fitted is not None and fitted.dtype == np.uint8:
         low, high = low.clamp(min=0), high.clamp(max=255)
     return mean, scale, low, high
 

@@ -12,8 +12,6 @@ from .._activations.maps import (
     split_into_batches,
 )
 from .._activations.model import COUNT, MODEL, EvaluatedModel
-from .._estimator import DeepClusterEstimator
-from .._inputs.read import warn_unreadable
 from .._utils.compute import Compute
 
 
@@ -133,8 +131,7 @@ def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
     ['activation', 'filter', 'rank', 'row', 'x', 'y']
     """
     judged = EvaluatedModel.of(model)
-    reader = DeepClusterEstimator() if judged.estimator is None else model
-    given = read_image_input(reader, X)
+    given, failures = read_image_input(X, judged.input_spec)
     shape = given.source.shape
     with float32_evaluation(judged):
         tapped, filters = select_filters(judged, shape, layer, filters)
@@ -145,7 +142,7 @@ def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
         batches = given.source.batches(parts)
         for part, batch in zip(parts, batches, strict=True):
             there = given.rows[part]
-            kept = ~np.isin(there, list(given.failures))
+            kept = ~failures.mask(there)
             with torch.inference_mode():
                 maps = tapped(Compute(judged.device).move(batch))
                 largest, at = maps[:, filters].flatten(2).max(dim=2)
@@ -158,7 +155,7 @@ def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
                 np.take_along_axis(of_all, best, axis=0)
                 for of_all in (values, places, rows)
             )
-    warn_unreadable(given.failures, given.n)
+    failures.warn(given.n)
     # From the map's positions to pixels, each in the middle of those it stands for.
     (height, width), (_, high, wide) = maps.shape[2:], shape
     y, x = np.divmod(places, width)

@@ -14,8 +14,10 @@ from .._activations.layers import evaluation_mode
 from .._activations.maps import read_image_input, split_into_batches
 from .._activations.model import COUNT
 from .._estimator import DeepClusterEstimator
-from .._inputs.read import NO_CLUSTER, InputData, warn_unreadable
+from .._inputs.failures import ReadFailures
+from .._inputs.read import NO_CLUSTER, InputData
 from .._inputs.sources import Source
+from .._inputs.spec import InputSpec
 from .._utils.random import RandomStreams
 
 GAP = 2  # white pixels between the images of a sheet
@@ -122,7 +124,7 @@ def select_thumbnails(
     """Draw images of one cluster, or of all; the parameters are `contact_sheet`'s."""
     if isinstance(model, nn.Module):
         raise TypeError("A module has no clusters. Pass a DeepClusterEstimator.")
-    given, labels, distances = _clustered(model, X, which)
+    given, failures, labels, distances = _clustered(model, X, which)
     there = np.unique(labels[labels != NO_CLUSTER])
     if isinstance(model, DeepClusterEstimator):
         there = np.arange(len(model.cluster_centers_))
@@ -148,33 +150,35 @@ def select_thumbnails(
         name = "any cluster" if cluster is None else f"cluster {cluster}"
         raise ValueError(f"No image of X is in {name}. Pass other images.")
     pictures, readable = make_thumbnails(given, np.concatenate(chosen), size)
-    warn_unreadable(given.failures, given.n)
+    failures.warn(given.n)
     ends = np.cumsum([len(members) for members in chosen])[:-1]
     parts = zip(np.split(pictures, ends), np.split(readable, ends), strict=True)
     return ClusterThumbnails(clusters, sizes, [row[kept] for row, kept in parts])
 
 
-def _clustered(model, X, which: str) -> tuple[InputData, np.ndarray, np.ndarray | None]:
+def _clustered(
+    model, X, which: str
+) -> tuple[InputData, ReadFailures, np.ndarray, np.ndarray | None]:
     """Return images, their clusters (-1 if none) and distances to the centers.
 
     Both are of the source's items.
     """
     if isinstance(model, DeepClusterEstimator):
         check_is_fitted(model)
-        given = read_image_input(model, X)
+        given, failures = read_image_input(X, model._input_spec(fitted=True))
         with evaluation_mode(model.module_, model.device_):
             embedding = model._embed(given.source)
         labels = model._assign(embedding)
-        labels[np.isin(given.rows, list(given.failures))] = NO_CLUSTER
+        labels[~given.readable] = NO_CLUSTER
         distances = np.linalg.norm(embedding - model.cluster_centers_[labels], axis=1)
-        return given, labels, distances
+        return given, failures, labels, distances
     if which != "random":
         raise ValueError(
             f"which={which!r} needs the centers of clusters, which labels do not tell. "
             "Pass the fitted DeepClusterEstimator, or which='random'."
         )
     # Those that have no cluster need not be readable.
-    given = read_image_input(DeepClusterEstimator(on_error="skip"), X)
+    given, failures = read_image_input(X, InputSpec(on_error="skip"))
     labels = np.asarray(model)
     if labels.shape != (given.n,):
         raise ValueError(
@@ -182,7 +186,7 @@ def _clustered(model, X, which: str) -> tuple[InputData, np.ndarray, np.ndarray 
             f"of shape ({given.n},), one for each image of X; its shape is "
             f"{labels.shape}."
         )
-    return given, labels[given.rows], None
+    return given, failures, labels[given.rows], None
 
 
 def make_thumbnails(
@@ -212,7 +216,7 @@ def make_thumbnails(
             values = np.rint(255 * ((values - low) / span)).astype(np.uint8)
             picture = Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
             pictures[place] = np.asarray(picture.resize((width, height), how))
-    return pictures, ~np.isin(given.rows[rows], list(given.failures))
+    return pictures, given.readable[rows]
 
 
 def _extremes(source: Source) -> tuple[float, float]:

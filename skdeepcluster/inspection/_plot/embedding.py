@@ -7,7 +7,8 @@ from sklearn.utils.validation import check_is_fitted
 from ..._activations.layers import evaluation_mode
 from ..._activations.maps import read_image_input
 from ..._estimator import DeepClusterEstimator
-from ..._inputs.read import NO_CLUSTER, InputData, read_input, warn_unreadable
+from ..._inputs.read import NO_CLUSTER, InputData, read_input
+from ..._inputs.spec import InputSpec
 from ..._plot import layout
 from ..._plot.drawing import COLORS, GRAY, get_axes, import_pyplot, size_in_points
 from .._sheets import make_thumbnails
@@ -116,9 +117,8 @@ class EmbeddingDisplay:
         """
         import_pyplot()
         check_is_fitted(estimator)
-        given = (
-            read_image_input(estimator, X) if thumbnails else read_input(estimator, X)
-        )
+        read = read_image_input if thumbnails else read_input
+        given, failures = read(X, estimator._input_spec(fitted=True))
         if projection is not None:
             projection = layout.check_points(projection, "projection", given.n)
             if projection.shape[1] != 2:
@@ -128,11 +128,11 @@ class EmbeddingDisplay:
         with evaluation_mode(estimator.module_, estimator.device_):
             points = estimator._embed(given.source)
         labels = estimator._assign(points)
-        labels[np.isin(given.rows, list(given.failures))] = NO_CLUSTER
+        labels[~given.readable] = NO_CLUSTER
         if projection is not None:
             points = projection[given.rows]
         display = cls._of(points, labels, given if thumbnails else None)
-        warn_unreadable(given.failures, given.n)
+        failures.warn(given.n)
         return display.plot(ax)
 
     @classmethod
@@ -169,13 +169,13 @@ class EmbeddingDisplay:
         points = layout.check_points(embedding, "embedding", len(labels))
         if images is None:
             return cls._of(points, labels, None).plot(ax)
-        given = read_image_input(DeepClusterEstimator(on_error="skip"), images)
+        given, failures = read_image_input(images, InputSpec(on_error="skip"))
         if given.n != len(labels):
             raise ValueError(
                 f"images holds {given.n} images, but labels {len(labels)} entries."
             )
         display = cls._of(points[given.rows], labels[given.rows], given)
-        warn_unreadable(given.failures, given.n)
+        failures.warn(given.n)
         return display.plot(ax)
 
     @classmethod
