@@ -235,8 +235,9 @@ def test_single_k_without_graph_is_kmeans_of_features(images):
 
 @pytest.mark.parametrize("n_clusters", [1, 2, 200])
 def test_extreme_numbers_of_clusters(images, n_clusters):
-    model = quick(n_clusters=n_clusters, n_pseudo_labels="auto", max_iter=1)
-    model.fit(images)
+    model = quick(
+        n_clusters=n_clusters, n_pseudo_labels="auto", max_iter=1, backbone="mlp"
+    ).fit(images)
     assert_array_equal(np.unique(model.labels_), np.arange(n_clusters))
     assert_array_equal(model.predict(images), model.labels_)
 
@@ -249,7 +250,8 @@ def test_extreme_numbers_of_clusters(images, n_clusters):
     ],
 )
 def test_balance_and_empty_clusters(images, balance, empty_clusters):
-    model = quick(balance=balance, empty_clusters=empty_clusters).fit(images)
+    model = quick(balance=balance, empty_clusters=empty_clusters, backbone="mlp")
+    model.fit(images)
     assert_array_equal(np.unique(model.labels_), np.arange(5))
     assert np.isfinite(model.transform(images)).all()
 
@@ -407,8 +409,9 @@ def test_augment_receives_pixels_as_float32(images):
 
 
 def test_tol_ends_training(images):
-    assert quick(max_iter=6, tol=1.0).fit(images).n_iter_ == 1
-    assert quick(max_iter=3, tol=0.0).fit(images).n_iter_ == 3
+    model = quick(backbone="mlp", max_iter=3, tol=1.0)
+    assert model.fit(images).n_iter_ == 1
+    assert model.set_params(tol=0.0).fit(images).n_iter_ == 3
 
 
 @pytest.mark.parametrize("head", ["reset", "centroids"])
@@ -908,18 +911,23 @@ def test_transformer_before_a_classifier(images, digits):
 
 def test_grid_search_without_labels(images):
     grid = {"n_clusters": [2, 5], "balance": ["uniform", None]}
-    search = GridSearchCV(quick(max_iter=1), grid, cv=2, error_score="raise")
+    model = quick(max_iter=1, backbone="mlp")
+    search = GridSearchCV(model, grid, cv=2, error_score="raise")
     search.fit(images)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert_array_equal(search.predict(images), search.best_estimator_.labels_)
 
 
 def test_grid_search_in_two_processes_is_reproducible(images, digits):
-    pipeline = Pipeline([("dc", quick()), ("lr", LogisticRegression(max_iter=500))])
+    pipeline = Pipeline(
+        [("dc", quick(max_iter=1)), ("lr", LogisticRegression(max_iter=500))]
+    )
     grid = {"dc__n_clusters": [5, 10]}
 
     def find_best_score():
-        search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2, error_score="raise")
+        search = GridSearchCV(
+            pipeline, grid, cv=2, n_jobs=2, refit=False, error_score="raise"
+        )
         return search.fit(images, digits).best_score_
 
     assert find_best_score() == find_best_score()

@@ -753,6 +753,10 @@ class InterruptedBrightening:
     def __init__(self, n_batches):
         self.n_batches = n_batches
 
+    def __getstate__(self):
+        # All instances are the same parameter for a checkpoint, with any count.
+        return {}
+
     def __call__(self, batch):
         self.n_batches -= 1
         if not self.n_batches:
@@ -825,6 +829,54 @@ def test_errors_of_the_user_are_kept(run_processes):
     for error in run_processes(2, _fail_in_callback):
         assert isinstance(error, RuntimeError)
         assert str(error) == "an error of the user's"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by "
+            "peer [127.0.0.1]:5014"
+        ),
+        RuntimeError(
+            "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc"
+            ":81] Timed out waiting 1800000ms for recv operation to complete"
+        ),
+        RuntimeError(
+            "Gloo connectFullMesh failed with [C:\\third_party\\gloo\\gloo\\transport"
+            "\\uv\\pair.cc:123] timed out"
+        ),
+        distributed.DistStoreError("wait timeout after 300000ms"),
+        distributed.DistNetworkError("failed to recv, got 0 bytes"),
+        distributed.DistBackendError("NCCL error: remote process exited"),
+    ],
+    ids=lambda error: str(error)[-30:],
+)
+def test_lost_connection_is_explained(error):
+    with (
+        pytest.raises(RuntimeError, match="Another process of this fit has stopped"),
+        Processes(rank=0, size=2).guard_collectives(),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "timeout of the database",
+        "the socket of the dataset was closed: timed out",
+        "NCCL is not installed",
+        "/data/gloo/0001.png is not an image",
+    ],
+)
+def test_errors_that_resemble_a_lost_connection_are_kept(message):
+    error = RuntimeError(message)
+    with (
+        pytest.raises(RuntimeError) as caught,
+        Processes(rank=0, size=2).guard_collectives(),
+    ):
+        raise error
+    assert caught.value is error
 
 
 SCRIPT = """
