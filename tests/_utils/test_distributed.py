@@ -31,6 +31,7 @@ from skdeepcluster._clustering.whitening import principal_components
 from skdeepcluster._fit import checkpoints as checkpoints_module
 from skdeepcluster._training.augment import RandomCrop
 from skdeepcluster._training.batch_norm import synchronized_batch_norm
+from skdeepcluster._utils import allocation
 from skdeepcluster._utils.distributed import (
     SINGLE_PROCESS,
     Processes,
@@ -587,8 +588,11 @@ def write_images(folder, broken_rows):
         path.write_bytes(path.read_bytes()[:-30])
 
 
-def _fit_files(folder, cache_dir):
+def _fit_files(folder, cache_dir, has_room):
     """Return `labels_`, predictions, `skipped_` and messages of warnings."""
+    if not has_room:
+        # Neither memory nor disk has room for decoded images: each pass decodes them.
+        allocation.MEMORY_BYTES, allocation.MAX_DISK_SHARE = 0, 0.0
     model = DeepClusterEstimator(
         **QUICK | {"max_iter": 1, "on_error": "skip", "cache_dir": cache_dir}
     )
@@ -600,12 +604,13 @@ def _fit_files(folder, cache_dir):
     return model.labels_, labels, model.skipped_, messages
 
 
-@pytest.mark.parametrize("has_cache_dir", [False, True])
-def test_all_processes_skip_broken_files(run_processes, tmp_path, has_cache_dir):
+@pytest.mark.parametrize("cache", ["memory", "folder", "none"])
+def test_all_processes_skip_broken_files(run_processes, tmp_path, cache):
     folder = tmp_path / "images"
     write_images(folder, broken_rows=(3, 58))
-    cache_dir = tmp_path / "cache" if has_cache_dir else None
-    results = raise_errors(run_processes(2, _fit_files, folder, cache_dir))
+    cache_dir = tmp_path / "cache" if cache == "folder" else None
+    has_room = cache != "none"
+    results = raise_errors(run_processes(2, _fit_files, folder, cache_dir, has_room))
     for labels, predictions, skipped, _ in results:
         assert_array_equal(labels, results[0][0])
         assert_array_equal(predictions, labels)
