@@ -20,6 +20,7 @@ from .._utils.random import isolated_torch_rng
 
 # Name of the layer that is the output of the network.
 EMBEDDING = "embedding"
+# Base class of all convolutions of torch, also of transposed ones.
 CONVOLUTION = nn.modules.conv._ConvNd
 
 # A function from maps (n, C, H, W) or vectors (n, d) to float32 (n, width).
@@ -185,6 +186,8 @@ def default_layers(calls: list[Call]) -> dict[str, LayerEnd]:
     activation as a function, `LayerOutputs` removes the negative values. The layers
     of a network without convolutions are its activations.
     """
+    # A container returns the output of its last child, which would count twice. A
+    # convolution may have children: torch registers parametrizations as such.
     leaves = [c for c in calls if c.is_convolution or not any(c.module.children())]
     layers: dict[str, LayerEnd] = {}
     for position, call in enumerate(leaves):
@@ -232,11 +235,13 @@ def find_layers(calls: list[Call], names: list[str] | None) -> list[Layer]:
         The message lists all names.
     """
     defaults = default_layers(calls)
+    # Later calls overwrite earlier ones: the last output of a submodule counts.
     by_path = {
         call.path: LayerEnd(call, start_path=call.path, rectified=False)
         for call in calls
         if call.path
     }
+    # ResNets have a submodule conv1. The default layer of that name takes precedence.
     ends = {**by_path, **defaults}
     layers = []
     for name in defaults if names is None else names:
@@ -309,11 +314,13 @@ class LayerOutputs(nn.Module):
                     maps = maps.relu()
                 # Copied now: the next submodule may change the maps in place.
                 outputs[position] = self.reduce(maps).clone()
+                # The rest of the network would be computed in vain.
                 if all(value is not None for value in outputs):
                     raise _AllLayersComputed
 
             return hook
 
+        # The hooks exist during this pass only, so the network is not changed.
         hooks = []
         for position, layer in enumerate(self.layers):
             module = self.network.get_submodule(layer.path)

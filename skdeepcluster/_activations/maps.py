@@ -26,6 +26,7 @@ def float32_evaluation(model: EvaluatedModel) -> Iterator[None]:
 
     Gradients are computed inside the block, also if the caller disabled them.
     """
+    # The caller may be inside autocast or inference mode.
     with (
         explain_memory_error(
             "a forward pass", "Pass smaller images, or fewer filters."
@@ -76,6 +77,7 @@ def _as_maps(output: torch.Tensor) -> torch.Tensor:
 
 
 def _check_filters(filters, layer: Layer) -> np.ndarray:
+    # The channels of maps (C, H, W), or the features of vectors (d,).
     n_filters = layer.shape[0]
     if filters is None:
         return np.arange(n_filters)

@@ -84,6 +84,7 @@ class EvaluatedModel:
     def from_model(cls, model: DeepClusterEstimator | nn.Module) -> "EvaluatedModel":
         """Wrap a fitted estimator, or a module, which runs in float32 on its device."""
         if isinstance(model, nn.Module):
+            # A module stays on its device. Without tensors, that is the CPU.
             tensors = [*model.parameters(), *model.buffers()]
             return cls(
                 network=model,
@@ -92,6 +93,7 @@ class EvaluatedModel:
                 estimator=None,
             )
         check_is_fitted(model)
+        # The user may have moved the module, or assigned another one.
         model.module_.to(model.device_)
         return cls(
             network=model.module_,
@@ -182,6 +184,7 @@ class EvaluatedModel:
                 f"y_train holds a single class, {train.y[0]}. Pass images of at least "
                 "two classes."
             )
+        # With disjoint names, such as 1 and "1", every accuracy would be 0.
         if not np.isin(test.y, classes).any():
             test_class, train_class = test.y[:1].tolist()[0], classes[:1].tolist()[0]
             raise ValueError(
@@ -233,6 +236,7 @@ class EvaluatedModel:
             features = compute()
         else:
             key = self._cache_key(source, layers, reduce)
+            # The key stands for the images and the network, which joblib need not hash.
             cached = check_memory(memory).cache(_compute_cached, ignore=["compute"])
             features = cached(key, compute)
         # Only reading shows which files are broken, so the mask is taken here.
@@ -259,6 +263,7 @@ def _compute_cached(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
 
 def _hash_batches(source: Source) -> list[str]:
     """Return a hash of the pixels of each batch, which also finds broken files."""
+    # A hash of a batch at a time: the images need not fit into memory.
     pieces = source.split(np.arange(len(source)))
     batches = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in pieces]
     # joblib hashes strides as well. In one layout, equal images have equal hashes.
@@ -280,6 +285,7 @@ def _read_arrays(X) -> ArraySource:
     if getattr(values, "ndim", 2) in (3, 4):
         source = read_images(values, None, fitted=False)
     else:
+        # Arrays of these types are not converted, in particular uint8.
         dtypes = [np.float32, np.float64, np.uint8, np.float16]
         source = ArraySource(check_array(values, dtype=dtypes, ensure_all_finite=False))
     check_finite(source)

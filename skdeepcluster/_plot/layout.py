@@ -29,7 +29,7 @@ def check_points(values, name: str, n: int) -> np.ndarray:
 def project(points: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return points in two dimensions and the explained variance ratio of each axis.
 
-    Points with two features are returned as they are, with None for the ratios.
+    Points of two features are returned unchanged, with None for the ratios.
     """
     if points.shape[1] == 2:
         return points, None
@@ -55,7 +55,7 @@ def sample_points(n: int) -> np.ndarray:
 
 
 def select_spaced(points: np.ndarray) -> np.ndarray:
-    """Return rows of points whose thumbnails do not overlap."""
+    """Return rows of points so spaced that their thumbnails do not overlap."""
     size, selected = thumbnail_size(points), np.empty(0, int)
     for row in sample_points(len(points)):
         distances = np.abs(points[selected] - points[row]).max(axis=1)

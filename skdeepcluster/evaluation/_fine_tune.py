@@ -38,6 +38,7 @@ from .._training.sampling import sample_rows
 from .._utils.device import limit_threads
 from .._utils.random import RandomStreams, isolated_torch_rng
 
+# Momentum of SGD, as in pretraining.
 MOMENTUM = 0.9
 
 
@@ -323,6 +324,7 @@ def train_classifier(
     ValueError
         If the layer is unknown, the network returns no vectors, or the loss diverges.
     """
+    # Training changes the weights and freezes layers: the model keeps its network.
     network = copy.deepcopy(model.network)
     requires_grad = [(p, p.requires_grad) for p in network.parameters()]
     training = _prepare_training(
@@ -397,9 +399,7 @@ def _prepare_training(
     head = linear_head(n_features, [len(classes)], streams.torch("head"))
     head.to(model.device)
     optimizer = torch.optim.SGD(
-        [{"params": trained_parameters}, {"params": head.parameters()}],
-        lr=learning_rate,
-        momentum=MOMENTUM,
+        [*trained_parameters, *head.parameters()], lr=learning_rate, momentum=MOMENTUM
     )
     n_steps = len(split_batches(np.arange(len(source)), batch_size))
     (classifier,) = head.classifiers
@@ -500,5 +500,6 @@ def _trained_modules(
     start = next(i for i, call in enumerate(calls) if call.path == layer.start_path)
     entered_earlier = {call.module for call in calls[:start]}
     entered = [c.module for c in calls[start:] if c.module not in entered_earlier]
+    # A submodule may hold modules that the forward pass uses without calling them.
     trained = {descendant for module in entered for descendant in module.modules()}
     return [module for module in network.modules() if module in trained]

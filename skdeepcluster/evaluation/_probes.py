@@ -158,6 +158,7 @@ def linear_probe(
         features = _extract_split(evaluated, train, test, layer_group, pool, memory)
         start = 0
         for layer in layer_group:
+            # The time of the classifier alone: the layers of a group share their pass.
             start_time = time.perf_counter()
             width = reduced_width(layer, pool)
             accuracy = _probe_columns(features, slice(start, start + width))
@@ -216,6 +217,7 @@ def _probe_columns(features: SplitFeatures, columns: slice) -> float:
 
 def _fit_logistic(points: np.ndarray, y: np.ndarray) -> LogisticRegression:
     classifier = LogisticRegression(C=INVERSE_PENALTY, max_iter=MAX_STEPS)
+    # The limit on steps is reached on purpose, see MAX_STEPS.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         # With one label a class, scikit-learn suspects a regression target.
@@ -412,6 +414,7 @@ def low_shot(
     _feasible_counts(counts, train.y)
     streams = RandomStreams.from_random_state(random_state)
     features = _extract_embeddings(evaluated, train, test, memory)
+    # Broken files may have made the smallest class smaller.
     counts = _feasible_counts(counts, features.y_train)
     accuracies = _low_shot_accuracies(features, counts, n_repeats, streams)
     warn_unreadable_images(train, test)

@@ -135,6 +135,7 @@ def region_maxima(maps: torch.Tensor, n_scales: int) -> torch.Tensor:
     shorter, longer = min(height, width), max(height, width)
     n_extra = 0
     if longer > shorter:
+        # R-MAC tries 1 to 6 additional regions along the longer dimension.
         overlaps = [1 - (longer - shorter) / (shorter * n) for n in range(1, 7)]
         n_extra = 1 + int(np.argmin([abs(overlap - 0.4) for overlap in overlaps]))
     maxima = []
@@ -164,6 +165,7 @@ def _sum_regions(maxima: np.ndarray, n: int) -> np.ndarray:
     """Return the R-MAC descriptors of `n` images from the maxima of their regions."""
     maxima = normalize(maxima)
     projection = fit_projection(maxima, "auto", whiten=True, normalize=True)
+    # The whitening treats every region of every image as one point.
     regions = projection(maxima).reshape(n, -1, projection.components.shape[1])
     return normalize(regions.sum(axis=1))
 

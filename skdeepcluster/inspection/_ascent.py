@@ -188,6 +188,7 @@ def _pixel_range(model: EvaluatedModel) -> PixelRange:
     """Return the range of pixels that the network was trained on."""
     modules = model.network.modules()
     standardize = next((m for m in modules if isinstance(m, Standardize)), None)
+    # A module without this layer is assumed to take standardized pixels.
     if standardize is None:
         mean, scale = torch.zeros(1), torch.ones(1)
     else:
@@ -211,6 +212,7 @@ def _ascend(
     rows = torch.arange(len(images), device=images.device)
     for step in range(n_steps):
         images.requires_grad_()
+        # The maps are raw: ReLU has no gradient where a filter is silent.
         maps = layer_outputs(pixel_range.from_standardized(images))
         if layer_outputs.layers[0].rectified:
             maps = functional.leaky_relu(maps, NEGATIVE_SLOPE)
@@ -234,6 +236,7 @@ def _gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     weights = torch.exp(-((offsets / sigma) ** 2) / 2)
     weights = (weights / weights.sum()).repeat(images.shape[1], 1, 1, 1)
+    # Zero padding would darken the border.
     blurred = functional.pad(images, (radius,) * 4, mode="replicate")
     # A Gaussian is separable: one pass along rows and one along columns.
     for kernel in (weights, weights.mT):

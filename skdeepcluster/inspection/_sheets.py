@@ -116,6 +116,7 @@ def contact_sheet(
     rows = thumbnails.rows
     if cluster is not None:
         (images,) = rows
+        # One cluster is drawn as a square instead of one long row.
         n_columns = math.ceil(math.sqrt(len(images)))
         starts = range(0, len(images), n_columns)
         rows = [images[start : start + n_columns] for start in starts]
@@ -286,6 +287,7 @@ def make_thumbnails(
     for batch, images in zip(batches, source_batches, strict=True):
         for i, image in zip(range(batch.start, batch.stop), images, strict=True):
             values = image.double().numpy()
+            # An image of 2 or 5 channels has no colors.
             if len(values) != 3:
                 values = values.mean(axis=0, keepdims=True).repeat(3, axis=0)
             values = np.rint(255 * ((values - low) / span)).astype(np.uint8)
@@ -304,6 +306,7 @@ def _value_range(source: Source) -> tuple[float, float]:
 
 def arrange_grid(rows: list[np.ndarray]) -> np.ndarray:
     """Arrange rows of images (n, height, width, 3) in a grid, uint8 (H, W, 3)."""
+    # An empty cluster has an empty row.
     n_columns, (height, width) = max(map(len, rows)), rows[0].shape[1:3]
     row_step, column_step = height + GAP, width + GAP
     shape = (GAP + row_step * len(rows), GAP + column_step * n_columns, 3)

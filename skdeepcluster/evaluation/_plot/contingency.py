@@ -85,6 +85,7 @@ class ContingencyDisplay:
             The drawn display. Images that cannot be read are left out if
             `on_error="skip"`.
         """
+        # Fail before the prediction if matplotlib is missing.
         import_pyplot()
         return cls.from_predictions(y, estimator.predict(X), ax=ax)
 
@@ -132,6 +133,7 @@ class ContingencyDisplay:
             The display itself.
         """
         n_clusters, n_classes = self.contingency.shape
+        # Cells of 0.45 inches, up to a figure that fits on a page.
         width, height = (min(0.45 * n, 9.0) for n in (n_classes, n_clusters))
         self.ax_ = ax = get_axes(ax, max(2.5, width) + 1, max(2.0, height) + 1)
         self.figure_ = ax.figure

@@ -77,6 +77,7 @@ class TrainingCurvesDisplay:
         """
         import_pyplot()
         check_is_fitted(estimator)
+        # Skipped images have no cluster, so they do not count for the mean size.
         n_samples = len(estimator.labels_) - len(estimator.skipped_)
         return cls(estimator.history_, n_samples=n_samples).plot(axes)
 

@@ -116,6 +116,7 @@ class ContactSheetDisplay:
             The drawn display. Images that cannot be read are left out if
             `on_error="skip"`.
         """
+        # Fail before the prediction if matplotlib is missing.
         import_pyplot()
         return cls._from_images(
             predict_clusters(estimator, X),

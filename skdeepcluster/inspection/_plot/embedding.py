@@ -270,6 +270,7 @@ class EmbeddingDisplay:
     def _draw_points(self, styles: dict) -> None:
         rows = layout.sample_points(len(self.labels))
         points, labels = self.projection[rows], self.labels[rows]
+        # More points are drawn smaller, between 3 and 30 square points.
         size = np.clip(400 / np.sqrt(len(rows)), 3, 30)
         for cluster, (color, marker) in styles.items():
             x, y = points[labels == cluster].T
@@ -289,6 +290,7 @@ class EmbeddingDisplay:
         from matplotlib.image import AxesImage
 
         size = layout.thumbnail_size(self.projection) or 1.0
+        # The limits must enclose the thumbnails, not only their centers.
         for corners in (self.projection - size / 2, self.projection + size / 2):
             self.ax_.update_datalim(corners)
         self.ax_.autoscale_view()

@@ -92,6 +92,7 @@ class FiltersDisplay:
         starts = np.arange(0, len(images), n_columns)
         grid = arrange_grid([images[start : start + n_columns] for start in starts])
         step = images.shape[1] + GAP
+        # Size of a filter in a new figure.
         inches = 0.5 if n_columns == 8 else 0.4
         height, width = (inches * n_pixels / step for n_pixels in grid.shape[:2])
         self.ax_ = get_axes(ax, width + 0.6, height + 0.3)
@@ -107,6 +108,7 @@ def _to_image(weights: np.ndarray) -> np.ndarray:
     """Convert a filter (C, h, w) to pixels, uint8 (height, width, 3)."""
     weights = np.asarray(weights, dtype=float)
     scale = -(-FILTER_SIZE // max(weights.shape[1:]))  # rounded up
+    # Each filter has its own scale, because the norms of filters differ widely.
     values = 127.5 + 127.5 * weights / (np.abs(weights).max() or 1.0)
     values = np.rint(values).astype(np.uint8)
     values = values.repeat(scale, axis=1).repeat(scale, axis=2)
