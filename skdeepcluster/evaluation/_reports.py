@@ -88,8 +88,8 @@ def cluster_table(y_true, labels):
     -------
     table : list of dict
         One row for each cluster, in ascending order, with the keys `cluster`, `size`,
-        `most_frequent`, the most frequent class (the first one on ties), and `purity`,
-        the share of that class.
+        `most_frequent` and `purity`. `most_frequent` is the most frequent class, the
+        first one on ties, and `purity` is its share.
 
     Raises
     ------

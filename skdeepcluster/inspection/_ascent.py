@@ -94,7 +94,7 @@ def maximal_images(
         order, each with the norm and the activation that follow. In networks without
         convolutions "layer1" and so on are the hidden activations. "embedding" is the
         output of the network. Other names are paths of submodules, as in
-        `named_modules`, such as "trunk.4" of an estimator's `module_`; if a submodule
+        `named_modules`, such as "trunk.4" of an estimator's `module_`. If a submodule
         is called several times, its last output is used.
     filters : array-like of int, default=None
         Channels of the layer, from 0. None selects all channels.

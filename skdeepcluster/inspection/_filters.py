@@ -87,7 +87,7 @@ def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
         order, each with the norm and the activation that follow. In networks without
         convolutions "layer1" and so on are the hidden activations. "embedding" is the
         output of the network. Other names are paths of submodules, as in
-        `named_modules`, such as "trunk.4" of an estimator's `module_`; if a submodule
+        `named_modules`, such as "trunk.4" of an estimator's `module_`. If a submodule
         is called several times, its last output is used.
     filters : array-like of int, default=None
         Channels of the layer, from 0. None selects all channels.
@@ -97,11 +97,11 @@ def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
     Returns
     -------
     table : list of dict
-        One row for each filter and rank, with the keys `filter`, `rank` from 0 for
-        the best image, `row` of the image in `X`, `activation`, the maximum over the
-        image, and the pixel `y`, `x` of the maximum. For vectors, that pixel is the
-        center of the image. Ties are ordered by row. `pandas.DataFrame(table)` makes
-        it a table.
+        One row for each filter and rank, with the keys `filter`, `rank`, `row`,
+        `activation`, `y` and `x`. Rank 0 is the best image, and `row` its row in `X`.
+        `activation` is the maximum over the image, at the pixel `y`, `x`. For
+        vectors, that pixel is the center of the image. Ties are ordered by row.
+        `pandas.DataFrame(table)` makes it a table.
 
     Raises
     ------
