@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skdeepcluster import FaissKMeans
 from skdeepcluster._clustering.kmeans import (
-    draw_plus_plus,
     assign,
+    draw_plus_plus,
     kmeans,
     nearest_tensors,
     resolve_kmeans_backend,

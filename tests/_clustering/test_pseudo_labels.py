@@ -51,7 +51,8 @@ def test_a_sample_stands_for_many_rows(moons, monkeypatch, clusterer):
     monkeypatch.setattr(pseudo_labels_module, "GRAPH_ROWS", 200)
     single = dataclasses.replace(clusterer, n_pseudo_labels=(2,))
     assert (
-        adjusted_rand_score(moon, single.cluster_pixels(points, seed=0).labels[0]) > 0.95
+        adjusted_rand_score(moon, single.cluster_pixels(points, seed=0).labels[0])
+        > 0.95
     )
 
 
