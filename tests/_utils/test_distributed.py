@@ -738,11 +738,58 @@ def test_other_errors_stay_what_they_are(processes):
         assert str(error) == "a mistake of my own"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by "
+            "peer [127.0.0.1]:5014"
+        ),
+        RuntimeError(
+            "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc"
+            ":81] Timed out waiting 1800000ms for recv operation to complete"
+        ),
+        RuntimeError(
+            "Gloo connectFullMesh failed with [C:\\third_party\\gloo\\gloo\\transport"
+            "\\uv\\pair.cc:123] timed out"
+        ),
+        torch.distributed.DistStoreError("wait timeout after 300000ms"),
+        torch.distributed.DistNetworkError("failed to recv, got 0 bytes"),
+        torch.distributed.DistBackendError("NCCL error: remote process exited"),
+    ],
+    ids=lambda error: str(error)[-30:],
+)
+def test_lost_connections_are_explained(error):
+    with (
+        pytest.raises(RuntimeError, match="Another process of this fit has stopped"),
+        Processes(rank=0, size=2).guard_collectives(),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "timeout of the database",
+        "the socket of my dataset was closed: timed out",
+        "NCCL is no word of mine",
+        "/data/gloo/0001.png is no image",
+    ],
+)
+def test_errors_of_a_user_are_not_rewritten(text):
+    error = RuntimeError(text)
+    with (
+        pytest.raises(RuntimeError) as caught,
+        Processes(rank=0, size=2).guard_collectives(),
+    ):
+        raise error
+    assert caught.value is error
+
+
 SCRIPT = """
 import os
 import signal
 import subprocess
-import signal
 import sys
 
 import numpy as np
