@@ -13,7 +13,7 @@ from ._fit.recipe import projected_size
 from ._training.network import Network, build_network
 from ._utils.device import resolve_device
 from ._utils.messages import warn
-from ._utils.tensors import read_tensors, safetensors, write_tensors
+from ._utils.tensors import read_tensors, write_tensors
 
 FORMAT = 1  # of the file; a reader for each that was ever written
 MODULE = "module."  # before the names of weights
@@ -22,7 +22,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def save(estimator, path: str | os.PathLike) -> None:
     """Write a fitted estimator to a file; see `DeepClusterEstimator.save`."""
-    safetensors()
     fitted = vars(estimator)
     groups, arrays = estimator._groups, {"labels": estimator.labels_}
     kind: dict[str, Any]
@@ -67,7 +66,6 @@ def save(estimator, path: str | os.PathLike) -> None:
 
 def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None):
     """Read what `save` wrote; see `DeepClusterEstimator.load`."""
-    safetensors()
     if not os.path.isfile(path):
         raise ValueError(f"{os.fspath(path)} is no file, seen from {os.getcwd()}.")
     try:

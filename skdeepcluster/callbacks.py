@@ -1,12 +1,12 @@
 """Functions for the parameter `callbacks`: what to do after each round of a fit."""
 
-import importlib.util
 import os
 from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, validate_params
 
 from ._utils.distributed import get_processes
+from ._utils.optional import import_optional
 
 __all__ = ["MLflow", "StopWhenStable", "TensorBoard"]
 
@@ -112,7 +112,7 @@ class TensorBoard:
         {"log_dir": [str, os.PathLike]}, prefer_skip_nested_validation=True
     )
     def __init__(self, log_dir):
-        _need("tensorboard", "TensorBoard")
+        import_optional("tensorboard", extra="tensorboard")
         self.log_dir = log_dir
 
     def __call__(self, history, fitted) -> None:
@@ -160,22 +160,12 @@ class MLflow:
     """
 
     def __init__(self):
-        _need("mlflow", "MLflow")
+        import_optional("mlflow", extra="mlflow")
 
     def __call__(self, history, fitted) -> None:
         """Log the last round, in the first process of a fit."""
         if get_processes().rank:
             return
-        import mlflow
-
+        mlflow = import_optional("mlflow", extra="mlflow")
         metrics = {name: v for name, v in history[-1].items() if name != "round"}
         mlflow.log_metrics(metrics, step=history[-1]["round"])
-
-
-def _need(package: str, name: str) -> None:
-    """Say at once what is missing, and not after the first round."""
-    if importlib.util.find_spec(package) is None:
-        raise ImportError(
-            f"{name} needs {package}, which is not installed: "
-            f"pip install skdeepcluster[{package}]"
-        )

@@ -2,7 +2,6 @@
 
 import csv
 import html
-import importlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from ._inputs.decoding import ImageFormat, decode
 from ._inputs.read import NO_CLUSTER, InputData, read_input, warn_unreadable
 from ._utils.distributed import get_processes
 from ._utils.files import write_atomically
+from ._utils.optional import import_optional
 
 __all__ = ["export_clusters", "write_embeddings"]
 
@@ -186,14 +186,10 @@ def _join_npy(file, parts, shape) -> None:
 
 
 def _pyarrow():
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module(
-            "pyarrow.parquet"
-        )
-    except ImportError as error:
-        raise ImportError(
-            "Writing .parquet needs pyarrow: pip install 'skdeepcluster[parquet]'."
-        ) from error
+    return (
+        import_optional("pyarrow", extra="parquet"),
+        import_optional("pyarrow.parquet", extra="parquet"),
+    )
 
 
 def _write_table(file, features, labels, paths) -> None:

@@ -312,7 +312,7 @@ def test_axes_may_be_given(model, images, digits):
 
 def test_matplotlib_is_named_where_it_is_missing(model, images, digits, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    words = r"pip install skdeepcluster\[plot\]"
+    words = r"pip install 'skdeepcluster\[plot\]'"
     for make, args in every_way(model, images, digits).items():
         with pytest.raises(ImportError, match=words):
             make(*args)

@@ -12,7 +12,6 @@ import pytest
 NAME = "faults"
 PATH = Path(__file__).parent.parent / "benchmarks" / f"{NAME}.py"
 
-pytest.importorskip("safetensors")  # of checkpoints
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="signals, limits and /proc of Linux"

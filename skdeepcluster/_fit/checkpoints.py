@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from .._inputs.sources import Source
 from .._utils.files import make_folder
 from .._utils.messages import warn
-from .._utils.tensors import pack, read_tensors, safetensors, unpack, write_tensors
+from .._utils.tensors import pack, read_tensors, unpack, write_tensors
 
 FORMAT = 5
 KEPT = 2  # last files, and that of the last complete round
@@ -40,14 +40,11 @@ class Checkpoints:
 
     Raises
     ------
-    ImportError
-        If safetensors is missing.
     ValueError
         If the folder is a file.
     """
 
     def __init__(self, folder, fit: dict):
-        safetensors()
         self.folder = make_folder(folder, "checkpoint_dir")
         self.fit = fit
         self.written = time.monotonic()

@@ -1,8 +1,8 @@
 """What every Display needs: matplotlib where it is there, axes, and colors."""
 
-import importlib
-
 import numpy as np
+
+from .._utils.optional import import_optional
 
 # Okabe and Ito's colors, which the color-blind tell apart, without the yellow that
 # is hardly seen on white, and the black of what is written.
@@ -11,13 +11,8 @@ GRAY = "#767676"
 
 
 def import_pyplot():
-    """Return `matplotlib.pyplot`, or raise ImportError that tells how to get it."""
-    try:
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise ImportError(
-            "A Display is drawn with matplotlib: pip install skdeepcluster[plot]"
-        ) from error
+    """Return `matplotlib.pyplot`; raise ImportError if it is not installed."""
+    return import_optional("matplotlib.pyplot", extra="plot")
 
 
 def get_axes(ax, width: float, height: float):

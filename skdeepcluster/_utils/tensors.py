@@ -1,30 +1,18 @@
 """Tensors and plain values -> one file without pickle, and back."""
 
 import hashlib
-import importlib
 import json
 import os
 from collections import deque
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from .files import write_atomically
 
 KEY = "skdeepcluster"  # of the JSON text in the file's header
-
-
-def safetensors():
-    """Import the package, or say how to get it."""
-    try:
-        importlib.import_module("safetensors.torch")
-        return importlib.import_module("safetensors")
-    except ImportError as error:
-        raise ImportError(
-            "save, load and checkpoints need safetensors: pip install "
-            "'skdeepcluster[save]'."
-        ) from error
 
 
 def pack(value, tensors: dict[str, torch.Tensor], name: str = "state"):
@@ -63,7 +51,7 @@ def write_tensors(
     own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     text = json.dumps(told)
     header = {KEY: text, "digest": _digest(text, own)}
-    content = safetensors().torch.save(own, metadata=header)
+    content = safetensors.torch.save(own, metadata=header)
     with write_atomically(Path(path)) as file:
         file.write(content)
 
@@ -76,7 +64,7 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]
     Exception
         Of many kinds, if the file is another or damaged.
     """
-    with safetensors().safe_open(path, framework="pt") as file:
+    with safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
         if KEY not in header:
             raise ValueError("no estimator was saved in it")

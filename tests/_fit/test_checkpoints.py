@@ -14,8 +14,6 @@ from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._fit import checkpoints as checkpoints_module
 from skdeepcluster._fit import fit as fit_module
 
-pytest.importorskip("safetensors")
-
 # Quick fits may well say that they are.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
