@@ -73,6 +73,10 @@ class Calls:
     def __init__(self, n=-1, action=None):
         self.n, self.action = n, action
 
+    def __getstate__(self):
+        # The counter is no part of the parameter: a checkpoint accepts any.
+        return {}
+
     def __call__(self, batch):
         self.n -= 1
         if self.n == 0:

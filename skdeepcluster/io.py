@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import joblib
 import numpy as np
 from PIL import Image
 from sklearn.utils._param_validation import validate_params
@@ -19,6 +18,7 @@ from ._inputs.decoding import ImageFormat, decode
 from ._inputs.read import NO_CLUSTER, InputData, read_input, warn_unreadable
 from ._utils.distributed import get_processes
 from ._utils.files import write_atomically
+from ._utils.hashing import hash_content
 from ._utils.optional import import_optional
 
 __all__ = ["export_clusters", "write_embeddings"]
@@ -142,15 +142,15 @@ def write_embeddings(estimator, X, path):
 
 def _description(estimator, given: InputData) -> dict:
     """Tell results that can be continued from those of something else."""
-    weights = [w.cpu().numpy() for w in estimator.module_.state_dict().values()]
     some = np.linspace(0, given.n - 1, COMPARED).astype(int)  # by which X is known
+    images = None if given.paths is not None else given.source.take(some).values
     return {
         "version": 1,
         "rows": given.n,
         "row_group": ROW_GROUP,
-        "estimator": joblib.hash([weights, estimator._groups]),
-        "paths": joblib.hash(given.paths),
-        "images": given.paths is None and joblib.hash(given.source.take(some).values),
+        "estimator": hash_content(estimator.module_.state_dict(), estimator._groups),
+        "paths": hash_content(given.paths),
+        "images": hash_content(images),
     }
 
 

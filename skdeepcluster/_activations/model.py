@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 
-import joblib
 import numpy as np
 import torch
 from sklearn.utils import check_array
@@ -27,6 +26,7 @@ from .._inputs.sources import (
     read_images,
 )
 from .._utils.device import limit_threads
+from .._utils.hashing import hash_content
 from .layers import Call, Layer, Reduce, find_layers, layer_features, trace_calls
 
 # Of parameters: what is judged, and numbers of something.
@@ -181,9 +181,9 @@ class EvaluatedModel:
 
     def _key(self, source: Source, layers: list[Layer], reduce: Reduce) -> str:
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
-        weights = [(name, t.detach().cpu().float().numpy()) for name, t in tensors]
-        runs = repr(self.network), self.device.type, str(self.dtype)
-        return joblib.hash([weights, runs, layers, reduce, _hashes(source)])
+        weights = [(name, t.float()) for name, t in tensors]
+        runs = repr(self.network), self.device.type, self.dtype
+        return hash_content(weights, runs, layers, reduce, _hashes(source))
 
 
 def _kept(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -194,11 +194,7 @@ def _hashes(source: Source) -> list[str]:
     """Return hashes of the pixels, a few images at a time; broken files are noticed."""
     pieces = source.split(np.arange(len(source)))
     parts = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in pieces]
-    # In one layout: equal images have equal hashes.
-    return [
-        joblib.hash(np.ascontiguousarray(batch.numpy()))
-        for batch in source.batches(parts)
-    ]
+    return [hash_content(batch) for batch in source.batches(parts)]
 
 
 def _read_arrays(X) -> ArraySource:

@@ -4,13 +4,12 @@ import os
 import time
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 
 from .._inputs.sources import Source
 from .._utils.files import make_folder
+from .._utils.hashing import hash_content
 from .._utils.messages import warn
 from .._utils.tensors import pack, read_tensors, unpack, write_tensors
 
@@ -139,20 +138,6 @@ def fingerprint(params: dict, source: Source, paths: np.ndarray | None) -> dict:
     some = np.linspace(0, len(source) - 1, COMPARED).astype(int)
     images = source.take(some).values
     return {
-        "X": joblib.hash([len(source), source.shape, images, paths]),
-        **{name: _told(v) for name, v in params.items() if name not in FREE},
+        "X": hash_content(len(source), source.shape, images, paths),
+        **{name: hash_content(v) for name, v in params.items() if name not in FREE},
     }
-
-
-def _told(value) -> str:
-    """Return what tells whether a parameter is the same."""
-    if isinstance(value, torch.nn.Module):
-        weights = {n: w.cpu().numpy() for n, w in value.state_dict().items()}
-        return joblib.hash([repr(value), weights])
-    if isinstance(value, BaseEstimator):
-        return joblib.hash([type(value).__qualname__, value.get_params()])
-    if isinstance(value, np.random.RandomState):
-        return joblib.hash(value.get_state())
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__qualname__)
-    return repr(value)

@@ -45,6 +45,10 @@ class StopAfter:
     def __init__(self, calls):
         self.calls = calls
 
+    def __getstate__(self):
+        # The counter is no part of the parameter.
+        return {}
+
     def __call__(self, batch):
         self.calls -= 1
         if self.calls == 0:
@@ -146,6 +150,7 @@ def test_a_warm_start_goes_on_too(images, tmp_path):
         ({"random_state": 1}, "random_state"),
         ({"max_iter": 9}, "max_iter"),
         ({"augment": None}, "augment"),
+        ({"augment": functools.partial(np.multiply, 2)}, "augment"),
         ({"backbone": nn.Sequential(nn.Flatten(), nn.Linear(64, 2))}, "backbone"),
     ],
 )

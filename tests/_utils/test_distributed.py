@@ -666,6 +666,10 @@ class Brightened:
     def __init__(self, calls_left):
         self.calls_left = calls_left
 
+    def __getstate__(self):
+        # The counter is no part of the parameter.
+        return {}
+
     def __call__(self, batch):
         self.calls_left -= 1
         if not self.calls_left:
