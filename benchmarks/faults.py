@@ -99,6 +99,10 @@ class ScheduledAugment:
         self.actions = actions or {}
         self.n_calls = 0
 
+    def __getstate__(self):
+        # The counter is no part of the parameter: a checkpoint accepts any.
+        return {}
+
     def __call__(self, batch):
         self.n_calls += 1
         if self.n_calls in self.actions:

@@ -1,4 +1,4 @@
-"""A fitted estimator -> one file without pickle, and back."""
+"""Save a fitted estimator to one file without pickle, and load it."""
 
 import os
 from numbers import Integral, Real
@@ -14,248 +14,284 @@ from ._inputs.spec import InputFormat
 from ._training.network import Network, build_network
 from ._utils.device import resolve_device
 from ._utils.messages import warn
-from ._utils.tensors import read_tensors, safetensors, write_tensors
+from ._utils.tensors import read_tensors, write_tensors
 
-FORMAT = 1  # of the file; a reader for each that was ever written
-MODULE = "module."  # before the names of weights
+# Version of the file. A release that changes it keeps a reader for each older version.
+FORMAT = 1
+# Start of the names of weights among the tensors of a file.
+WEIGHT_PREFIX = "module."
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+IMAGE_DTYPES = {"uint8": np.uint8, "float32": np.float32}
 
 
 def save(estimator, path: str | os.PathLike) -> None:
     """Write a fitted estimator to a file; see `DeepClusterEstimator.save`."""
-    safetensors()
-    fitted = vars(estimator)
-    groups, arrays = estimator._assigner, {"labels": estimator.labels_}
-    kind: dict[str, Any]
+    assigner, arrays = _pack_assigner(estimator._assigner)
+    arrays["labels"] = estimator.labels_
     arrays["cluster_centers"] = estimator.cluster_centers_
-    if isinstance(groups, LinearAssigner):
-        kind = {"kind": "linear"}
-        arrays |= {"groups.weights": groups.weights, "groups.bias": groups.bias}
-    else:
-        projection = groups.projection
-        kind = {"kind": "nearest", "normalize": bool(projection.normalize)}
-        arrays |= {
-            "groups.centers": groups.centers,
-            "groups.mean": projection.mean,
-            "groups.components": projection.components,
-        }
     arrays["skipped"] = estimator.skipped_
     if estimator.paths_ is not None:
-        names = b"\0".join(map(os.fsencode, estimator.paths_.tolist()))
-        arrays["paths"] = np.frombuffer(names, np.uint8)
+        # Safetensors has no strings.
+        paths = b"\0".join(map(os.fsencode, estimator.paths_.tolist()))
+        arrays["paths"] = np.frombuffer(paths, np.uint8)
     tensors = {
-        name: torch.from_numpy(np.array(a, order="C")) for name, a in arrays.items()
+        name: torch.from_numpy(np.array(array, order="C"))
+        for name, array in arrays.items()
     }
     for name, weight in estimator.module_.state_dict().items():
-        tensors[MODULE + name] = weight
-    told = {
+        tensors[WEIGHT_PREFIX + name] = weight
+    feature_names = getattr(estimator, "feature_names_in_", None)
+    metadata = {
         "format": FORMAT,
-        "params": _plain_params(estimator),
+        "params": _serialize_params(estimator),
         "custom_backbone": isinstance(estimator.backbone, torch.nn.Module),
-        "groups": kind,
+        "groups": assigner,
         "dtype": str(estimator._dtype).removeprefix("torch."),
         "image_dtype": np.dtype(estimator._input_format.dtype).name,
         "image_shape": estimator.image_shape_,
-        "feature_names": list(fitted.get("feature_names_in_", [])) or None,
+        "feature_names": None if feature_names is None else list(feature_names),
         "n_features_in": int(estimator.n_features_in_),
         "n_iter": int(estimator.n_iter_),
         "inertia": float(estimator.inertia_),
+        "recipe": estimator.recipe_,
         "history": estimator.history_,
         "device": str(estimator.device_),
     }
-    write_tensors(path, told, tensors)
+    write_tensors(path, metadata, tensors)
 
 
 def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None):
-    """Read what `save` wrote; see `DeepClusterEstimator.load`."""
-    safetensors()
+    """Read a file that `save` wrote; see `DeepClusterEstimator.load`."""
     if not os.path.isfile(path):
-        raise ValueError(f"{os.fspath(path)} is no file, seen from {os.getcwd()}.")
+        raise ValueError(
+            f"{os.fspath(path)} is no file. Relative paths start at {os.getcwd()}."
+        )
     try:
-        told, tensors = read_tensors(path)
-        if told["format"] != FORMAT:
+        metadata, tensors = read_tensors(path)
+        if metadata["format"] != FORMAT:
             raise ValueError(
-                f"its format is {told['format']!r}, but this version reads {FORMAT}"
+                f"its format is {metadata['format']!r}, but this version reads {FORMAT}"
             )
-        estimator = _estimator(cls, told, backbone)
-        _set_fitted(estimator, told, tensors)
-        before = str(told["device"])
+        estimator = _build_estimator(cls, metadata, backbone)
+        _set_fitted(estimator, metadata, tensors)
+        saved_device = str(metadata["device"])
     except MemoryError:
         raise
-    except Exception as error:  # a file may hold anything
+    except Exception as error:
+        # A file from an unknown source may raise any error.
         raise ValueError(
             f"{os.fspath(path)} cannot be loaded: {error or type(error).__name__}. It "
-            "should be a file that save has written, complete."
+            "should be a complete file that save has written."
         ) from error
     if device is not None:
         estimator.device = device
         estimator.device_ = resolve_device(device)
     else:
         try:
-            estimator.device_ = resolve_device(before)
-        except ValueError:  # it was fitted on another machine
+            estimator.device_ = resolve_device(saved_device)
+        except ValueError:
+            # The estimator was fitted on a machine with another device.
             estimator.device_ = torch.device("cpu")
     return estimator
 
 
-def _plain_params(estimator) -> dict:
-    """Return parameters as JSON has them; warns of what has no such form."""
-    plain = {}
-    for name, value in estimator.get_params(deep=False).items():
-        if isinstance(value, torch.nn.Module):
-            value = "auto"
-        elif name == "clusterer" and not isinstance(value, str):
-            warn(
-                f"clusterer is a {type(value).__name__}, which is not saved: the "
-                "loaded estimator has clusterer='kmeans'. Set it again before "
-                "another fit.",
-            )
-            value = "kmeans"
-        elif isinstance(value, bool | str | None):
-            pass
-        elif isinstance(value, Integral):
-            value = int(value)
-        elif isinstance(value, Real):
-            value = float(value)
-        elif isinstance(value, tuple | list) and name != "callbacks":
-            value = [int(v) for v in value]
-        elif isinstance(value, os.PathLike | torch.device):
-            value = str(value)
-        else:
-            warn(
-                f"{name} is a {type(value).__name__}, which is not saved: the loaded "
-                f"estimator has {name}=None. Set it again before another fit.",
-            )
-            value = None
-        plain[name] = value
-    return plain
+def _pack_assigner(
+    assigner: LinearAssigner | NearestCenterAssigner,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the plain values of an assigner, and its arrays by their names."""
+    if isinstance(assigner, LinearAssigner):
+        return {"kind": "linear"}, {
+            "groups.weights": assigner.weights,
+            "groups.bias": assigner.bias,
+        }
+    projection = assigner.projection
+    return {"kind": "nearest", "normalize": bool(projection.normalize)}, {
+        "groups.centers": assigner.centers,
+        "groups.mean": projection.mean,
+        "groups.components": projection.components,
+    }
 
 
-def _estimator(cls, told: dict, backbone: torch.nn.Module | None):
-    params = dict(told["params"])
-    if told["custom_backbone"]:
+def _serialize_params(estimator) -> dict:
+    """Return the parameters as JSON values; warn about each that has no JSON value."""
+    return {
+        name: _serialize_param(name, value)
+        for name, value in estimator.get_params(deep=False).items()
+    }
+
+
+def _serialize_param(name: str, value):
+    if name == "backbone" and isinstance(value, torch.nn.Module):
+        # The user passes the module again to `load`.
+        return "auto"
+    if isinstance(value, bool | str | None):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, tuple | list) and name != "callbacks":
+        return [int(entry) for entry in value]
+    if isinstance(value, os.PathLike | torch.device):
+        return str(value)
+    default = "kmeans" if name == "clusterer" else None
+    warn(
+        f"{name} is a {type(value).__name__}, which is not saved: the loaded estimator "
+        f"has {name}={default!r}. Set {name} again before another fit."
+    )
+    return default
+
+
+def _build_estimator(cls, metadata: dict, backbone: torch.nn.Module | None):
+    """Return an unfitted estimator with the parameters of a file."""
+    params = dict(metadata["params"])
+    if metadata["custom_backbone"]:
         if not isinstance(backbone, torch.nn.Module):
             raise ValueError(
-                "its backbone was an nn.Module, which is not saved: pass one that is "
-                "built alike as load(path, backbone=...)"
+                "its backbone was an nn.Module, which is not saved: pass a module of "
+                "the same architecture as load(path, backbone=...)"
             )
         params["backbone"] = backbone
     elif backbone is not None:
-        raise ValueError(f"its backbone is {params['backbone']!r}: pass none to load")
-    for name, value in params.items():  # JSON has no tuples
-        if isinstance(value, list):
-            params[name] = tuple(value)
-    estimator = cls(**params)
+        raise ValueError(
+            f"its backbone is {params['backbone']!r}: remove backbone= from load"
+        )
+    estimator = cls(**_lists_to_tuples(params))
     estimator._validate_params()
     return estimator
 
 
-def _set_fitted(estimator, told: dict, tensors: dict[str, torch.Tensor]) -> None:
+def _lists_to_tuples(values: dict) -> dict:
+    """Return values from JSON, which has no tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
+
+
+def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Set all fitted attributes, each after a check of its type and shape."""
-    shape, n_features_in = told["image_shape"], told["n_features_in"]
+    shape, n_features_in = metadata["image_shape"], metadata["n_features_in"]
     if shape is not None:
-        shape = tuple(_integer(side) for side in shape)
+        shape = tuple(_check_integer(side) for side in shape)
         if len(shape) != 3:
-            raise ValueError("its image_shape has not three sides")
-    network = _network(estimator, shape or (_integer(n_features_in),), tensors)
-    centers = _array(tensors, "cluster_centers", np.float32, 2)
-    n_groups, n_features = centers.shape
+            raise ValueError("its image_shape should have three sides")
+    n_features_in = _check_integer(n_features_in)
+    network = _load_network(estimator, shape or (n_features_in,), tensors)
+    centers = _check_array(tensors, "cluster_centers", np.float32, ndim=2)
+    n_clusters, n_features = centers.shape
     if n_features != network.n_features:
-        raise ValueError("its cluster centers have not the size of its embedding")
-    estimator._assigner = _groups(told["groups"], n_groups, n_features, tensors)
-    labels = _array(tensors, "labels", np.int32, 1)
-    if len(labels) and not (labels.min() >= -1 and labels.max() < n_groups):
+        raise ValueError("its cluster centers do not fit its embedding")
+    estimator._assigner = _load_assigner(
+        metadata["groups"], n_clusters, n_features, tensors
+    )
+    labels = _check_array(tensors, "labels", np.int32, ndim=1)
+    if len(labels) and not (labels.min() >= -1 and labels.max() < n_clusters):
         raise ValueError("its labels are out of range")
     estimator.labels_, estimator.cluster_centers_ = labels, centers
-    estimator.skipped_ = _array(tensors, "skipped", np.int64, 1)
+    estimator.skipped_ = _check_array(tensors, "skipped", np.int64, ndim=1)
     estimator.paths_ = None
     if "paths" in tensors:
-        names = _array(tensors, "paths", np.uint8, 1).tobytes().split(b"\0")
-        estimator.paths_ = np.array([os.fsdecode(name) for name in names])
+        paths = _check_array(tensors, "paths", np.uint8, ndim=1).tobytes()
+        estimator.paths_ = np.array([os.fsdecode(path) for path in paths.split(b"\0")])
     estimator.module_ = network
     estimator.image_shape_ = shape
-    estimator.n_features_in_ = _integer(n_features_in)
-    if told["feature_names"] is not None:
-        columns = np.array([str(n) for n in told["feature_names"]], dtype=object)
-        estimator.feature_names_in_ = columns
-    estimator.n_iter_ = _integer(told["n_iter"])
-    estimator.inertia_ = float(told["inertia"])
-    estimator.history_ = [dict(record) for record in told["history"]]
+    estimator.n_features_in_ = n_features_in
+    if metadata["feature_names"] is not None:
+        names = [str(name) for name in metadata["feature_names"]]
+        estimator.feature_names_in_ = np.array(names, dtype=object)
+    estimator.n_iter_ = _check_integer(metadata["n_iter"])
+    estimator.inertia_ = float(metadata["inertia"])
+    estimator.recipe_ = _lists_to_tuples(dict(metadata["recipe"]))
+    estimator.history_ = [dict(record) for record in metadata["history"]]
     estimator._n_features_out = network.n_features
-    estimator._dtype = DTYPES[told["dtype"]]
-    mean, scale = network.statistics
+    estimator._dtype = DTYPES[metadata["dtype"]]
     estimator._input_format = InputFormat(
-        shape or (estimator.n_features_in_,),
-        {"uint8": np.uint8, "float32": np.float32}[told["image_dtype"]],
-        mean,
-        scale,
+        shape or (n_features_in,),
+        IMAGE_DTYPES[metadata["image_dtype"]],
+        *network.statistics,
     )
 
 
-def _network(estimator, shape: tuple, tensors: dict[str, torch.Tensor]) -> Network:
-    """Build the network without memory for its weights, then take the file's."""
+def _load_network(
+    estimator, shape: tuple[int, ...], tensors: dict[str, torch.Tensor]
+) -> Network:
+    """Return the network of the parameters, with the weights of a file."""
     weights = {
-        name.removeprefix(MODULE): tensor
+        name.removeprefix(WEIGHT_PREFIX): tensor
         for name, tensor in tensors.items()
-        if name.startswith(MODULE)
+        if name.startswith(WEIGHT_PREFIX)
     }
-    constants = [
+    statistics = [
         weights[f"front.0.{name}"].flatten().numpy() for name in ("mean", "scale")
     ]
-    if not all(len(c) == shape[0] and np.isfinite(c).all() for c in constants):
+    if not all(len(s) == shape[0] and np.isfinite(s).all() for s in statistics):
         raise ValueError("its mean and scale do not fit its images")
-    backbone = estimator.backbone
-    custom = isinstance(backbone, torch.nn.Module)
-    where = "cpu" if custom else "meta"
-    with torch.device(where):
+    is_custom = isinstance(estimator.backbone, torch.nn.Module)
+    # On the meta device a forged file that names a huge network takes no memory.
+    with torch.device("cpu" if is_custom else "meta"):
         network = build_network(
-            backbone,
+            estimator.backbone,
             shape,
-            *constants,
+            *statistics,
             sobel=estimator.sobel,
             head_norm=estimator.head_norm,
             n_projected=Parameters(**estimator.get_params(deep=False)).n_projected,
         )
-    expected = network.state_dict()
-    for name in expected.keys() | weights.keys():
-        forms = [
-            (tuple(found[name].shape), found[name].dtype) if name in found else None
-            for found in (expected, weights)
-        ]
-        if forms[0] != forms[1]:
-            raise ValueError(
-                f"its weights do not fit the backbone: {name} should be {forms[0]}, "
-                f"but is {forms[1]}"
-            )
+    _check_weights(weights, expected=network.state_dict())
     network.load_state_dict(weights, assign=True)
-    # Masks of a user's module may hold infinities.
-    checked = network.parameters() if custom else network.state_dict().values()
+    # Buffers of a user's module, such as masks, may be infinite.
+    checked = network.parameters() if is_custom else network.state_dict().values()
     if not all(bool(values.isfinite().all()) for values in checked):
         raise ValueError("its weights are not finite")
-    return network.to(memory_format=torch.channels_last) if len(shape) == 3 else network
+    if len(shape) == 3:
+        return network.to(memory_format=torch.channels_last)
+    return network
 
 
-def _groups(kind: dict, n_groups: int, n_features: int, tensors: dict):
-    if kind["kind"] == "linear":
-        weights = _array(tensors, "groups.weights", np.float64, 2)
-        bias = _array(tensors, "groups.bias", np.float64, 1)
-        if weights.shape != (n_features, n_groups) or bias.shape != (n_groups,):
-            raise ValueError("its groups have not the size of its embedding")
+def _check_weights(
+    weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> None:
+    """Raise an error unless weights have the expected names, shapes and dtypes."""
+
+    def describe(tensors: dict[str, torch.Tensor], name: str):
+        if name not in tensors:
+            return None
+        return tuple(tensors[name].shape), tensors[name].dtype
+
+    for name in expected.keys() | weights.keys():
+        if describe(expected, name) != describe(weights, name):
+            raise ValueError(
+                f"its weights do not fit the backbone: {name} should be "
+                f"{describe(expected, name)}, but is {describe(weights, name)}"
+            )
+
+
+def _load_assigner(
+    metadata: dict, n_clusters: int, n_features: int, tensors: dict[str, torch.Tensor]
+) -> LinearAssigner | NearestCenterAssigner:
+    if metadata["kind"] == "linear":
+        weights = _check_array(tensors, "groups.weights", np.float64, ndim=2)
+        bias = _check_array(tensors, "groups.bias", np.float64, ndim=1)
+        if weights.shape != (n_features, n_clusters) or bias.shape != (n_clusters,):
+            raise ValueError("its classifier of clusters does not fit its embedding")
         return LinearAssigner(weights, bias)
-    if kind["kind"] != "nearest":
-        raise ValueError(f"its groups are of an unknown kind, {kind['kind']!r}")
-    centers = _array(tensors, "groups.centers", np.float32, 2)
-    mean = _array(tensors, "groups.mean", np.float32, 1)
-    components = _array(tensors, "groups.components", np.float32, 2)
+    if metadata["kind"] != "nearest":
+        raise ValueError(f"its clusters are of an unknown kind, {metadata['kind']!r}")
+    centers = _check_array(tensors, "groups.centers", np.float32, ndim=2)
+    mean = _check_array(tensors, "groups.mean", np.float32, ndim=1)
+    components = _check_array(tensors, "groups.components", np.float32, ndim=2)
     shapes = (len(centers), components.shape, mean.shape)
-    if shapes != (n_groups, (n_features, centers.shape[1]), (n_features,)):
-        raise ValueError("its groups have not the size of its embedding")
-    return NearestCenterAssigner(
-        Projection(mean, components, bool(kind["normalize"])), centers
-    )
+    if shapes != (n_clusters, (n_features, centers.shape[1]), (n_features,)):
+        raise ValueError("its centers of clusters do not fit its embedding")
+    projection = Projection(mean, components, bool(metadata["normalize"]))
+    return NearestCenterAssigner(projection, centers)
 
 
-def _array(tensors: dict, name: str, dtype: type, ndim: int) -> np.ndarray:
+def _check_array(
+    tensors: dict[str, torch.Tensor], name: str, dtype: type, ndim: int
+) -> np.ndarray:
+    """Return a tensor as an array, or raise an error if it is invalid."""
     values = tensors[name].numpy()
     if values.dtype != dtype or values.ndim != ndim:
         raise ValueError(f"its {name} are {values.dtype} in {values.ndim} dimensions")
@@ -264,7 +300,7 @@ def _array(tensors: dict, name: str, dtype: type, ndim: int) -> np.ndarray:
     return values
 
 
-def _integer(value) -> int:
+def _check_integer(value) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"it holds {value!r} where a number is due")
+        raise ValueError(f"it holds {value!r} in place of a number")
     return value

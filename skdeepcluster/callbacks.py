@@ -1,33 +1,34 @@
-"""Functions for the parameter `callbacks`: what to do after each round of a fit."""
+"""Functions for the parameter `callbacks`, which run after each round of a fit."""
 
-import importlib.util
 import os
 from numbers import Integral, Real
 
 from sklearn.utils._param_validation import Interval, validate_params
 
 from ._utils.distributed import get_processes
+from ._utils.optional import import_optional
 
 __all__ = ["MLflow", "StopWhenStable", "TensorBoard"]
 
 
 class StopWhenStable:
-    """End a fit when a column of `history_` hardly changes any more.
+    """End a fit when a column of `history_` has become stable.
 
-    The step size falls over all `max_iter` rounds, and a fit that ends early misses the
-    smallest steps; with `schedule="constant"` it misses nothing.
+    The learning rate falls over all `max_iter` rounds, so a fit that ends early misses
+    the smallest steps. With `schedule="constant"` it misses nothing.
 
     Parameters
     ----------
     column : str, default="nmi_previous"
-        Which column. The NMI between the pseudo-labels of successive rounds levels off
-        where they have settled (Fig. 2b of the paper).
+        Name of the column. The default, the NMI between the pseudo-labels of successive
+        rounds, levels off once the pseudo-labels are stable (Fig. 2b of the paper).
 
     tol : float, default=0.01
-        Largest difference between the values of the last rounds.
+        Largest difference between values of the latest `n_rounds` rounds. Raise it to
+        stop earlier.
 
     n_rounds : int, default=3
-        How many rounds these are.
+        Number of rounds that are compared.
 
     Raises
     ------
@@ -68,14 +69,14 @@ class StopWhenStable:
         self.n_rounds = n_rounds
 
     def __call__(self, history, fitted) -> bool:
-        """Tell whether the column has settled."""
+        """Return whether the column is stable, which ends the fit."""
         if self.column not in history[-1]:
             raise ValueError(
-                f"column={self.column!r} is none of history_, which are "
+                f"column={self.column!r} is no column of history_. Choose one of "
                 f"{', '.join(history[-1])}."
             )
-        last = [record[self.column] for record in history[-self.n_rounds :]]
-        return len(last) == self.n_rounds and max(last) - min(last) <= self.tol
+        values = [record[self.column] for record in history[-self.n_rounds :]]
+        return len(values) == self.n_rounds and max(values) - min(values) <= self.tol
 
 
 class TensorBoard:
@@ -84,12 +85,12 @@ class TensorBoard:
     Parameters
     ----------
     log_dir : str or path-like
-        Folder for the event files, one for each fit.
+        Folder of the event files. Each fit writes one file.
 
     Raises
     ------
     ImportError
-        If tensorboard is missing (``pip install skdeepcluster[tensorboard]``).
+        If tensorboard is missing (``pip install 'skdeepcluster[tensorboard]'``).
 
     See Also
     --------
@@ -112,36 +113,37 @@ class TensorBoard:
         {"log_dir": [str, os.PathLike]}, prefer_skip_nested_validation=True
     )
     def __init__(self, log_dir):
-        _need("tensorboard", "TensorBoard")
+        import_optional("tensorboard", extra="tensorboard")
         self.log_dir = log_dir
 
     def __call__(self, history, fitted) -> None:
-        """Write one point of each curve, in the first process of a fit."""
+        """Add one point to each curve, in the first process of a fit."""
         if get_processes().rank:
             return
         from torch.utils.tensorboard import SummaryWriter
 
         if not hasattr(self, "_writer"):
             self._writer = SummaryWriter(os.fspath(self.log_dir))
-        for name, value in history[-1].items():
-            if name != "round":
-                self._writer.add_scalar(name, value, history[-1]["round"])
+        metrics = dict(history[-1])
+        step = metrics.pop("round")
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def __getstate__(self):
-        # An open file goes to no copy: each opens its own.
+        # A copy cannot share an open file, so it opens another.
         return {"log_dir": self.log_dir}
 
 
 class MLflow:
     """Log the columns of `history_` as metrics of the active run of MLflow.
 
-    Without an active run MLflow starts one, and leaves it open.
+    If no run is active, MLflow starts one and leaves it open.
 
     Raises
     ------
     ImportError
-        If mlflow is missing (``pip install skdeepcluster[mlflow]``).
+        If mlflow is missing (``pip install 'skdeepcluster[mlflow]'``).
 
     See Also
     --------
@@ -160,22 +162,13 @@ class MLflow:
     """
 
     def __init__(self):
-        _need("mlflow", "MLflow")
+        import_optional("mlflow", extra="mlflow")
 
     def __call__(self, history, fitted) -> None:
-        """Log the last round, in the first process of a fit."""
+        """Log the latest round, in the first process of a fit."""
         if get_processes().rank:
             return
-        import mlflow
-
-        metrics = {name: v for name, v in history[-1].items() if name != "round"}
-        mlflow.log_metrics(metrics, step=history[-1]["round"])
-
-
-def _need(package: str, name: str) -> None:
-    """Say at once what is missing, and not after the first round."""
-    if importlib.util.find_spec(package) is None:
-        raise ImportError(
-            f"{name} needs {package}, which is not installed: "
-            f"pip install skdeepcluster[{package}]"
-        )
+        mlflow = import_optional("mlflow", extra="mlflow")
+        metrics = dict(history[-1])
+        step = metrics.pop("round")
+        mlflow.log_metrics(metrics, step=step)

@@ -1,15 +1,14 @@
-"""Results in files: embeddings of any number of images, and groups to look at."""
+"""Results in files: embeddings of any number of images, and folders of clusters."""
 
 import csv
 import html
-import importlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-import joblib
 import numpy as np
 from PIL import Image
 from sklearn.utils._param_validation import validate_params
@@ -20,13 +19,20 @@ from ._inputs.decoding import ImageFormat, decode
 from ._inputs.read import NO_CLUSTER, InputData, read_input
 from ._utils.distributed import get_processes
 from ._utils.files import write_atomically
+from ._utils.hashing import hash_content
+from ._utils.optional import import_optional
 
 __all__ = ["export_clusters", "write_embeddings"]
 
-ROW_GROUP = 8192  # images that are embedded, written and then done with
-COMPARED = 64  # images by which the beginning of a file is known to be of the same X
-SHOWN = 24  # images of a group on the index page
-THUMBNAIL = 96  # pixels a side
+# Number of images that are embedded and written at once. It bounds the memory.
+CHUNK_ROWS = 8192
+# Number of images that identify X when an interrupted call is resumed.
+COMPARED_IMAGES = 64
+# Number of images of a cluster on the index page.
+SHOWN_IMAGES = 24
+# Width and height of the images on the index page, in pixels.
+THUMBNAIL_SIZE = 96
+DESCRIPTION_NAME = "description.json"
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -49,30 +55,30 @@ details {{ margin-top: .5rem; overflow-wrap: anywhere; font-size: .85rem }}
     prefer_skip_nested_validation=True,
 )
 def write_embeddings(estimator, X, path):
-    """Embed images into a file, a few thousand at a time.
+    """Write the embeddings of images to a file, a few thousand images at a time.
 
-    A call that was interrupted, by whatever, is completed by the same call: what was
-    written in a folder beside the file is not computed again. The file is complete as
-    soon as it has its name. Several processes of torchrun write it together.
+    If a call is interrupted, the same call resumes it: finished chunks lie in a folder
+    beside the file and are not computed again. The file appears under its name once it
+    is complete. Several processes of torchrun write it together.
 
     Parameters
     ----------
     estimator : DeepClusterEstimator
-        Fitted.
-    X : array-like, tensor, folder, paths, pictures or dataset
+        Fitted estimator.
+    X : array-like, tensor, folder, paths, PIL images or dataset
         Images in any form that `estimator.fit` takes.
     path : str or path-like
-        Name of the file, which must not exist. ``.npy`` is an array of float32,
-        (n, n_features_out), in the order of `X`, for ``numpy.load(path,
-        mmap_mode="r")``. ``.parquet`` is a table with the columns ``path``, where the
-        images are files, ``cluster`` (int32) and ``embedding`` (list of float32); it
-        needs pyarrow (``pip install skdeepcluster[parquet]``).
+        Path of the file, which must not exist. ``.npy`` is an array of shape (n,
+        n_features_out), float32, in the order of `X`; read it with ``numpy.load(path,
+        mmap_mode="r")``. ``.parquet`` is a table with the columns ``path`` (if the
+        images are files), ``cluster`` (int32) and ``embedding`` (list of float32). It
+        needs pyarrow (``pip install 'skdeepcluster[parquet]'``).
 
     Raises
     ------
     ValueError
-        If `path` has another ending, or is left from other images or another
-        estimator, or `X` is not usable.
+        If `path` has another suffix, if an interrupted call for `path` had other images
+        or another estimator, or if `X` is invalid.
     FileExistsError
         If `path` exists.
     ImportError
@@ -80,7 +86,7 @@ def write_embeddings(estimator, X, path):
 
     See Also
     --------
-    DeepClusterEstimator.transform : The same in memory.
+    DeepClusterEstimator.transform : Return the embeddings as one array in memory.
 
     Examples
     --------
@@ -98,252 +104,301 @@ def write_embeddings(estimator, X, path):
     (300, 256)
     """
     path = Path(path)
-    kinds = {".npy": (_write_npy, _join_npy), ".parquet": (_write_table, _join_tables)}
-    if path.suffix not in kinds:
+    writers = {
+        ".npy": (_write_npy, _join_npy),
+        ".parquet": (_write_parquet, _join_parquet),
+    }
+    if path.suffix not in writers:
         raise ValueError(f"path={os.fspath(path)!r} should end in .npy or .parquet.")
     if path.suffix == ".parquet":
-        _pyarrow()
+        _import_pyarrow()
     if path.exists():
         raise FileExistsError(f"{path} exists. Remove it, or choose another name.")
-    write, join = kinds[path.suffix]
+    write_chunk, join_chunks = writers[path.suffix]
     check_is_fitted(estimator)
-    partial = path.with_name(path.name + ".partial")
+    folder = path.with_name(path.name + ".partial")
     processes = get_processes()
     with processes.guard_collectives():
-        given, failures = read_input(X, estimator._input_spec(fitted=True))
-        description = _description(estimator, given)
+        data, failures = read_input(X, estimator._input_spec(fitted=True))
+        description = _describe(estimator, data)
         processes.check_same(description)
-        processes.run_on_first(lambda: _begin(partial, description))
-        starts = range(0, given.n, ROW_GROUP)
-        parts = {start: partial / f"{start:012d}{path.suffix}" for start in starts}
+        processes.run_on_first(lambda: _begin(folder, description))
+        starts = range(0, data.n, CHUNK_ROWS)
+        chunks = {start: folder / f"{start:012d}{path.suffix}" for start in starts}
         missing = processes.run_on_first(
-            lambda: [s for s in starts if not parts[s].exists()]
+            lambda: [start for start in starts if not chunks[start].exists()]
         )
         for start in missing[processes.rank :: processes.size]:
-            few = given.part(start, min(start + ROW_GROUP, given.n))
-            features = estimator._embed(few.source)
-            labels = few.scatter_rows(estimator._assign(features), NO_CLUSTER)
-            features = few.scatter_rows(features, np.nan)
-            with write_atomically(parts[start]) as file:
-                write(file, features, labels, few.paths)
+            chunk = data.part(start, min(start + CHUNK_ROWS, data.n))
+            features = estimator._embed(chunk.source)
+            labels = chunk.scatter_rows(estimator._assign(features), NO_CLUSTER)
+            embeddings = chunk.scatter_rows(features, np.nan)
+            with write_atomically(chunks[start]) as file:
+                write_chunk(file, embeddings, labels, chunk.paths)
         failures.share(processes)
 
         def complete() -> None:
             with write_atomically(path) as file:
-                join(file, parts.values(), (given.n, estimator._n_features_out))
-            shutil.rmtree(partial)
+                join_chunks(file, chunks.values(), (data.n, estimator._n_features_out))
+            shutil.rmtree(folder)
 
         processes.run_on_first(complete)
-        failures.warn(given.n)
+        failures.warn(data.n)
 
 
-def _description(estimator, given: InputData) -> dict:
-    """Tell results that can be continued from those of something else."""
-    weights = [w.cpu().numpy() for w in estimator.module_.state_dict().values()]
-    some = np.linspace(0, given.n - 1, COMPARED).astype(int)  # by which X is known
+def _describe(estimator: DeepClusterEstimator, data: InputData) -> dict:
+    """Return values that are equal if and only if a call resumes the same work."""
+    images = None
+    if data.paths is None:
+        # Hashing all images would take a second pass over X.
+        rows = np.linspace(0, data.n - 1, COMPARED_IMAGES).astype(int)
+        images = data.source.take(rows).values
     return {
         "version": 1,
-        "rows": given.n,
-        "row_group": ROW_GROUP,
-        "estimator": joblib.hash([weights, estimator._assigner]),
-        "paths": joblib.hash(given.paths),
-        "images": given.paths is None and joblib.hash(given.source.take(some).values),
+        "rows": data.n,
+        "chunk_rows": CHUNK_ROWS,
+        "estimator": hash_content(estimator.module_.state_dict(), estimator._assigner),
+        "paths": hash_content(data.paths),
+        "images": hash_content(images),
     }
 
 
-def _begin(partial: Path, description: dict) -> None:
-    told = partial / "of.json"
-    if not partial.exists():
-        partial.mkdir()
-        with write_atomically(told) as file:
+def _begin(folder: Path, description: dict) -> None:
+    """Make the folder of chunks, or check that the same call has made it."""
+    path = folder / DESCRIPTION_NAME
+    if not folder.exists():
+        folder.mkdir()
+        with write_atomically(path) as file:
             file.write(json.dumps(description).encode())
         return
     try:
-        found = json.loads(told.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # killed before anything was written
-        shutil.rmtree(partial)
-        return _begin(partial, description)
-    differing = [name for name in description if found.get(name) != description[name]]
+        existing = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # The process was killed before it wrote any chunk.
+        shutil.rmtree(folder)
+        return _begin(folder, description)
+    differing = [
+        name for name, value in description.items() if existing.get(name) != value
+    ]
     if differing:
         raise ValueError(
-            f"{partial} holds the beginning of something else: {', '.join(differing)} "
-            "differ. Remove it, or choose another name."
+            f"{folder} holds an unfinished file of other data: {', '.join(differing)} "
+            "differ. Remove it, or choose another path."
         )
 
 
-def _write_npy(file, features, labels, paths) -> None:
-    np.save(file, features)
+def _write_npy(file, embeddings: np.ndarray, labels: np.ndarray, paths) -> None:
+    np.save(file, embeddings)
 
 
-def _join_npy(file, parts, shape) -> None:
-    head = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, head)
-    for part in parts:
-        file.write(np.load(part).astype("<f4").data)
+def _join_npy(file, chunks: Iterable[Path], shape: tuple[int, int]) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for chunk in chunks:
+        file.write(np.load(chunk).astype("<f4").data)
 
 
-def _pyarrow():
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module(
-            "pyarrow.parquet"
-        )
-    except ImportError as error:
-        raise ImportError(
-            "Writing .parquet needs pyarrow: pip install 'skdeepcluster[parquet]'."
-        ) from error
+def _import_pyarrow():
+    """Return the modules pyarrow and pyarrow.parquet."""
+    pyarrow = import_optional("pyarrow", extra="parquet")
+    return pyarrow, import_optional("pyarrow.parquet", extra="parquet")
 
 
-def _write_table(file, features, labels, paths) -> None:
-    arrow, parquet = _pyarrow()
-    width = features.shape[1]
-    columns = {} if paths is None else {"path": arrow.array(paths.tolist())}
-    columns["cluster"] = arrow.array(labels)
-    values = arrow.array(features.ravel())
-    columns["embedding"] = arrow.FixedSizeListArray.from_arrays(values, width)
-    parquet.write_table(arrow.table(columns), file, row_group_size=len(labels))
+def _write_parquet(file, embeddings: np.ndarray, labels: np.ndarray, paths) -> None:
+    pyarrow, parquet = _import_pyarrow()
+    columns = {} if paths is None else {"path": pyarrow.array(paths.tolist())}
+    columns["cluster"] = pyarrow.array(labels)
+    columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(
+        pyarrow.array(embeddings.ravel()), embeddings.shape[1]
+    )
+    parquet.write_table(pyarrow.table(columns), file, row_group_size=len(labels))
 
 
-def _join_tables(file, parts, shape) -> None:
-    _, parquet = _pyarrow()
-    first, *_ = parts
-    with parquet.ParquetWriter(file, parquet.read_schema(first)) as writer:
-        for part in parts:
-            writer.write_table(parquet.read_table(part), row_group_size=ROW_GROUP)
+def _join_parquet(file, chunks: Iterable[Path], shape: tuple[int, int]) -> None:
+    _, parquet = _import_pyarrow()
+    chunks = [*chunks]
+    with parquet.ParquetWriter(file, parquet.read_schema(chunks[0])) as writer:
+        for chunk in chunks:
+            table = parquet.read_table(chunk)
+            writer.write_table(table, row_group_size=CHUNK_ROWS)
 
 
 def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None):
-    """Put images into one folder for each group, with a page to look at them.
+    """Sort image files into one folder per cluster, with a page to look at them.
 
-    Open ``index.html`` in the directory: it shows the first images of each group, its
-    size and the paths of all. ``clusters.csv`` has a line for each image.
+    Open ``index.html`` in the directory: it shows the first images of each cluster, its
+    size and all its paths. ``clusters.csv`` has one line per image.
 
     Parameters
     ----------
     labels : array-like of shape (n,), int
-        Group of each image, such as `labels_`. Images of group -1, which could not be
-        read, are listed but not shown.
+        Cluster of each image, such as `labels_`. Images with the label -1, which could
+        not be read, are listed but not shown.
     paths : array-like of shape (n,), str or path-like
-        Such as `paths_`.
+        Path of each image, such as `paths_`.
     directory : str or path-like
-        Must not exist. It is complete as soon as it has its name.
+        Path of the new directory, which must not exist. It appears under its name once
+        it is complete.
     mode : {"symlink", "copy", "csv"}, default="symlink"
-        Whether the folders of groups hold links to the images or copies of them. With
-        "csv" there are no such folders.
+        Content of the clusters' folders: links to the images, or copies. "csv" makes no
+        such folders.
     embeddings : array-like of shape (n, n_features), default=None
-        What `transform` gives for the images: in each group the nearest to its mean
-        come first. With None they keep their order.
+        Embedding of each image, from `transform`. The images of a cluster are sorted by
+        the distance to its mean, nearest first. With None they keep their order.
 
     Raises
     ------
     ValueError, TypeError
-        If lengths differ, `mode` is none of these, or `labels` or `paths` hold
-        something else.
+        If lengths differ, or if `mode`, `labels` or `paths` is invalid.
     FileExistsError
         If `directory` exists.
     OSError
-        If an image cannot be linked or copied. Nothing is left behind.
+        If an image cannot be linked or copied. No directory is left behind.
 
     See Also
     --------
-    write_embeddings : Groups and embeddings as one table.
+    write_embeddings : Write clusters and embeddings to one table.
 
     Examples
     --------
     >>> from skdeepcluster.io import export_clusters
     >>> model = DeepClusterEstimator(10).fit("photos")  # doctest: +SKIP
-    >>> export_clusters(model.labels_, model.paths_, "groups")  # doctest: +SKIP
+    >>> export_clusters(model.labels_, model.paths_, "clusters")  # doctest: +SKIP
     """
     if mode not in ("symlink", "copy", "csv"):
         raise ValueError(f"mode={mode!r} should be 'symlink', 'copy' or 'csv'.")
+    labels, paths = _check_labeled_paths(labels, paths)
+    if embeddings is not None and len(embeddings) != len(paths):
+        raise ValueError(
+            f"embeddings has {len(embeddings)} rows, but there are {len(paths)} paths. "
+            "Pass one row per path, such as model.transform(paths)."
+        )
+    directory = Path(directory)
+    if directory.exists():
+        raise FileExistsError(f"{directory} exists. Choose another name.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    rows_by_cluster = _sort_rows(labels, embeddings)
+    prefix = f".{directory.name}-"
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
+    try:
+        # mkdtemp makes a directory that only its owner can read.
+        temporary.chmod(0o755)
+        _write_page(temporary, rows_by_cluster, paths, mode)
+        _write_csv(temporary, rows_by_cluster, paths)
+        temporary.rename(directory)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+
+
+def _check_labeled_paths(labels, paths) -> tuple[np.ndarray, list[Path]]:
+    """Return labels and absolute paths, or raise an error if one is invalid."""
     if paths is None or isinstance(paths, str | os.PathLike):
         raise TypeError(
-            f"paths={paths!r} should be the paths of all images, such as model.paths_, "
-            "which is None where fit saw no files."
+            f"paths={paths!r} should hold the path of each image. Pass model.paths_, "
+            "which is None if the images of fit were not files."
         )
-    labels, paths, directory = np.asarray(labels), list(paths), Path(directory)
-    strange = [p for p in paths if not isinstance(p, str | os.PathLike)]
-    if strange:
+    labels, paths = np.asarray(labels), list(paths)
+    invalid = [path for path in paths if not isinstance(path, str | os.PathLike)]
+    if invalid:
         raise TypeError(
-            f"paths holds a {type(strange[0]).__name__}, but should hold paths of "
+            f"paths holds a {type(invalid[0]).__name__}, but should hold paths of "
             "files. To look at arrays, use inspection.contact_sheet."
         )
     if labels.shape != (len(paths),) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"labels has shape {labels.shape} and dtype {labels.dtype}, but there are "
-            f"{len(paths)} paths: pass an integer for each, such as model.labels_."
+            f"{len(paths)} paths. Pass one integer per path, such as model.labels_."
         )
-    if embeddings is not None and len(embeddings) != len(paths):
-        raise ValueError(
-            f"embeddings has {len(embeddings)} rows, but there are {len(paths)} paths."
+    return labels, [Path(path).absolute() for path in paths]
+
+
+def _sort_rows(labels: np.ndarray, embeddings) -> dict[int, np.ndarray]:
+    """Return the rows of each cluster; unreadable images come last."""
+    clusters = sorted(np.unique(labels).tolist(), key=lambda c: (c == NO_CLUSTER, c))
+    rows_by_cluster = {
+        cluster: np.flatnonzero(labels == cluster) for cluster in clusters
+    }
+    if embeddings is None:
+        return rows_by_cluster
+    embeddings = np.asarray(embeddings)
+    for cluster, rows in rows_by_cluster.items():
+        vectors = embeddings[rows]
+        distances = np.square(vectors - vectors.mean(axis=0)).sum(axis=1)
+        rows_by_cluster[cluster] = rows[np.argsort(distances)]
+    return rows_by_cluster
+
+
+def _write_page(
+    directory: Path, rows_by_cluster: dict[int, np.ndarray], paths: list[Path], mode
+) -> None:
+    """Write the index page and the folders of the clusters."""
+    sections = []
+    for cluster, rows in rows_by_cluster.items():
+        is_readable = cluster != NO_CLUSTER
+        name = f"cluster_{cluster:03d}" if is_readable else "unreadable"
+        title = f"Cluster {cluster}" if is_readable else "Not readable"
+        images = [paths[row] for row in rows]
+        if is_readable and mode != "csv":
+            _fill_folder(directory / name, images, mode)
+        shown = images[:SHOWN_IMAGES] if is_readable else []
+        sections.append(_make_section(directory, name, title, images, shown))
+    n_clusters = sum(cluster != NO_CLUSTER for cluster in rows_by_cluster)
+    title = f"{_count(len(paths), 'image')} in {_count(n_clusters, 'cluster')}"
+    page = PAGE.format(title=title, sections="\n".join(sections))
+    (directory / "index.html").write_text(page, encoding="utf-8")
+
+
+def _fill_folder(folder: Path, images: list[Path], mode: str) -> None:
+    """Link or copy images into a new folder."""
+    folder.mkdir()
+    for position, image in enumerate(images):
+        # The number keeps the order, and separates images of equal names.
+        target = folder / f"{position:06d}_{image.name}"
+        if mode == "copy":
+            shutil.copy2(image, target)
+        else:
+            target.symlink_to(image.resolve(strict=True))
+
+
+def _make_section(
+    directory: Path, name: str, title: str, images: list[Path], shown: list[Path]
+) -> str:
+    """Write thumbnails; return the section of a cluster for the index page."""
+    links = []
+    for position, image in enumerate(shown):
+        thumbnail = f"thumbnails/{name}_{position:02d}.jpg"
+        _write_thumbnail(image, directory / thumbnail)
+        text = html.escape(str(image))
+        links.append(
+            f'<a href="{html.escape(image.as_uri())}">'
+            f'<img src="{thumbnail}" alt="{text}" title="{text}" loading="lazy"></a>'
         )
-    if directory.exists():
-        raise FileExistsError(f"{directory} exists. Choose another name.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    numbers = sorted(np.unique(labels).tolist(), key=lambda g: (g == NO_CLUSTER, g))
-    groups = [(g, np.flatnonzero(labels == g)) for g in numbers]
-    if embeddings is not None:
-        groups = [(g, _nearest_first(np.asarray(embeddings), r)) for g, r in groups]
-    paths = [Path(path).absolute() for path in paths]
-    making = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        making.chmod(0o755)
-        sections = [_export_group(making, g, rows, paths, mode) for g, rows in groups]
-        n_groups = sum(g != NO_CLUSTER for g in numbers)
-        title = f"{_count(len(paths), 'image')} in {_count(n_groups, 'group')}"
-        page = PAGE.format(title=title, sections="\n".join(sections))
-        (making / "index.html").write_text(page, encoding="utf-8")
-        with open(making / "clusters.csv", "w", newline="", encoding="utf-8") as file:
-            lines = csv.writer(file)
-            lines.writerow(["path", "cluster"])
-            lines.writerows((paths[r], g) for g, rows in groups for r in rows)
-        making.rename(directory)
-    except BaseException:
-        shutil.rmtree(making)
-        raise
+    lines = "<br>\n".join(html.escape(str(image)) for image in images)
+    return (
+        f'<section id="{name}"><h2>{title}: {_count(len(images), "image")}</h2>\n'
+        f'<div class="sheet">{"".join(links)}</div>\n'
+        f"<details><summary>Paths</summary>{lines}</details></section>"
+    )
+
+
+def _write_thumbnail(image: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    image_format = ImageFormat((3, THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
+    pixels = decode(image, image_format).transpose(1, 2, 0)
+    Image.fromarray(pixels).save(target, quality=85)
+
+
+def _write_csv(
+    directory: Path, rows_by_cluster: dict[int, np.ndarray], paths: list[Path]
+) -> None:
+    path = directory / "clusters.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "cluster"])
+        for cluster, rows in rows_by_cluster.items():
+            writer.writerows((paths[row], cluster) for row in rows)
 
 
 def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def _nearest_first(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    own = embeddings[rows]
-    return rows[np.argsort(np.square(own - own.mean(axis=0)).sum(axis=1))]
-
-
-def _export_group(
-    making: Path, group: int, rows: np.ndarray, paths: list[Path], mode: str
-) -> str:
-    """Fill the folder of a group; return its section of the page."""
-    name = f"group_{group:03d}" if group != NO_CLUSTER else "unreadable"
-    if mode != "csv" and group != NO_CLUSTER:
-        (making / name).mkdir()
-        for rank, row in enumerate(rows):
-            # Numbered, so that equal names do not meet and the order is kept.
-            place = making / name / f"{rank:06d}_{paths[row].name}"
-            if mode == "copy":
-                shutil.copy2(paths[row], place)
-            else:
-                place.symlink_to(paths[row].resolve(strict=True))
-    figures = []
-    for rank, row in enumerate(rows[: SHOWN if group != NO_CLUSTER else 0]):
-        image = f"thumbnails/{name}_{rank:02d}.jpg"
-        (making / "thumbnails").mkdir(exist_ok=True)
-        _thumbnail(paths[row], making / image)
-        told = html.escape(str(paths[row]))
-        figures.append(
-            f'<a href="{html.escape(paths[row].as_uri())}">'
-            f'<img src="{image}" alt="{told}" title="{told}" loading="lazy"></a>'
-        )
-    listed = "<br>\n".join(html.escape(str(paths[row])) for row in rows)
-    what = f"Group {group}" if group != NO_CLUSTER else "Not readable"
-    return (
-        f'<section id="{name}"><h2>{what}: {_count(len(rows), "image")}</h2>\n'
-        f'<div class="sheet">{"".join(figures)}</div>\n'
-        f"<details><summary>Paths</summary>{listed}</details></section>"
-    )
-
-
-def _thumbnail(path: Path, place: Path) -> None:
-    wanted = ImageFormat((3, THUMBNAIL, THUMBNAIL), np.uint8)
-    Image.fromarray(decode(path, wanted).transpose(1, 2, 0)).save(place, quality=85)

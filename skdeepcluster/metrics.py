@@ -1,4 +1,4 @@
-"""Measures of clusterings that scikit-learn does not have."""
+"""Metrics of clusterings that scikit-learn does not have."""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -10,24 +10,24 @@ __all__ = ["clustering_accuracy", "purity", "reproduced_information"]
 
 
 def clustering_accuracy(y_true, y_pred) -> float:
-    """Compute the share of samples that are right under the best naming of clusters.
+    """Compute the accuracy under the best one-to-one match of clusters and classes.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        Classes.
+        Class of each sample.
     y_pred : array-like of shape (n,)
-        Clusters, named in any way.
+        Cluster of each sample. Names of clusters do not matter.
 
     Returns
     -------
     accuracy : float
-        In [0, 1]. Each cluster is matched to at most one class, and the other way
-        round, by the Hungarian method.
+        Accuracy in [0, 1]. The Hungarian method matches each cluster to at most one
+        class, and each class to at most one cluster.
 
     See Also
     --------
-    sklearn.metrics.normalized_mutual_info_score : Agreement without any matching.
+    sklearn.metrics.normalized_mutual_info_score : Agreement without a match.
 
     Examples
     --------
@@ -41,23 +41,24 @@ def clustering_accuracy(y_true, y_pred) -> float:
 
 
 def purity(y_true, y_pred) -> float:
-    """Compute the share of samples that are of their cluster's most frequent class.
+    """Compute the fraction of samples in the most frequent class of their cluster.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        Classes.
+        Class of each sample.
     y_pred : array-like of shape (n,)
-        Clusters, named in any way.
+        Cluster of each sample. Names of clusters do not matter.
 
     Returns
     -------
     purity : float
-        In (0, 1]. More clusters have more: with one for each sample it is 1.
+        Purity in (0, 1]. It grows with the number of clusters, up to 1 with one cluster
+        per sample.
 
     See Also
     --------
-    clustering_accuracy : Each class may be that of one cluster only.
+    clustering_accuracy : Match each class with one cluster only.
 
     Examples
     --------
@@ -70,29 +71,32 @@ def purity(y_true, y_pred) -> float:
 
 
 def reproduced_information(labels, other_labels) -> float:
-    """Compute how much two clusterings of the same samples tell about each other.
+    """Compute the information that two clusterings of the same samples share.
+
+    Use it to choose a number of clusters. Agreement alone favors few clusters, and
+    mutual information alone favors many.
 
     Parameters
     ----------
     labels, other_labels : array-like of shape (n,)
-        Clusters of the same samples.
+        Cluster of each sample in either clustering.
 
     Returns
     -------
     information : float
-        In [0, 1): their mutual information less what chance gives, over the mean of
-        their entropies plus 1, all in nats. Two that agree have H / (H + 1), which is
-        0.41 for 2 equal clusters, 0.70 for 10 and 0.82 for 100; a single cluster has 0.
+        Value in [0, 1): mutual information minus its expectation by chance, divided by
+        the mean entropy plus 1, all in nats. Equal clusterings of entropy H have
+        H / (H + 1): 0.41 for 2 clusters of equal size, 0.70 for 10 and 0.82 for 100. A
+        single cluster has 0.
 
     See Also
     --------
-    sklearn.metrics.adjusted_mutual_info_score : The same without "plus 1".
+    sklearn.metrics.adjusted_mutual_info_score : Normalize by the entropy alone.
 
     Notes
     -----
-    Agreement alone is easiest with the fewest clusters, and information alone grows
-    with their number. With one nat beside the entropies, a further cluster pays as
-    long as it is reproduced well enough.
+    The term of 1 nat sets the price of a further cluster: it raises the value if both
+    clusterings reproduce the cluster well enough.
 
     Examples
     --------
@@ -104,18 +108,24 @@ def reproduced_information(labels, other_labels) -> float:
     """
     table = _contingency(labels=labels, other_labels=other_labels)
     information = mutual_info_score(None, None, contingency=table)
-    by_chance = expected_mutual_information(table, int(table.sum()))
+    expected = expected_mutual_information(table, int(table.sum()))
     entropies = [entropy(table.sum(axis=axis)) for axis in (0, 1)]
-    return float(max(0.0, information - by_chance) / (np.mean(entropies) + 1))
+    return float(max(0.0, information - expected) / (np.mean(entropies) + 1))
 
 
 def _contingency(**clusterings) -> np.ndarray:
-    """Count the samples of each pair of clusters, of two clusterings by their names."""
-    one, other = map(np.asarray, clusterings.values())
-    if one.ndim != 1 or one.shape != other.shape or not one.size:
+    """Return the number of samples of each pair of clusters.
+
+    Parameters
+    ----------
+    **clusterings : array-like of shape (n,)
+        Two clusterings, under the names of the caller's parameters.
+    """
+    rows, columns = map(np.asarray, clusterings.values())
+    if rows.ndim != 1 or rows.shape != columns.shape or not rows.size:
         names = " and ".join(clusterings)
         raise ValueError(
-            f"{names} have shapes {one.shape} and {other.shape}, but should hold one "
+            f"{names} have shapes {rows.shape} and {columns.shape}, but should hold one "
             "entry for each sample, such as model.labels_."
         )
-    return contingency_matrix(one, other)
+    return contingency_matrix(rows, columns)

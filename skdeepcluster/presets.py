@@ -1,4 +1,4 @@
-"""Recipes of papers, as parameters of `DeepClusterEstimator`."""
+"""Recipes of published papers, as parameters of `DeepClusterEstimator`."""
 
 __all__ = [
     "deepcluster_alexnet",
@@ -7,12 +7,15 @@ __all__ = [
     "deepcluster_vgg16",
 ]
 
+# SGD steps of a round of `deepcluster_uncurated`.
+STEPS_PER_ROUND = 5_000
+
 
 def deepcluster_alexnet() -> dict:
     """Return the recipe of the DeepCluster paper: AlexNet on ImageNet.
 
-    It is meant for a million images and a GPU. For fewer images lower both
-    `n_clusters` and `n_pseudo_labels`, and expect more of the defaults.
+    The recipe is meant for a million images and a GPU. For fewer images, lower both
+    `n_clusters` and `n_pseudo_labels`; the defaults will probably give better clusters.
 
     Returns
     -------
@@ -21,8 +24,8 @@ def deepcluster_alexnet() -> dict:
 
     See Also
     --------
-    deepcluster_vgg16 : The same with the paper's larger network.
-    deepcluster_uncurated : The same for sets too large to be clustered each epoch.
+    deepcluster_vgg16 : The same recipe with the paper's larger network.
+    deepcluster_uncurated : The same recipe for more images than ImageNet has.
 
     References
     ----------
@@ -34,31 +37,31 @@ def deepcluster_alexnet() -> dict:
     --------
     >>> from skdeepcluster import DeepClusterEstimator, presets
     >>> model = DeepClusterEstimator(**presets.deepcluster_alexnet())
-    >>> fewer = model.set_params(n_clusters=100, n_pseudo_labels=100)
+    >>> small_model = model.set_params(n_clusters=100, n_pseudo_labels=100)
     """
     return {
-        # One k, ten times the number of classes.
+        # Ten times the number of classes (section 4.1).
         "n_clusters": 10_000,
         "n_pseudo_labels": 10_000,
-        # k-means on the features alone, from the first round on.
+        # K-means on the features of the network, from the first round on.
         "init": "features",
         "n_neighbors": None,
         "n_components": 256,
         "whiten": True,
         "normalize": True,
         "empty_clusters": "split",
-        # New clusters after each epoch.
+        # The images are clustered again after each epoch.
         "max_iter": 500,
         "epochs_per_iter": 1,
-        # The network on Sobel gradients, and a fresh linear head on its features.
+        # A Sobel filter replaces the colors, and each round starts with a new head.
         "backbone": "alexnet",
         "image_size": 224,
         "sobel": True,
         "head_norm": None,
-        # What the network sees: crops, as many of each cluster.
+        # Each cluster contributes the same number of images (section 3.3).
         "augment": "crops",
         "balance": "uniform",
-        # SGD.
+        # SGD with a constant learning rate (section 3.4).
         "batch_size": 256,
         "learning_rate": 0.05,
         "schedule": "constant",
@@ -68,7 +71,7 @@ def deepcluster_alexnet() -> dict:
 
 
 def deepcluster_vgg16() -> dict:
-    """Return the recipe of the DeepCluster paper with VGG-16, with batch norm.
+    """Return the recipe of the DeepCluster paper: VGG-16 with batch normalization.
 
     Returns
     -------
@@ -77,7 +80,7 @@ def deepcluster_vgg16() -> dict:
 
     See Also
     --------
-    deepcluster_alexnet : The recipe, with AlexNet.
+    deepcluster_alexnet : The same recipe with AlexNet.
 
     References
     ----------
@@ -92,25 +95,31 @@ def deepcluster_vgg16() -> dict:
     return {**deepcluster_alexnet(), "backbone": "vgg16_bn"}
 
 
-def deepcluster_uncurated() -> dict:
-    """Return the DeepCluster paper's recipe for sets too large to cluster each epoch.
+def deepcluster_uncurated(n_images) -> dict:
+    """Return the recipe of the DeepCluster paper for more images than ImageNet has.
 
-    New clusters come after a number of updates that does not depend on the number of
-    images.
+    The images are clustered again after 5,000 SGD steps, not after an epoch: an epoch
+    of a hundred million images would train too long on the same pseudo-labels.
+
+    Parameters
+    ----------
+    n_images : int
+        Number of images of the fit.
 
     Returns
     -------
     params : dict
-        Parameters of `DeepClusterEstimator`.
+        Parameters of `DeepClusterEstimator`. `epochs_per_iter` is the fraction of an
+        epoch that has 5,000 steps.
 
     See Also
     --------
-    deepcluster_alexnet : The recipe for sets of a million images.
+    deepcluster_alexnet : The recipe for a million images.
 
     Notes
     -----
-    5,000 updates of 256 images are what an epoch of ImageNet has, to which the paper's
-    rounds are tuned; its uncurated set is YFCC100M.
+    5,000 steps of 256 images are an epoch of ImageNet, for which the paper's rounds are
+    tuned. The uncurated images of the paper are YFCC100M.
 
     References
     ----------
@@ -119,22 +128,24 @@ def deepcluster_uncurated() -> dict:
     Examples
     --------
     >>> from skdeepcluster import presets
-    >>> presets.deepcluster_uncurated()["updates_per_iter"]
-    5000
+    >>> presets.deepcluster_uncurated(n_images=100_000_000)["epochs_per_iter"]
+    0.0128
     """
-    return {**deepcluster_alexnet(), "updates_per_iter": 5_000}
+    params = deepcluster_alexnet()
+    params["epochs_per_iter"] = STEPS_PER_ROUND * params["batch_size"] / n_images
+    return params
 
 
 def deepcluster_v2() -> dict:
     """Return the recipe of DeepCluster-v2: ResNet-50 on ImageNet.
 
-    The classifier of a round is the clusters' own centers, and clusters are those of
-    the features that training gave, so that a round is one pass over the images.
+    The head's weights are the cluster centers, and k-means clusters the features that
+    training has computed, so a round is one pass over the images.
 
     Returns
     -------
     params : dict
-        Parameters of `DeepClusterEstimator`. `n_clusters` is not among them.
+        Parameters of `DeepClusterEstimator`, except for `n_clusters`.
 
     See Also
     --------
@@ -142,9 +153,9 @@ def deepcluster_v2() -> dict:
 
     Notes
     -----
-    Left out of the paper's recipe: LARS with batches of 4,096 images, in place of which
-    there is SGD with batches of 256, and the distortion of colors. Small crops have
-    half the side of the large ones, 112 pixels.
+    The recipe differs from the paper in three points. SGD with batches of 256 images
+    replaces LARS with batches of 4,096. Colors are not distorted. Small crops have 112
+    pixels a side, half of the large crops.
 
     References
     ----------
@@ -159,25 +170,25 @@ def deepcluster_v2() -> dict:
     >>> model = DeepClusterEstimator(n_clusters=20, **params)
     """
     return {
-        # Three clusterings of the same number of clusters.
+        # Three classifiers, each with a clustering of its own.
         "n_pseudo_labels": (3_000, 3_000, 3_000),
         "init": "features",
-        # Points on the unit sphere, compared with the clusters' centers.
+        # Logits are cosines between an embedding and the cluster centers.
         "head": "centroids",
         "n_components": 128,
         "temperature": 0.1,
         "empty_clusters": "split",
-        # New clusters after each epoch.
+        # The images are clustered again after each epoch.
         "max_iter": 400,
         "epochs_per_iter": 1,
         "backbone": "resnet50",
         "image_size": 224,
         "head_norm": None,
-        # Multi-crop.
+        # Multi-crop: two large and four small crops of each image.
         "augment": "crops",
         "n_crops": (2, 4),
         "balance": None,
-        # SGD.
+        # SGD whose learning rate falls to zero.
         "batch_size": 256,
         "learning_rate": 0.05,
         "schedule": "cosine",

@@ -129,7 +129,6 @@ io.write_embeddings(model, np.load(sys.argv[2]), sys.argv[3])
     ("ending", "groups_before"), [("npy", 0), ("parquet", 3)], indirect=["ending"]
 )
 def test_what_was_killed_is_continued(model, images, tmp_path, ending, groups_before):
-    pytest.importorskip("safetensors")
     path = tmp_path / "out" / f"x.{ending}"
     path.parent.mkdir()
     model.save(tmp_path / "model")
@@ -195,10 +194,7 @@ def test_bad_names_of_files(model, images, tmp_path, monkeypatch):
         write_embeddings(model, images, tmp_path / "x.npy")
     assert (tmp_path / "x.npy").read_text() == "mine"
 
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(io.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'skdeepcluster\[parquet\]'"):
         write_embeddings(model, images, tmp_path / "x.parquet")
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]

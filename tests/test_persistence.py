@@ -15,13 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._utils import tensors as tensor_files
-
-load_file = pytest.importorskip("safetensors.torch").load_file
-save_file = pytest.importorskip("safetensors.torch").save_file
 
 # Quick fits may well say that they are.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -199,16 +197,6 @@ def test_saving_is_all_or_nothing(model, saved, tmp_path, monkeypatch):
         model.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
-
-
-def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(tensor_files.importlib, "import_module", missing)
-    for call in (model.save, DeepClusterEstimator.load):
-        with pytest.raises(ImportError, match=r"pip install 'skdeepcluster\[save\]'"):
-            call(tmp_path / "model")
 
 
 def test_an_unfitted_estimator_is_not_saved(tmp_path):

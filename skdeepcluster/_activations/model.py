@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 
-import joblib
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
@@ -22,6 +21,7 @@ from .._inputs.read import InputData, read_input
 from .._inputs.sources import Source
 from .._inputs.spec import InputSpec
 from .._utils.device import limit_threads
+from .._utils.hashing import hash_content
 from .layers import (
     Call,
     Layer,
@@ -254,10 +254,10 @@ class EvaluatedModel:
 
     def _cache_key(self, source: Source, layers: list[Layer], reduce: Reduce) -> str:
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
-        weights = [(name, t.detach().cpu().float().numpy()) for name, t in tensors]
+        weights = [(name, t.float()) for name, t in tensors]
         # The device and the precision change the last bits of features.
-        setup = repr(self.network), self.device.type, str(self.dtype)
-        return joblib.hash([weights, setup, layers, reduce, _hash_batches(source)])
+        setup = repr(self.network), self.device.type, self.dtype
+        return hash_content(weights, setup, layers, reduce, _hash_batches(source))
 
 
 def _compute_cached(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -269,11 +269,7 @@ def _hash_batches(source: Source) -> list[str]:
     # A hash of a batch at a time: the images need not fit into memory.
     pieces = source.split(np.arange(len(source)))
     batches = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in pieces]
-    # joblib hashes strides as well. In one layout, equal images have equal hashes.
-    return [
-        joblib.hash(np.ascontiguousarray(batch.numpy()))
-        for batch in source.batches(batches)
-    ]
+    return [hash_content(batch) for batch in source.batches(batches)]
 
 
 def _check_no_files(X) -> None:

@@ -1,4 +1,4 @@
-"""What looks on while a fit runs, and may end it."""
+"""Callbacks that run after each round of a fit, and may end it."""
 
 from collections.abc import Callable
 from functools import cache
@@ -6,26 +6,28 @@ from typing import Any
 
 try:
     from sklearn.callback import CallbackSupportMixin
-except ImportError:  # before scikit-learn 1.9
+except ImportError:
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """An estimator to which scikit-learn has no callbacks to offer."""
+        """Stand-in for the mixin of scikit-learn, which has none before 1.9."""
 
         def _init_callback_context(self, **kwargs):
             return None
 
 
-Fitted = Callable[[], Any]  # an estimator, as if the fit had ended here
-Callback = Callable[[list[dict], Fitted], bool | None]
+# Function that returns the estimator as if the fit had ended after this round.
+MakeFitted = Callable[[], Any]
+# Function of `history_` and of a `MakeFitted`; it ends the fit if it returns True.
+Callback = Callable[[list[dict], MakeFitted], bool | None]
 
 
 def check_callbacks(callbacks) -> list[Callback]:
-    """Read the parameter `callbacks` as a list of functions.
+    """Return the parameter `callbacks` as a list of functions.
 
     Raises
     ------
     TypeError
-        If one is none.
+        If one of the callbacks is not a function.
     """
     if callbacks is None:
         return []
@@ -35,43 +37,47 @@ def check_callbacks(callbacks) -> list[Callback]:
             name = function.__name__
             raise TypeError(f"callbacks holds the class {name}. Pass {name}().")
         if not callable(function):
-            setter = hasattr(function, "on_fit_task_end")
+            is_sklearn_callback = hasattr(function, "on_fit_task_end")
+            remedy = "Pass functions."
+            if is_sklearn_callback:
+                remedy = "Set it with set_callbacks."
             raise TypeError(
-                f"callbacks holds {function!r}, which cannot be called. "
-                + ("Set it with set_callbacks." if setter else "Pass functions.")
+                f"callbacks holds {function!r}, which cannot be called. {remedy}"
             )
     return functions
 
 
 class CallbackRunner:
-    """The functions, and scikit-learn's callbacks, that look at each round of a fit.
+    """Runner of the parameter `callbacks` and of scikit-learn's callbacks.
 
     Parameters
     ----------
     functions : list of callable
+        Functions of the parameter `callbacks`.
     context : sklearn.callback.CallbackContext or None
-        Of the fit.
+        Context of the fit, or None without callbacks of scikit-learn.
     task : dict
-        What scikit-learn's callbacks are told: `estimator`, `X` and `y`.
+        Arguments of scikit-learn's callbacks: `estimator`, `X` and `y`.
     """
 
     def __init__(self, functions: list[Callback], context, task: dict):
         self.functions, self.context, self.task = functions, context, task
-        self.round: Any = None  # its context
+        self.round_context: Any = None
 
     def begin_round(self) -> None:
-        """Tell scikit-learn's callbacks that a round begins."""
+        """Report the start of a round to scikit-learn's callbacks."""
         if self.context is not None:
-            self.round = self.context.subcontext("round")
-            self.round.call_on_fit_task_begin(**self.task)
+            self.round_context = self.context.subcontext("round")
+            self.round_context.call_on_fit_task_begin(**self.task)
 
-    def end_round(self, history: list[dict], fitted: Fitted) -> bool:
-        """Show all what a round has come to; True ends the fit."""
+    def end_round(self, history: list[dict], fitted: MakeFitted) -> bool:
+        """Run all callbacks after a round; return whether one of them ends the fit."""
+        # Several callbacks share one copy of the network.
         fitted = cache(fitted)
-        wishes = [function(history, fitted) for function in self.functions]
-        if self.round is not None:
-            wish = self.round.call_on_fit_task_end(
+        stop_requests = [function(history, fitted) for function in self.functions]
+        if self.round_context is not None:
+            stop_request = self.round_context.call_on_fit_task_end(
                 **self.task, reconstruction_attributes=lambda: vars(fitted())
             )
-            wishes.append(wish)
-        return any(wishes)
+            stop_requests.append(stop_request)
+        return any(stop_requests)

@@ -4,15 +4,14 @@ import os
 import time
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 
 from .._inputs.sources import Source
 from .._utils.files import make_folder
+from .._utils.hashing import hash_content
 from .._utils.messages import warn
-from .._utils.tensors import pack, read_tensors, safetensors, unpack, write_tensors
+from .._utils.tensors import pack, read_tensors, unpack, write_tensors
 from .recipe import Parameters
 from .state import CHECKPOINT_FORMAT
 
@@ -45,7 +44,6 @@ class Checkpoints:
     """
 
     def __init__(self, folder, identity: dict):
-        safetensors()
         self.folder = make_folder(folder, "checkpoint_dir")
         self.identity = identity
         self.last_write = time.monotonic()
@@ -148,22 +146,8 @@ def fingerprint(
     """
     rows = np.linspace(0, len(source) - 1, COMPARED_IMAGES).astype(int)
     images = source.take(rows).values
-    identity = {"X": joblib.hash([len(source), source.shape, images, paths])}
+    identity = {"X": hash_content(len(source), source.shape, images, paths)}
     for name, value in vars(parameters).items():
         if name not in FREE_PARAMETERS:
-            identity[name] = _hash_parameter(value)
+            identity[name] = hash_content(value)
     return identity
-
-
-def _hash_parameter(value) -> str:
-    """Return a value that is equal for equal parameters."""
-    if isinstance(value, torch.nn.Module):
-        weights = {n: w.cpu().numpy() for n, w in value.state_dict().items()}
-        return joblib.hash([repr(value), weights])
-    if isinstance(value, BaseEstimator):
-        return joblib.hash([type(value).__qualname__, value.get_params()])
-    if isinstance(value, np.random.RandomState):
-        return joblib.hash(value.get_state())
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__qualname__)
-    return repr(value)

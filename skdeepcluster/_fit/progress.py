@@ -1,100 +1,171 @@
-"""How far a round has come, on a terminal, in a notebook or in a log."""
+"""Progress of the steps of a round, on a terminal, in a notebook or in a log."""
 
 import contextlib
-import importlib.util
+import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+from .._utils.optional import import_optional
 from .state import FitState, Recipe
 
-REFRESH_SECONDS = 0.2  # between two pictures of a bar
-LOG_SECONDS = 10.0  # between two lines, where a bar cannot be drawn
+# Seconds between two redraws of a bar.
+REFRESH_SECONDS = 0.2
+# Seconds between two lines of text, for output that cannot be redrawn.
+LOG_SECONDS = 10.0
+BAR_FORMAT = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps "
+    "[{elapsed}<{remaining}{postfix}]"
+)
 
-Show = Callable[[int, FitState], None]  # of a round, by its number
+# Function of the round's number and the state after a step.
+ShowStep = Callable[[int, FitState], None]
 
 
 @contextlib.contextmanager
-def progress_bar(recipe: Recipe, wanted: bool) -> Iterator[Show]:
-    """Show the steps of each round: as a bar that rich draws, or else by lines."""
-    if not wanted:
-        yield lambda index, progress: None
+def progress_bar(recipe: Recipe, enabled: bool) -> Iterator[ShowStep]:
+    """Return a function that shows each step of a round, as a bar or by lines.
+
+    The bar of tqdm is drawn on a terminal and in a notebook. Lines are printed without
+    tqdm, and to a file or pipe.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    enabled : bool
+        If False, nothing is shown.
+    """
+    if not enabled:
+        yield lambda index, state: None
         return
-    steps = Steps(recipe)
-    console = drawing_console()
-    if console is None:
-        yield Lines(steps)
+    counter = StepCounter(recipe)
+    bar_class = _find_bar_class()
+    if bar_class is None:
+        yield LinePrinter(counter)
         return
-    from rich import progress as rich
-
-    columns = [
-        rich.TextColumn("round {task.fields[round]}"),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TextColumn("steps  {task.fields[rate]}"),
-        rich.TimeRemainingColumn(),
-    ]
-    # No thread draws beside the fit: processes are forked from it.
-    with rich.Progress(
-        *columns, console=console, auto_refresh=False, transient=True
-    ) as bar:
-        task = bar.add_task("", total=steps.n, round=0, rate="", visible=False)
-        drawn = 0.0
-
-        def show(index: int, progress: FitState) -> None:
-            nonlocal drawn
-            n_done, rate = steps(index, progress)
-            now = time.monotonic()
-            if index != bar.tasks[0].fields["round"]:
-                bar.reset(task, round=index, rate="", completed=n_done, visible=True)
-            elif now - drawn < REFRESH_SECONDS and n_done < steps.n:
-                return
-            drawn = now
-            bar.update(task, completed=n_done, rate=rate, refresh=True)
-
-        yield show
+    bar = StepBar(counter, bar_class)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
-def drawing_console():
-    """Return rich's console, or None without rich or where nothing can be redrawn."""
-    if importlib.util.find_spec("rich") is None:
+def _find_bar_class() -> Any:
+    """Return tqdm's class, or None if tqdm is missing or output cannot be redrawn."""
+    try:
+        cls = import_optional("tqdm.auto", extra="progress").tqdm
+        notebook_class = import_optional("tqdm.notebook", extra="progress").tqdm
+    except ImportError:
         return None
-    from rich.console import Console
-
-    console = Console()
-    widgets = importlib.util.find_spec("ipywidgets") is not None
-    redrawn = widgets if console.is_jupyter else console.is_terminal
-    return console if redrawn else None
+    if not (issubclass(cls, notebook_class) or _has_terminal()):
+        return None
+    # Without tqdm's monitor: no other thread may run when data workers are forked.
+    return type("Bar", (cls,), {"monitor_interval": 0})
 
 
-class Steps:
-    """Steps of a round that are done, and images per second since the first call.
+def _has_terminal() -> bool:
+    """Return whether stderr, to which tqdm writes, is a terminal."""
+    # pythonw on Windows has no stderr.
+    return sys.stderr is not None and sys.stderr.isatty()
 
-    Their rate is in words, of which there are none before the second call.
+
+class StepCounter:
+    """Number of steps of a round, and images per second since its first call.
+
+    Parameters
+    ----------
+    recipe : Recipe
     """
 
     def __init__(self, recipe: Recipe):
-        self.n, self.batch_size = recipe.steps_per_round, recipe.batch_size
+        self.n_steps, self.batch_size = recipe.steps_per_round, recipe.batch_size
         self.round = 0
 
-    def __call__(self, index: int, progress: FitState) -> tuple[int, str]:
-        n_done = progress.schedule.last_epoch - progress.n_rounds * self.n
+    def count(self, index: int, state: FitState) -> tuple[int, str]:
+        """Return the number of complete steps, and the rate as text.
+
+        The first call of a round starts the clock and returns an empty text.
+        """
+        n_steps = state.n_steps - state.n_rounds * self.n_steps
         now = time.monotonic()
         if index != self.round:
-            self.round, self.start, self.n_before = index, now, n_done
-        n_images = (n_done - self.n_before) * self.batch_size
-        seconds = max(now - self.start, 1e-9)
-        return n_done, f"{n_images / seconds:,.0f} images/s" if n_images else ""
+            self.round, self.start_time, self.start_step = index, now, n_steps
+        n_images = (n_steps - self.start_step) * self.batch_size
+        seconds = max(now - self.start_time, 1e-9)
+        return n_steps, f"{n_images / seconds:,.0f} images/s" if n_images else ""
 
 
-class Lines:
-    """Lines of plain text, some seconds apart."""
+class StepBar:
+    """Bar that starts anew with each round.
 
-    def __init__(self, steps: Steps):
-        self.steps, self.printed = steps, time.monotonic()
+    Parameters
+    ----------
+    counter : StepCounter
+    bar_class : subclass of tqdm
+    """
 
-    def __call__(self, index: int, progress: FitState) -> None:
-        n_done, rate = self.steps(index, progress)
-        if rate and time.monotonic() - self.printed >= LOG_SECONDS:
-            self.printed = time.monotonic()
-            steps = f"step {n_done:,} of {self.steps.n:,}"
+    def __init__(self, counter: StepCounter, bar_class):
+        self.counter, self.bar_class = counter, bar_class
+        self.bar: Any = None
+        self.round = 0
+
+    def __call__(self, index: int, state: FitState) -> None:
+        """Show the state after a step."""
+        n_steps, rate = self.counter.count(index, state)
+        if index != self.round:
+            self.round = index
+            self._start_round(n_steps)
+        self.bar.set_postfix_str(rate, refresh=False)
+        self.bar.update(n_steps - self.bar.n)
+        if n_steps == self.counter.n_steps:
+            self.bar.refresh()
+            # The line is free for the text that `verbose` or a callback prints next.
+            self.bar.clear()
+
+    def _start_round(self, n_steps: int) -> None:
+        description = f"round {self.round}"
+        if self.bar is None:
+            self.bar = self.bar_class(
+                desc=description,
+                total=self.counter.n_steps,
+                initial=n_steps,
+                bar_format=BAR_FORMAT,
+                leave=False,
+                # The remaining time follows from the mean rate of the round.
+                smoothing=0,
+                mininterval=REFRESH_SECONDS,
+                # tqdm would adapt this number of steps and miss a slower phase.
+                miniters=1,
+            )
+            return
+        self.bar.set_description_str(description, refresh=False)
+        self.bar.set_postfix_str("", refresh=False)
+        self.bar.reset()
+        self.bar.n = self.bar.initial = self.bar.last_print_n = n_steps
+        self.bar.refresh()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class LinePrinter:
+    """Lines of plain text, `LOG_SECONDS` apart.
+
+    Parameters
+    ----------
+    counter : StepCounter
+    """
+
+    def __init__(self, counter: StepCounter):
+        self.counter, self.last_time = counter, time.monotonic()
+
+    def __call__(self, index: int, state: FitState) -> None:
+        """Print the state after a step if the last line is old enough."""
+        n_steps, rate = self.counter.count(index, state)
+        now = time.monotonic()
+        if rate and now - self.last_time >= LOG_SECONDS:
+            self.last_time = now
+            steps = f"step {n_steps:,} of {self.counter.n_steps:,}"
             print(f"round {index:3d}: {steps}, {rate}", flush=True)

@@ -1,8 +1,8 @@
 """Matplotlib import, axes and colors shared by the Displays."""
 
-import importlib
-
 import numpy as np
+
+from .._utils.optional import import_optional
 
 # Colors of Okabe and Ito, which readers with color blindness can distinguish. Their
 # yellow is left out, which is faint on white, and their black, the color of text.
@@ -11,13 +11,8 @@ GRAY = "#767676"
 
 
 def import_pyplot():
-    """Return `matplotlib.pyplot`, or raise an ImportError that names the extra."""
-    try:
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise ImportError(
-            "Displays need matplotlib. Install it with pip install skdeepcluster[plot]."
-        ) from error
+    """Return `matplotlib.pyplot`; raise ImportError if it is not installed."""
+    return import_optional("matplotlib.pyplot", extra="plot")
 
 
 def get_axes(ax, width: float, height: float):

@@ -1,1 +1,1 @@
-"""What every stage needs: random numbers, devices, processes, files, messages."""
+"""Utilities of all stages: random numbers, devices, processes, files and messages."""

@@ -1,4 +1,4 @@
-"""Where and how tensors are computed: device, precision and threads."""
+"""Device, precision and threads of computations."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from threadpoolctl import threadpool_limits
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn the `device` parameter into a device that is there.
+    """Return the device of the `device` parameter.
 
     Parameters
     ----------
     device : str or torch.device
-        "auto" is CUDA, else XPU, else MPS, else the CPU.
+        "auto" takes CUDA, XPU, MPS or the CPU, whichever is available first.
 
     Raises
     ------
     ValueError
-        If torch does not know the device or this machine does not have it.
+        If torch does not know the device, or if this machine does not have it.
     """
     available = [
         name
@@ -36,11 +36,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"device={device!r} is no device that torch knows. Use 'auto', 'cpu', "
             "'cuda', 'cuda:1', 'xpu' or 'mps'."
         ) from error
-    found = ", ".join(["'cpu'", *map(repr, available)])
+    names = ", ".join(["'cpu'", *map(repr, available)])
     if resolved.type not in ("cpu", *available):
         raise ValueError(
             f"device={str(device)!r} is not available on this machine, which has "
-            f"{found}. Use device='auto' to take the best one."
+            f"{names}. Use device='auto' to take the best one."
         )
     count = (
         1
@@ -56,22 +56,22 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Turn the `precision` parameter into the dtype of convolutions and products.
+    """Return the dtype of convolutions and products for the `precision` parameter.
 
-    "auto" is bfloat16 where the processor computes in it (AVX-512 BF16, AMX, CUDA
-    compute capability 8 or higher), else float32.
+    "auto" is bfloat16 if the processor supports it (AVX-512 BF16, AMX, CUDA compute
+    capability 8 or higher), otherwise float32.
     """
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     if device.type == "cpu":
-        fast = (
+        is_supported = (
             torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         )
     elif device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+        is_supported = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        fast = device.type == "xpu"
-    return torch.bfloat16 if fast else torch.float32
+        is_supported = device.type == "xpu"
+    return torch.bfloat16 if is_supported else torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -80,15 +80,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def count_threads(n_jobs: int) -> int:
-    """Return the number of threads of this machine that `n_jobs` means; -1 is all.
+    """Return the number of threads on this machine for `n_jobs`; -1 takes all.
 
-    `joblib.effective_n_jobs` tells another number inside a search on a cluster: that of
-    the cluster's workers, whatever `n_jobs` is.
+    `joblib.effective_n_jobs` is no substitute: inside a search on a compute cluster it
+    returns the number of the cluster's workers for any `n_jobs`.
 
     Raises
     ------
     ValueError
-        If it is 0.
+        If `n_jobs` is 0.
     """
     if n_jobs == 0:
         raise ValueError(
@@ -100,14 +100,15 @@ def count_threads(n_jobs: int) -> int:
 
 @contextlib.contextmanager
 def limit_threads(n_jobs: int | None) -> Iterator[None]:
-    """Run a block on `n_jobs` CPU threads; None leaves the settings as they are."""
+    """Run a block on `n_jobs` CPU threads; None keeps the present settings."""
     if n_jobs is None:
         yield
         return
-    n_threads, before = count_threads(n_jobs), torch.get_num_threads()
-    with threadpool_limits(n_threads):  # faiss, BLAS
+    n_threads, previous = count_threads(n_jobs), torch.get_num_threads()
+    # threadpoolctl limits faiss and BLAS, but not torch.
+    with threadpool_limits(n_threads):
         torch.set_num_threads(n_threads)
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(previous)

@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ import torch
 from torch import distributed
 
 T = TypeVar("T")
+
+# Such as "[../third_party/gloo/gloo/transport/tcp/pair.cc:545] Connection closed ...".
+GLOO_SOURCE_LINE = re.compile(r"[/\\]gloo[/\\][\w/\\]+\.(cc|h):\d+")
 
 
 @dataclass(frozen=True)
@@ -302,11 +306,13 @@ def _gloo_group(world) -> Any:
 def _is_lost_connection(error: RuntimeError) -> bool:
     """Return whether torch.distributed raised the error because a process is gone.
 
-    NCCL and the store have types of their own. Gloo raises a plain RuntimeError, which
-    opens with the path of its source file. Words such as "timeout" are no sign: errors
-    of a user's dataset or callback may hold them, too.
+    NCCL and the store raise subclasses of `DistError`. Gloo raises a plain RuntimeError
+    whose text names a line of its source files. Words such as "timeout" or "socket" are
+    no sign: errors of a user's dataset or callback may contain them, too.
     """
-    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
+    return isinstance(error, distributed.DistError) or bool(
+        GLOO_SOURCE_LINE.search(str(error))
+    )
 
 
 def _as_picklable(error: Exception) -> Exception:

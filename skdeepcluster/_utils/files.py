@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Folders, and files that are either complete or absent."""
 
 import contextlib
 import os
@@ -8,12 +8,19 @@ from pathlib import Path
 
 
 def make_folder(path: str | os.PathLike, name: str) -> Path:
-    """Return a folder, made if it is not there.
+    """Return a folder, and make it if it does not exist.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Path of the folder.
+    name : str
+        Name of the parameter that holds the path.
 
     Raises
     ------
     ValueError
-        If there is a file of that name, naming the parameter that it comes from.
+        If the path is a file, or leads through one.
     """
     folder = Path(path)
     try:
@@ -27,14 +34,15 @@ def make_folder(path: str | os.PathLike, name: str) -> Path:
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator:
-    """Open a temporary file that takes the place of `path` once it is complete.
+    """Open a temporary file that replaces `path` once the block has ended.
 
-    It is removed if anything goes wrong, such as a full disk.
+    If the block fails, for instance because the disk is full, the temporary file is
+    removed and `path` stays as it was.
 
     Raises
     ------
     IsADirectoryError, FileNotFoundError
-        If there cannot be such a file.
+        If `path` is a folder, or lies in a folder that does not exist.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Name a file in it.")
@@ -43,14 +51,14 @@ def write_atomically(path: Path) -> Iterator:
             f"{path} cannot be written: there is no folder {path.parent.absolute()}. "
             "Make it first."
         )
-    # Not tempfile's, which nobody else may read.
-    unfinished = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    # The files of the module tempfile can be read by their owner only.
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        with open(unfinished, "xb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    os.replace(unfinished, path)
+    os.replace(temporary, path)

@@ -1,20 +1,29 @@
-"""Warnings that point to the user's line, however deep they come from."""
+"""Warnings that point to the user's line, however deep the call is."""
 
 import contextlib
+import os
 import sys
 import warnings
 from pathlib import Path
 
 import sklearn
 
-# scikit-learn wraps `fit` and `transform`, and calls them in pipelines.
-PACKAGES = (str(Path(__file__).parents[1]), str(Path(sklearn.__file__).parent))
-INSIDE = (*PACKAGES, contextlib.__file__)
+# scikit-learn wraps `fit` and `transform`, and calls both in pipelines. The separator
+# at the end keeps packages such as "sklearn_extra" out.
+INTERNAL_FOLDERS = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(__file__).parents[1], Path(sklearn.__file__).parent)
+)
 
 
-def warn(words: str, category: type[Warning] = UserWarning) -> None:
-    """Warn, at the first line outside this package and scikit-learn."""
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the first line outside this package and scikit-learn."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(INSIDE):
+    while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
         level, frame = level + 1, frame.f_back
-    warnings.warn(words, category, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_internal(filename: str) -> bool:
+    # contextlib runs the context managers that scikit-learn puts around methods.
+    return filename.startswith(INTERNAL_FOLDERS) or filename == contextlib.__file__

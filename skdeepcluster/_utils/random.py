@@ -1,4 +1,4 @@
-"""One seed -> independent streams; the global generators are never touched."""
+"""Independent random streams from one seed, apart from all global generators."""
 
 import contextlib
 import zlib
@@ -12,65 +12,74 @@ from sklearn.utils import check_random_state
 
 @dataclass(frozen=True)
 class RandomStreams:
-    """Independent seeds for every purpose and round, all derived from one integer.
+    """Independent seeds for each purpose and round, all derived from one integer.
 
-    A stream is addressed by name and round, not consumed in sequence: what one
-    part of a fit draws never depends on how much another part drew.
+    A stream is addressed by purpose and round, not consumed in sequence. So the draws of
+    one step of a fit never depend on the number of draws of another step.
+
+    Parameters
+    ----------
+    entropy : int
+        Integer from which all seeds are derived.
     """
 
     entropy: int
 
     @classmethod
     def from_random_state(cls, random_state) -> "RandomStreams":
-        """Read scikit-learn's `random_state`; None takes fresh entropy."""
+        """Return the streams of a `random_state`; None draws new entropy."""
         if random_state is None:
-            # check_random_state(None) would hand out, and advance, numpy's global one.
+            # check_random_state(None) would advance numpy's global generator.
             return cls(int(np.random.SeedSequence().generate_state(1)[0]))
         return cls(int(check_random_state(random_state).randint(2**31 - 1)))
 
     def seed(self, purpose: str, *key: int) -> int:
-        """Return a seed in [0, 2**31), as faiss (signed) and torch both accept."""
+        """Return a seed in [0, 2**31), a range that faiss and torch both accept."""
         spawn_key = (zlib.crc32(purpose.encode()), *key)
         sequence = np.random.SeedSequence(self.entropy, spawn_key=spawn_key)
         return int(sequence.generate_state(1)[0] >> 1)
 
     def numpy(self, purpose: str, *key: int) -> np.random.Generator:
-        """Return a numpy generator of its own."""
+        """Return a new generator of numpy."""
         return np.random.default_rng(self.seed(purpose, *key))
 
     def sample(self, purpose: str, n: int, size: int) -> np.ndarray:
-        """Return `size` random rows of `n`, or all if there are no more, in order."""
+        """Return at most `size` random rows out of `n`, in ascending order."""
         return np.sort(self.numpy(purpose).permutation(n)[:size])
 
     def torch(self, purpose: str, *key: int) -> torch.Generator:
-        """Return a CPU generator of its own: the same draws whatever the device."""
+        """Return a new generator of torch.
+
+        It is on the CPU, so that draws are the same on each device.
+        """
         return torch.Generator().manual_seed(self.seed(purpose, *key))
 
 
 def torch_generators(device: torch.device) -> list[torch.Generator]:
-    """Return torch's default generators that a fit on `device` draws from."""
+    """Return the default generators of torch that a fit on `device` draws from."""
     if device.type == "cpu":
         return [torch.default_generator]
     if device.type == "mps":
         return [torch.default_generator, torch.mps._get_default_mps_generator()]
-    there = torch.get_device_module(device)
-    there.init()  # it has no generators before
-    number = there.current_device() if device.index is None else device.index
-    return [torch.default_generator, there.default_generators[number]]
+    backend = torch.get_device_module(device)
+    # Before this call the backend has no generators.
+    backend.init()
+    number = backend.current_device() if device.index is None else device.index
+    return [torch.default_generator, backend.default_generators[number]]
 
 
 @contextlib.contextmanager
 def isolated_torch_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's default generators inside the block and restore them after it.
+    """Seed torch's default generators inside the block, and restore them at its end.
 
-    For what can only draw from them: `torch.nn.init` and dropout layers. Other devices
-    than this one are not touched.
+    `torch.nn.init` and dropout layers can draw from no other generators. The generators
+    of other devices stay as they are.
     """
     generators = torch_generators(device)
     states = [generator.get_state() for generator in generators]
     try:
         for generator in generators:
-            # Not torch.manual_seed, which would seed all devices.
+            # torch.manual_seed would seed all devices.
             generator.manual_seed(seed)
         yield
     finally:

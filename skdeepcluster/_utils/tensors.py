@@ -1,34 +1,33 @@
-"""Tensors and plain values -> one file without pickle, and back."""
+"""Files of tensors and plain values, without pickle."""
 
 import hashlib
-import importlib
 import json
 import os
 from collections import deque
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from .files import write_atomically
 
-KEY = "skdeepcluster"  # of the JSON text in the file's header
-
-
-def safetensors():
-    """Import the package, or say how to get it."""
-    try:
-        importlib.import_module("safetensors.torch")
-        return importlib.import_module("safetensors")
-    except ImportError as error:
-        raise ImportError(
-            "save, load and checkpoints need safetensors: pip install "
-            "'skdeepcluster[save]'."
-        ) from error
+# Name of the JSON text in the header of a file.
+KEY = "skdeepcluster"
 
 
 def pack(value, tensors: dict[str, torch.Tensor], name: str = "state"):
-    """Return nested values as JSON has them, and put their tensors into `tensors`."""
+    """Return nested values as JSON values, and move their tensors to `tensors`.
+
+    Parameters
+    ----------
+    value : nested dict, list, tuple or deque
+        Tensors, arrays and plain values.
+    tensors : dict
+        Dictionary that gets the tensors.
+    name : str, default="state"
+        Name of the value among the tensors.
+    """
     if isinstance(value, torch.Tensor):
         tensors[name] = value
         return {"tensor": name}
@@ -36,51 +35,56 @@ def pack(value, tensors: dict[str, torch.Tensor], name: str = "state"):
         tensors[name] = torch.from_numpy(value)
         return {"array": name}
     if isinstance(value, dict):
-        return {k: pack(v, tensors, f"{name}.{k}") for k, v in value.items()}
+        return {
+            key: pack(entry, tensors, f"{name}.{key}") for key, entry in value.items()
+        }
     if isinstance(value, list | tuple | deque):
-        return [pack(v, tensors, f"{name}.{i}") for i, v in enumerate(value)]
+        return [pack(entry, tensors, f"{name}.{i}") for i, entry in enumerate(value)]
     return value
 
 
 def unpack(value, tensors: dict[str, torch.Tensor]):
-    """Return the values that `pack` was given; sequences are lists."""
+    """Return the values that `pack` has packed; tuples and deques become lists."""
     if isinstance(value, dict):
         if value.keys() == {"tensor"}:
             return tensors[value["tensor"]]
         if value.keys() == {"array"}:
             return tensors[value["array"]].numpy()
-        return {k: unpack(v, tensors) for k, v in value.items()}
+        return {key: unpack(entry, tensors) for key, entry in value.items()}
     if isinstance(value, list):
-        return [unpack(v, tensors) for v in value]
+        return [unpack(entry, tensors) for entry in value]
     return value
 
 
 def write_tensors(
-    path: str | os.PathLike, told: dict, tensors: dict[str, torch.Tensor]
+    path: str | os.PathLike, metadata: dict, tensors: dict[str, torch.Tensor]
 ) -> None:
-    """Write tensors in safetensors' format, with `told` as JSON in its header."""
-    # Each in its own memory: safetensors refuses tensors that share some.
-    own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    text = json.dumps(told)
-    header = {KEY: text, "digest": _digest(text, own)}
-    content = safetensors().torch.save(own, metadata=header)
+    """Write tensors in safetensors' format, with metadata as JSON in the header."""
+    # Safetensors refuses tensors that share memory, hence the copies.
+    copies = {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(metadata)
+    header = {KEY: text, "digest": _digest(text, copies)}
+    content = safetensors.torch.save(copies, metadata=header)
     with write_atomically(Path(path)) as file:
         file.write(content)
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Read what `write_tensors` wrote; no more memory is taken than the file's size.
+    """Return metadata and tensors of a file, in no more memory than the file's size.
 
     Raises
     ------
     Exception
-        Of many kinds, if the file is another or damaged.
+        If the file is damaged or has another content. Damage may cause any error.
     """
-    with safetensors().safe_open(path, framework="pt") as file:
+    with safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
         if KEY not in header:
             raise ValueError("no estimator was saved in it")
-        # Copies: what safetensors gives is a map of the file, and would change with it.
+        # Tensors of safetensors are views of the file and would change with it.
         names = file.keys()
         tensors = {name: file.get_tensor(name).clone() for name in names}
     if header.get("digest") != _digest(header[KEY], tensors):
@@ -89,6 +93,7 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]
 
 
 def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Return a checksum. It is part of the file's format, unlike `hash_content`."""
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
         values = tensors[name].contiguous()

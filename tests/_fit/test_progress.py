@@ -1,40 +1,50 @@
-"""`verbose=2` shows the steps of a round, whatever it is printed to."""
+"""`verbose=2` shows the steps of a round on a terminal and in a log."""
 
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._fit import checkpoints as checkpoints_module
 from skdeepcluster._fit import progress as progress_module
+from skdeepcluster._fit.progress import progress_bar
 
+# 130 images are 3 batches a pass, so a round has 6 steps.
 QUICK = {"n_clusters": 5, "max_iter": 2, "epochs_per_iter": 2, "random_state": 0}
 
 
 @pytest.fixture
 def fit(digits_images, capsys):
-    """Fit 130 images with verbose=2, and return what was printed."""
+    """Fit 130 images with verbose=2, and return the text on stdout and stderr."""
 
     def fit(**params):
         model = DeepClusterEstimator(**QUICK, verbose=2, **params)
         model.fit(digits_images[0][:130])
-        out, err = capsys.readouterr()
-        assert err == ""
-        return out
+        return capsys.readouterr()
 
     return fit
 
 
-@pytest.mark.parametrize("rich_is_there", [True, False])
-def test_a_log_has_lines(fit, monkeypatch, rich_is_there):
-    if not rich_is_there:
-        monkeypatch.setitem(sys.modules, "rich", None)
-        monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal that could show a bar
+@pytest.fixture
+def terminal(monkeypatch):
+    """Simulate a terminal, which is redrawn at each step."""
+    monkeypatch.setattr(progress_module, "_has_terminal", lambda: True)
+    monkeypatch.setattr(progress_module, "REFRESH_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("has_tqdm", [True, False])
+def test_log_has_lines(fit, monkeypatch, request, has_tqdm):
+    if not has_tqdm:
+        request.getfixturevalue("terminal")
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     monkeypatch.setattr(progress_module, "LOG_SECONDS", 0.0)
-    lines = fit().splitlines()
+    out, err = fit()
+    assert err == ""
+    lines = out.splitlines()
     steps = [line for line in lines if "step" in line]
-    # 130 images are 3 batches a pass, the rate of the first of which is not known.
+    # The rate of a round's first batch is unknown, except after the initial state.
     form = re.compile(r"round +(\d): step (\d) of 6, [\d,]+ images/s")
     counts = [form.fullmatch(line).groups() for line in steps]
     first = [("1", str(i)) for i in range(1, 7)]
@@ -44,44 +54,73 @@ def test_a_log_has_lines(fit, monkeypatch, rich_is_there):
     assert lines[-1].startswith("round   2: loss ")
 
 
-def test_a_short_fit_writes_no_more_to_a_log_than_its_rounds(fit):
-    assert len(fit().splitlines()) == 2
+def test_log_of_a_short_fit_has_one_line_per_round(fit):
+    out, err = fit()
+    assert len(out.splitlines()) == 2
+    assert err == ""
 
 
-def test_a_terminal_has_a_bar_that_leaves_the_lines(fit, monkeypatch):
-    pytest.importorskip("rich")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setattr(progress_module, "REFRESH_SECONDS", 0.0)
-    out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", fit())
-    for index in (1, 2):
-        assert f"round {index} ━" in out
-        assert re.search(rf"round {index} ━+ +6/6 steps +[\d,]+ images/s", out)
+def test_terminal_has_a_bar(fit, terminal):
+    pytest.importorskip("tqdm")
+    out, err = fit()
     assert re.findall(r"round +(\d): loss", out) == ["1", "2"]
+    assert len(out.splitlines()) == 2
+    for index in (1, 2):
+        for step in range(1, 7):
+            assert re.search(rf"round {index}: +\d+%\|.*\| {step}/6 steps", err)
+        # After the last step the line is blank.
+        assert re.search(
+            rf"round {index}: 100%\|█+\| 6/6 steps \[[\d:]+<00:00, [\d,]+ images/s\]"
+            r"\r +\r",
+            err,
+        )
+    assert "\n" not in err
+    assert re.search(r"\r +\r+$", err)
 
 
-def test_a_bar_changes_nothing(digits_images, monkeypatch, capsys):
+def test_bar_starts_no_thread(terminal, capsys, monkeypatch):
+    tqdm = pytest.importorskip("tqdm")
+    monkeypatch.setattr(tqdm.tqdm, "monitor", None)
+    recipe = SimpleNamespace(updates_per_iter=6, batch_size=64)
+    with progress_bar(recipe, True) as show_step:
+        for step in range(1, 7):
+            schedule = SimpleNamespace(last_epoch=step)
+            show_step(1, SimpleNamespace(schedule=schedule, n_rounds=0))
+    assert "6/6 steps" in capsys.readouterr().err
+    assert tqdm.tqdm.monitor is None
+
+
+def test_bar_does_not_change_the_fit(digits_images, terminal):
     images = digits_images[0][:130]
-    plain = DeepClusterEstimator(**QUICK).fit_transform(images)
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    drawn = DeepClusterEstimator(**QUICK, verbose=2).fit_transform(images)
-    assert (plain == drawn).all()
+    expected = DeepClusterEstimator(**QUICK).fit_transform(images)
+    embedding = DeepClusterEstimator(**QUICK, verbose=2).fit_transform(images)
+    assert (embedding == expected).all()
 
 
-def test_the_bar_goes_on_where_a_stopped_fit_was(
-    digits_images, tmp_path, monkeypatch, capsys
-):
-    pytest.importorskip("safetensors")
-    monkeypatch.setattr(progress_module, "LOG_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoints_module, "SECONDS", -1.0)
-    images, calls = digits_images[0][:130], []
+class StopOnce:
+    """An augmentation that raises at its fourth call."""
 
-    def stop(batch):
-        calls.append(1)
-        if len(calls) == 4:
+    def __init__(self):
+        self.n_calls = 0
+
+    def __call__(self, batch):
+        self.n_calls += 1
+        if self.n_calls == 4:
             raise InterruptedError
         return batch
 
-    params = {**QUICK, "augment": stop, "checkpoint_dir": tmp_path, "verbose": 2}
+    def __getstate__(self):
+        # The counter is no part of the parameter.
+        return {}
+
+
+def test_progress_of_a_resumed_fit_starts_at_the_checkpoint(
+    digits_images, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(progress_module, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints_module, "SECONDS", -1.0)
+    images = digits_images[0][:130]
+    params = {**QUICK, "augment": StopOnce(), "checkpoint_dir": tmp_path, "verbose": 2}
     with pytest.raises(InterruptedError):
         DeepClusterEstimator(**params).fit(images)
     capsys.readouterr()
