@@ -1,4 +1,4 @@
-"""What several test modules share."""
+"""Fixtures of several test modules."""
 
 import io
 import struct
@@ -18,8 +18,8 @@ from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._clustering.pseudo_labels import Clusterer
 from skdeepcluster._utils import allocation
 
-# The same examples in every run, so that a failure can be repeated. To search for new
-# ones: pytest --hypothesis-profile=default
+# Every run tests the same examples, so that a failure can be repeated. Search for new
+# examples with pytest --hypothesis-profile=default.
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fixed")
 
@@ -33,7 +33,7 @@ def digits_images():
 
 @pytest.fixture
 def simulated_cuda():
-    """Skip where torch simulates no CUDA: builds for the CPU, and 2.6 without one."""
+    """Skip if torch cannot simulate CUDA: CPU builds, and 2.6 without a GPU."""
     try:
         with FakeTensorMode():
             torch.empty(2, device="cuda")[:1]
@@ -43,7 +43,7 @@ def simulated_cuda():
 
 @pytest.fixture
 def bomb():
-    """A PNG file, as bytes, whose header claims 1.6 billion pixels."""
+    """Content of a PNG file whose header claims 1.6 billion pixels."""
     file = io.BytesIO()
     Image.new("1", (8, 8)).save(file, "PNG")
     content = bytearray(file.getvalue())
@@ -54,7 +54,7 @@ def bomb():
 
 @pytest.fixture
 def clusterer():
-    """Of two groups, and as plain as it gets: features are clustered as they are."""
+    """Clusterer for two clusters of features without whitening or normalization."""
     return Clusterer(
         n_clusters=2,
         n_pseudo_labels=(12,),
@@ -62,9 +62,6 @@ def clusterer():
         n_components="auto",
         whiten=False,
         normalize=False,
-        empty_clusters="split",
-        backend="faiss",
-        device=torch.device("cpu"),
     )
 
 

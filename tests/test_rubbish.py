@@ -155,7 +155,7 @@ PARAMS = {
     "head_norm": st.sampled_from(["batch", None]),
     "batch_size": st.sampled_from([2, 5, 64]),
     "precision": st.sampled_from(["float32", "bfloat16"]),
-    "kmeans_backend": st.sampled_from(["faiss", "torch"]),
+    "clusterer": st.sampled_from(["kmeans", FaissKMeans(backend="torch")]),
 }
 
 

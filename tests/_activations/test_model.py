@@ -1,6 +1,7 @@
 """Input of the evaluation functions: models, labeled images and cached features."""
 
 import copy
+import dataclasses
 
 import joblib
 import numpy as np
@@ -62,7 +63,7 @@ def readable_images(digits_split):
 def skipping_model(digits_model):
     """The model as if fitted on bytes, which skips unreadable files."""
     model = copy.copy(digits_model).set_params(on_error="skip")
-    model._image_dtype = np.uint8
+    model._input_format = dataclasses.replace(model._input_format, dtype=np.uint8)
     return model
 
 

@@ -15,23 +15,24 @@ from skdeepcluster._clustering.power_iteration import (
 )
 
 
-def by_hand(points):
-    """Heights of points by dense matrices, and the walks one by one."""
+def reference_clusters(points):
+    """Compute heights by dense matrices, and follow each walk step by step."""
     n = len(points)
     squares = np.square(points[:, None] - points[None], dtype=float).sum(axis=2)
     np.fill_diagonal(squares, np.inf)
     nearest = np.argsort(squares, axis=1, kind="stable")[:, : min(5, n - 1)]
     width = np.median(np.take_along_axis(squares, nearest, axis=1))
     graph = np.zeros((n, n))
-    for i, row in enumerate(nearest):
-        graph[i, row] = np.exp(-squares[i, row] / width)
+    for i, neighbors in enumerate(nearest):
+        graph[i, neighbors] = np.exp(-squares[i, neighbors] / width)
     graph = graph + graph.T
     height = np.full(n, 1 / n)
     for _ in range(N_ITERATIONS):
         height = 0.001 * graph @ height + 0.999 / n
         height /= height.sum()
     summits = []
-    for i in range(n):
+    for start in range(n):
+        i = start
         while True:
             rise = graph[i] * (height - height[i])
             if rise.max() <= 0:
@@ -42,20 +43,20 @@ def by_hand(points):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_clusters_are_the_ends_of_walks_uphill(seed):
+def test_clusters_are_summits_of_walks(seed):
     points = np.random.default_rng(seed).standard_normal((80, 3)).astype(np.float32)
-    assert_array_equal(power_iteration_clusters(points), by_hand(points))
+    assert_array_equal(power_iteration_clusters(points), reference_clusters(points))
 
 
 def test_clusters_do_not_cross_gaps():
-    points, blob = make_blobs(500, centers=10 * np.eye(4), random_state=0)
+    points, blobs = make_blobs(500, centers=10 * np.eye(4), random_state=0)
     labels = power_iteration_clusters(points.astype(np.float32))
-    assert homogeneity_score(blob, labels) == pytest.approx(1)
+    assert homogeneity_score(blobs, labels) == pytest.approx(1)
     assert 4 <= labels.max() + 1 <= 100
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_the_scale_of_the_points_does_not_matter(scale):
+def test_clusters_are_independent_of_scale(scale):
     points = load_digits().data[:300].astype(np.float32)
     labels = power_iteration_clusters(points)
     assert_array_equal(power_iteration_clusters(points * np.float32(scale)), labels)
@@ -68,7 +69,7 @@ def test_the_scale_of_the_points_does_not_matter(scale):
         elements=st.integers(-3, 3),
     )
 )
-def test_any_points_get_consecutive_labels(points):
+def test_labels_are_consecutive(points):
     labels = power_iteration_clusters(points)
     assert labels.dtype == np.int32
     assert_array_equal(np.unique(labels), np.arange(labels.max() + 1))

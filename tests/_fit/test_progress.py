@@ -81,11 +81,10 @@ def test_terminal_has_a_bar(fit, terminal):
 def test_bar_starts_no_thread(terminal, capsys, monkeypatch):
     tqdm = pytest.importorskip("tqdm")
     monkeypatch.setattr(tqdm.tqdm, "monitor", None)
-    recipe = SimpleNamespace(updates_per_iter=6, batch_size=64)
+    recipe = SimpleNamespace(steps_per_round=6, batch_size=64)
     with progress_bar(recipe, True) as show_step:
         for step in range(1, 7):
-            schedule = SimpleNamespace(last_epoch=step)
-            show_step(1, SimpleNamespace(schedule=schedule, n_rounds=0))
+            show_step(1, SimpleNamespace(n_steps=step, n_rounds=0))
     assert "6/6 steps" in capsys.readouterr().err
     assert tqdm.tqdm.monitor is None
 
