@@ -554,7 +554,7 @@ def test_broken_files_are_known_to_all(processes, tmp_path, cache):
 
 
 def _write_embeddings(model, images, path):
-    io.ROW_GROUP = 16
+    io.CHUNK_ROWS = 16
     with (
         patch.object(model, "_embed", wraps=model._embed) as embed,
         warnings.catch_warnings(record=True) as caught,
