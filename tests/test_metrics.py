@@ -62,13 +62,12 @@ def test_information_has_the_numerator_of_adjusted_mutual_information(labels):
     first, second = np.array(labels).T
     mean = np.mean([entropy(np.bincount(x)) for x in (first, second)])
     table = contingency_matrix(first, second)
-    expected_information = expected_mutual_information(table, len(first))
-    adjusted = adjusted_mutual_info_score(first, second) * (mean - expected_information)
-    if mean - expected_information > 1e-9:
+    chance = expected_mutual_information(table, len(first))
+    adjusted = adjusted_mutual_info_score(first, second) * (mean - chance)
+    if mean - chance > 1e-9:
         expected = max(0, adjusted) / (mean + 1)
-        assert reproduced_information(first, second) == pytest.approx(
-            expected, abs=1e-9
-        )
+        information = reproduced_information(first, second)
+        assert information == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("k", [2, 10, 100])

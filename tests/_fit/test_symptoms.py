@@ -42,13 +42,10 @@ def test_symptoms_of_a_round(changes, symptom, parameter):
 
 
 def test_single_round_may_be_too_short_to_learn():
-    assert round_symptoms(make_history(loss=3.9)[:1], 1000) == {}
-    assert (
-        round_symptoms([*make_history(loss=3.9)[:1], *make_history()[1:]], 1000) == {}
-    )
-    assert (
-        round_symptoms([*make_history()[:1], *make_history(loss=3.9)[1:2]], 1000) == {}
-    )
+    guessing, healthy = make_history(loss=3.9), make_history()
+    assert round_symptoms(guessing[:1], 1000) == {}
+    assert round_symptoms([guessing[0], *healthy[1:]], 1000) == {}
+    assert round_symptoms([healthy[0], guessing[1]], 1000) == {}
 
 
 @pytest.mark.parametrize(
