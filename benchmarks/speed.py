@@ -28,7 +28,6 @@ import faiss
 import numpy as np
 import torch
 from PIL import Image
-from skdeepcluster._utils.compute import Compute
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
@@ -45,6 +44,7 @@ from skdeepcluster._training.epoch import BatchOptions, TrainingState, train_epo
 from skdeepcluster._training.heads import linear_head
 from skdeepcluster._training.network import build_network
 from skdeepcluster._training.sampling import sample_rows
+from skdeepcluster._utils.compute import Compute
 from skdeepcluster._utils.device import resolve_precision
 from skdeepcluster.datasets import load_fashion_mnist
 

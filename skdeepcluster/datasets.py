@@ -64,8 +64,8 @@ def load_fashion_mnist(split="train", *, data_home=None):
     labels = _read_idx(_find(folders, f"{prefix}-labels-idx1-ubyte"), 1)
     if len(images) != len(labels):
         raise ValueError(
-            f"{split} has {len(images)} images but {len(labels)} labels. Get both files "
-            "from the same source."
+            f"{split} has {len(images)} images but {len(labels)} labels. Get both "
+            "files from the same source."
         )
     return images, labels
 
@@ -79,9 +79,9 @@ def _find(folders: list[Path], name: str) -> Path:
                 if path.is_file():
                     return path
     raise FileNotFoundError(
-        f"{name} is not in {', '.join(map(str, folders))}. Install Debian's dataset-fashion-mnist, or "
-        "run torchvision.datasets.FashionMNIST('data', download=True), or pass the "
-        "folder as data_home."
+        f"{name} is not in {', '.join(map(str, folders))}. Install Debian's "
+        "dataset-fashion-mnist, or run torchvision.datasets.FashionMNIST('data', "
+        "download=True), or pass the folder as data_home."
     )
 
 

@@ -125,7 +125,7 @@ def _contingency(**clusterings) -> np.ndarray:
     if rows.ndim != 1 or rows.shape != columns.shape or not rows.size:
         names = " and ".join(clusterings)
         raise ValueError(
-            f"{names} have shapes {rows.shape} and {columns.shape}, but should hold one "
-            "entry for each sample, such as model.labels_."
+            f"{names} have shapes {rows.shape} and {columns.shape}, but should hold "
+            "one entry for each sample, such as model.labels_."
         )
     return contingency_matrix(rows, columns)

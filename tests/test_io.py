@@ -1,4 +1,4 @@
-"""Embeddings and groups in files: whole or not there, and continued where killed."""
+"""Files of embeddings and folders of clusters: complete or absent, and resumable."""
 
 import csv
 import importlib
@@ -15,7 +15,7 @@ from PIL import Image
 from skdeepcluster import DeepClusterEstimator, FaissKMeans, io
 from skdeepcluster.io import export_clusters, write_embeddings
 
-# Quick fits may well say that they are.
+# Fits of a few steps warn that they did not converge.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 N = 60
@@ -41,12 +41,12 @@ def folder(images, tmp_path):
 
 
 @pytest.fixture
-def small_groups(monkeypatch):
-    monkeypatch.setattr(io, "ROW_GROUP", 16)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(io, "CHUNK_ROWS", 16)
 
 
 @pytest.fixture(params=["npy", "parquet"])
-def ending(request):
+def suffix(request):
     if request.param == "parquet":
         pytest.importorskip("pyarrow")
     return request.param
@@ -58,20 +58,20 @@ def read_table(path):
     return table, table["cluster"].to_numpy(), embedding
 
 
-@pytest.mark.usefixtures("small_groups")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("form", ["array", "folder"])
-def test_npy_holds_what_transform_gives(model, images, folder, tmp_path, form):
+def test_npy_holds_the_result_of_transform(model, images, folder, tmp_path, form):
     path = tmp_path / "x.npy"
     write_embeddings(model, images if form == "array" else folder, str(path))
-    found = np.load(path, mmap_mode="r")
-    assert found.dtype == np.float32
-    assert_array_equal(found, model.transform(images))
+    embeddings = np.load(path, mmap_mode="r")
+    assert embeddings.dtype == np.float32
+    assert_array_equal(embeddings, model.transform(images))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "x.npy"]
 
 
-@pytest.mark.usefixtures("small_groups")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("form", ["array", "folder"])
-def test_parquet_holds_paths_groups_and_embeddings(
+def test_parquet_holds_paths_clusters_and_embeddings(
     model, images, folder, tmp_path, form
 ):
     pq = pytest.importorskip("pyarrow.parquet")
@@ -86,11 +86,13 @@ def test_parquet_holds_paths_groups_and_embeddings(
     assert pq.ParquetFile(path).num_row_groups == 4
 
 
-@pytest.mark.usefixtures("small_groups")
-def test_pictures_that_cannot_be_read(model, images, folder, tmp_path, ending):
+@pytest.mark.usefixtures("small_chunks")
+def test_unreadable_images_raise_or_are_skipped(
+    model, images, folder, tmp_path, suffix
+):
     for row in (20, 40):
         (folder / f"{row:03d}.png").write_bytes(b"")
-    path = tmp_path / f"x.{ending}"
+    path = tmp_path / f"x.{suffix}"
     with pytest.raises(ValueError, match=r"row 20: .*020.png: the file is empty"):
         write_embeddings(model, folder, path)
     assert not path.exists()
@@ -100,11 +102,11 @@ def test_pictures_that_cannot_be_read(model, images, folder, tmp_path, ending):
             write_embeddings(model, folder, path)
     finally:
         model.set_params(on_error="raise")
-    found = np.load(path) if ending == "npy" else read_table(path)[2]
-    good = np.delete(np.arange(N), [20, 40])
-    assert_array_equal(found[good], model.transform(images)[good])
-    assert np.isnan(found[[20, 40]]).all()
-    if ending == "parquet":
+    embeddings = np.load(path) if suffix == "npy" else read_table(path)[2]
+    readable = np.delete(np.arange(N), [20, 40])
+    assert_array_equal(embeddings[readable], model.transform(images)[readable])
+    assert np.isnan(embeddings[[20, 40]]).all()
+    if suffix == "parquet":
         assert read_table(path)[1][[20, 40]].tolist() == [-1, -1]
 
 
@@ -112,24 +114,24 @@ SCRIPT = """
 import sys, time
 import numpy as np
 from skdeepcluster import DeepClusterEstimator, io
-io.ROW_GROUP = 16
+io.CHUNK_ROWS = 16
 model = DeepClusterEstimator.load(sys.argv[1])
-real = model._embed
+original_embed = model._embed
 def embed(source):
     print(len(source), flush=True)
     time.sleep(0.3)
-    return real(source)
+    return original_embed(source)
 model._embed = embed
 io.write_embeddings(model, np.load(sys.argv[2]), sys.argv[3])
 """
 
 
-@pytest.mark.usefixtures("small_groups")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize(
-    ("ending", "groups_before"), [("npy", 0), ("parquet", 3)], indirect=["ending"]
+    ("suffix", "n_chunks"), [("npy", 0), ("parquet", 3)], indirect=["suffix"]
 )
-def test_what_was_killed_is_continued(model, images, tmp_path, ending, groups_before):
-    path = tmp_path / "out" / f"x.{ending}"
+def test_killed_call_is_resumed(model, images, tmp_path, suffix, n_chunks):
+    path = tmp_path / "out" / f"x.{suffix}"
     path.parent.mkdir()
     model.save(tmp_path / "model")
     np.save(tmp_path / "images.npy", images)
@@ -137,7 +139,7 @@ def test_what_was_killed_is_continued(model, images, tmp_path, ending, groups_be
     job = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *files], stdout=subprocess.PIPE, text=True
     )
-    for _ in range(groups_before + 1):
+    for _ in range(n_chunks + 1):
         assert job.stdout.readline() in ("16\n", "12\n")
     job.kill()
     job.communicate()
@@ -145,14 +147,14 @@ def test_what_was_killed_is_continued(model, images, tmp_path, ending, groups_be
     with patch.object(model, "_embed", wraps=model._embed) as embed:
         write_embeddings(model, images, path)
     sizes = [len(call.args[0]) for call in embed.call_args_list]
-    assert sizes == [16, 16, 16, 12][groups_before:]
-    found = np.load(path) if ending == "npy" else read_table(path)[2]
-    assert_array_equal(found, model.transform(images))
+    assert sizes == [16, 16, 16, 12][n_chunks:]
+    embeddings = np.load(path) if suffix == "npy" else read_table(path)[2]
+    assert_array_equal(embeddings, model.transform(images))
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.usefixtures("small_groups")
-def test_the_beginning_of_something_else_is_refused(model, images, folder, tmp_path):
+@pytest.mark.usefixtures("small_chunks")
+def test_unfinished_file_of_other_data_is_refused(model, images, folder, tmp_path):
     path = tmp_path / "x.npy"
     (folder / "059.png").write_bytes(b"")
     with pytest.raises(ValueError, match="row 59"):
@@ -166,18 +168,20 @@ def test_the_beginning_of_something_else_is_refused(model, images, folder, tmp_p
     other = DeepClusterEstimator(4, **params).fit(images)
     with pytest.raises(ValueError, match=r"estimator differ"):
         write_embeddings(other, folder, path)
-    (tmp_path / "x.npy.partial" / "of.json").unlink()  # killed at the very start
+    (tmp_path / "x.npy.partial" / io.DESCRIPTION_NAME).unlink()
     write_embeddings(model, images, path)
     assert_array_equal(np.load(path), model.transform(images))
 
 
-@pytest.mark.usefixtures("small_groups")
-def test_the_beginning_of_other_arrays_is_refused(model, images, tmp_path, monkeypatch):
-    def broken(file, *args):
+@pytest.mark.usefixtures("small_chunks")
+def test_unfinished_file_of_other_arrays_is_refused(
+    model, images, tmp_path, monkeypatch
+):
+    def raise_disk_full(file, *args):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(io, "_join_npy", broken)
+        patch.setattr(io, "_join_npy", raise_disk_full)
         with pytest.raises(OSError, match="disk full"):
             write_embeddings(model, images, tmp_path / "x.npy")
     with pytest.raises(ValueError, match=r"partial holds .*: images differ"):
@@ -186,7 +190,7 @@ def test_the_beginning_of_other_arrays_is_refused(model, images, tmp_path, monke
     assert_array_equal(np.load(tmp_path / "x.npy"), model.transform(images))
 
 
-def test_bad_names_of_files(model, images, tmp_path, monkeypatch):
+def test_invalid_paths_of_files(model, images, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"x.csv' should end in .npy or .parquet"):
         write_embeddings(model, images, tmp_path / "x.csv")
     (tmp_path / "x.npy").write_text("mine")
@@ -200,42 +204,42 @@ def test_bad_names_of_files(model, images, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
 
 
-# Groups to look at.
+# Folders of clusters.
 
 
-def lines_of(directory):
+def read_lines(directory):
     with open(directory / "clusters.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("mode", ["symlink", "copy", "csv"])
-def test_groups_in_folders(model, images, folder, tmp_path, mode):
-    paths, out = sorted(folder.iterdir()), tmp_path / "a" / "groups"
+def test_clusters_in_folders(model, images, folder, tmp_path, mode):
+    paths, out = sorted(folder.iterdir()), tmp_path / "a" / "clusters"
     export_clusters(model.labels_, paths, out, mode)
     expected = [
         {"path": str(paths[row]), "cluster": str(model.labels_[row])}
         for row in np.argsort(model.labels_, kind="stable")
     ]
-    assert lines_of(out) == expected
+    assert read_lines(out) == expected
     page = (out / "index.html").read_text()
-    assert "60 images in 4 groups" in page
-    for group in range(4):
-        rows = np.flatnonzero(model.labels_ == group)
-        assert f"Group {group}: {len(rows)} images" in page
-        place = out / f"group_{group:03d}"
-        assert place.exists() == (mode != "csv")
+    assert "60 images in 4 clusters" in page
+    for cluster in range(4):
+        rows = np.flatnonzero(model.labels_ == cluster)
+        assert f"Cluster {cluster}: {len(rows)} images" in page
+        cluster_folder = out / f"cluster_{cluster:03d}"
+        assert cluster_folder.exists() == (mode != "csv")
         if mode == "csv":
             continue
-        found = sorted(place.iterdir())
+        exported = sorted(cluster_folder.iterdir())
         names = [f"{i:06d}_{paths[row].name}" for i, row in enumerate(rows)]
-        assert [path.name for path in found] == names
-        for path, row in zip(found, rows, strict=True):
+        assert [path.name for path in exported] == names
+        for path, row in zip(exported, rows, strict=True):
             assert path.is_symlink() == (mode == "symlink")
             assert path.read_bytes() == paths[row].read_bytes()
     for path in paths:
         assert str(path) in page
     thumbnails = list((out / "thumbnails").iterdir())
-    shown = np.minimum(np.bincount(model.labels_), io.SHOWN).sum()
+    shown = np.minimum(np.bincount(model.labels_), io.SHOWN_IMAGES).sum()
     assert len(thumbnails) == shown == page.count("<img ")
     for thumbnail in thumbnails:
         assert f"thumbnails/{thumbnail.name}" in page
@@ -243,13 +247,13 @@ def test_groups_in_folders(model, images, folder, tmp_path, mode):
             assert image.size == (96, 96)
 
 
-def test_the_nearest_to_the_mean_come_first(model, images, folder, tmp_path):
+def test_images_nearest_to_the_mean_come_first(model, images, folder, tmp_path):
     embeddings = model.transform(images)
     labels, paths = np.zeros(N, int), sorted(folder.iterdir())
     export_clusters(labels, paths, tmp_path / "x", "csv", embeddings=embeddings)
-    away = np.linalg.norm(embeddings - embeddings.mean(axis=0), axis=1)
-    found = [line["path"] for line in lines_of(tmp_path / "x")]
-    assert found == [str(paths[row]) for row in np.argsort(away)]
+    distances = np.linalg.norm(embeddings - embeddings.mean(axis=0), axis=1)
+    exported = [line["path"] for line in read_lines(tmp_path / "x")]
+    assert exported == [str(paths[row]) for row in np.argsort(distances)]
 
 
 def test_unreadable_images_are_listed(folder, tmp_path):
@@ -262,7 +266,7 @@ def test_unreadable_images_are_listed(folder, tmp_path):
         export_clusters(labels, paths, tmp_path / "x")
     page = (tmp_path / "x" / "index.html").read_text()
     assert "Not readable: 1 image<" in page
-    assert "60 images in 1 group<" in page
+    assert "60 images in 1 cluster<" in page
     assert not (tmp_path / "x" / "unreadable").exists()
 
 
@@ -276,7 +280,7 @@ def test_names_are_escaped(images, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["symlink", "copy", "csv"])
-def test_nothing_is_overwritten_or_left_behind(folder, tmp_path, mode):
+def test_directories_are_not_overwritten_or_left_incomplete(folder, tmp_path, mode):
     paths, labels = sorted(folder.iterdir()), np.zeros(N, int)
     (tmp_path / "mine").mkdir()
     with pytest.raises(FileExistsError, match="mine exists"):
@@ -287,16 +291,16 @@ def test_nothing_is_overwritten_or_left_behind(folder, tmp_path, mode):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "mine"]
 
 
-def test_bad_arguments_of_export(tmp_path):
+def test_invalid_arguments_of_export(tmp_path):
     with pytest.raises(ValueError, match="mode='move' should be"):
         export_clusters([0], ["a.png"], tmp_path / "x", "move")
     with pytest.raises(ValueError, match=r"shape \(2,\) .*but there are 1 paths"):
         export_clusters([0, 1], ["a.png"], tmp_path / "x")
     with pytest.raises(ValueError, match="embeddings has 2 rows"):
         export_clusters([0], ["a.png"], tmp_path / "x", embeddings=np.ones((2, 3)))
-    with pytest.raises(TypeError, match=r"paths=None .*None where fit saw no files"):
+    with pytest.raises(TypeError, match=r"paths=None .*model.paths_"):
         export_clusters([0], None, tmp_path / "x")
-    with pytest.raises(TypeError, match="paths='photos' should be the paths of all"):
+    with pytest.raises(TypeError, match="paths='photos' should hold the path of each"):
         export_clusters([0], "photos", tmp_path / "x")
     with pytest.raises(TypeError, match=r"paths holds a ndarray.*contact_sheet"):
         export_clusters([0], np.ones((1, 8, 8)), tmp_path / "x")
@@ -305,6 +309,6 @@ def test_bad_arguments_of_export(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_no_estimator_is_not_written(tmp_path):
+def test_other_estimators_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'estimator' parameter of write_embeddings"):
         write_embeddings(FaissKMeans(), np.ones((9, 4)), tmp_path / "x.npy")

@@ -1,4 +1,4 @@
-"""Clustering accuracy and information against their definitions."""
+"""Metrics of clusterings equal their definitions."""
 
 import itertools
 
@@ -17,13 +17,13 @@ LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1)
 
 
 def brute_force_accuracy(y_true, y_pred):
-    """Best share over every one-to-one naming of 5 clusters by 5 classes."""
-    namings = itertools.permutations(range(5))
-    return max(np.mean(np.take(naming, y_pred) == y_true) for naming in namings)
+    """Return the best accuracy over all matches of 5 clusters with 5 classes."""
+    matches = itertools.permutations(range(5))
+    return max(np.mean(np.take(match, y_pred) == y_true) for match in matches)
 
 
 @given(LABELS)
-def test_accuracy_equals_the_best_of_all_namings(labels):
+def test_accuracy_equals_the_best_of_all_matches(labels):
     y_true, y_pred = np.array(labels).T
     expected = brute_force_accuracy(y_true, y_pred)
     assert clustering_accuracy(y_true, y_pred) == pytest.approx(expected)
@@ -34,13 +34,13 @@ def test_accuracy_equals_the_best_of_all_namings(labels):
     ("y_true", "y_pred", "expected"),
     [
         (["a", "b", "c"], [7, -2, 100], 1.0),
-        ([0, 0, 0, 0], [0, 1, 2, 3], 0.25),  # a class is matched to one cluster
+        ([0, 0, 0, 0], [0, 1, 2, 3], 0.25),
         ([0, 1, 2, 3], [0, 0, 0, 0], 0.25),
         ([0, 0, 0, 1, 1], [5, 5, 5, 5, 5], 0.6),
         ([1], ["x"], 1.0),
     ],
 )
-def test_accuracy_of_known_cases(y_true, y_pred, expected):
+def test_accuracy_of_examples(y_true, y_pred, expected):
     accuracy = clustering_accuracy(y_true, y_pred)
     assert type(accuracy) is float
     assert accuracy == pytest.approx(expected)
@@ -48,29 +48,30 @@ def test_accuracy_of_known_cases(y_true, y_pred, expected):
 
 @given(LABELS)
 def test_information_is_symmetric_bounded_and_zero_for_a_single_cluster(labels):
-    one, other = np.array(labels).T
-    information = reproduced_information(one, other)
+    first, second = np.array(labels).T
+    information = reproduced_information(first, second)
     assert type(information) is float
     assert 0 <= information < 1
-    assert information == pytest.approx(reproduced_information(other, one), abs=1e-9)
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
+    assert information == pytest.approx(reproduced_information(second, first), abs=1e-9)
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         assert information == 0
 
 
 @given(LABELS)
-def test_information_is_the_numerator_of_scikit_learns_adjusted_score(labels):
-    one, other = np.array(labels).T
-    mean = np.mean([entropy(np.bincount(x)) for x in (one, other)])
-    table = contingency_matrix(one, other)
-    chance = expected_mutual_information(table, len(one))
-    adjusted = adjusted_mutual_info_score(one, other) * (mean - chance)
+def test_information_has_the_numerator_of_adjusted_mutual_information(labels):
+    first, second = np.array(labels).T
+    mean = np.mean([entropy(np.bincount(x)) for x in (first, second)])
+    table = contingency_matrix(first, second)
+    chance = expected_mutual_information(table, len(first))
+    adjusted = adjusted_mutual_info_score(first, second) * (mean - chance)
     if mean - chance > 1e-9:
         expected = max(0, adjusted) / (mean + 1)
-        assert reproduced_information(one, other) == pytest.approx(expected, abs=1e-9)
+        information = reproduced_information(first, second)
+        assert information == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("k", [2, 10, 100])
-def test_information_of_equal_clusters_is_that_of_their_entropy(k):
+def test_information_of_equal_clusterings_follows_from_their_entropy(k):
     labels = np.arange(2000 * k) % k
     expected = np.log(k) / (np.log(k) + 1)
     assert reproduced_information(labels, -labels) == pytest.approx(expected, abs=0.02)
@@ -82,21 +83,21 @@ def test_information_is_about_zero_by_chance():
     assert reproduced_information(labels, rng.permutation(labels)) < 0.01
 
 
-def test_halving_clusters_by_chance_does_not_pay_but_telling_them_apart_does():
+def test_information_falls_if_clusters_are_merged_or_split_at_random():
     rng = np.random.default_rng(0)
     classes = np.arange(2000) % 10
-    well, merged = (reproduced_information(x, x) for x in (classes, classes // 2))
-    halved = reproduced_information(
+    correct, merged = (reproduced_information(x, x) for x in (classes, classes // 2))
+    split = reproduced_information(
         classes + 10 * rng.integers(0, 2, 2000), classes + 10 * rng.integers(0, 2, 2000)
     )
-    assert well > 1.1 * merged
-    assert well > 1.1 * halved
+    assert correct > 1.1 * merged
+    assert correct > 1.1 * split
 
 
 @pytest.mark.parametrize(
     "labels", [[0, 1], [[0], [1], [1]], DeepClusterEstimator(), [], 1]
 )
-def test_what_is_no_clustering_of_the_same_samples(labels):
+def test_labels_of_other_samples_are_refused(labels):
     with pytest.raises(ValueError, match=r"y_true and y_pred have .*model.labels_"):
         clustering_accuracy([0, 1, 1], labels)
     with pytest.raises(ValueError, match=r"labels and other_labels have shapes"):

@@ -1,4 +1,4 @@
-"""A saved estimator comes back as it was; a file that is none does no harm."""
+"""A saved estimator is loaded unchanged; a damaged or hostile file does no harm."""
 
 import contextlib
 import json
@@ -21,18 +21,18 @@ from torch import nn
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._utils import tensors as tensor_files
 
-# Quick fits may well say that they are.
+# Fits of a few steps warn that they did not converge.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 N = 60
 
 
-def quick(**params):
+def make_model(**params):
     params = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0, **params}
     return DeepClusterEstimator(**{"n_clusters": 3, **params})
 
 
-def tiny():
+def make_backbone():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
 
@@ -44,23 +44,23 @@ def images(digits_images):
 
 @pytest.fixture(scope="module")
 def model(images):
-    return quick(n_clusters=4).fit(images)
+    return make_model(n_clusters=4).fit(images)
 
 
 @pytest.fixture(scope="module")
-def saved(model, tmp_path_factory):
+def saved_path(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "model.skdc"
     model.save(path)
     return path
 
 
-def frame(images):
+def make_frame(images):
     rows = images.reshape(len(images), -1)
     return pytest.importorskip("pandas").DataFrame(rows).add_prefix("x")
 
 
-def same(value, other):
-    """Equality, of arrays and of lists of dicts too."""
+def is_equal(value, other):
+    """Return whether values are equal, which may be arrays."""
     if isinstance(value, np.ndarray):
         assert_array_equal(value, other)
         return value.dtype == other.dtype
@@ -73,8 +73,8 @@ MODELS = {
     "color": (lambda x: np.stack([x] * 3, axis=1), {"sobel": True}),
     "rows": (lambda x: x.reshape(N, -1).astype(np.float32), {}),
     "flattened": (lambda x: x.reshape(N, -1), {"image_shape": (1, 8, 8)}),
-    "frame": (frame, {}),
-    "one group": (lambda x: x, {"n_clusters": 1}),
+    "frame": (make_frame, {}),
+    "one cluster": (lambda x: x, {"n_clusters": 1}),
     "single k": (lambda x: x, {"n_pseudo_labels": 3, "n_neighbors": None}),
     "single k, no scale": (
         lambda x: x,
@@ -86,7 +86,7 @@ MODELS = {
         {"head": "centroids", "n_components": 9, "n_pseudo_labels": (5, 7)},
     ),
     "torchvision": (lambda x: x.repeat(2, 1).repeat(2, 2), {"backbone": "resnet18"}),
-    "module": (lambda x: x, {"backbone": tiny()}),
+    "module": (lambda x: x, {"backbone": make_backbone()}),
     "numpy's numbers": (
         lambda x: x,
         {"n_clusters": np.int64(3), "learning_rate": np.float32(0.01)},
@@ -94,51 +94,51 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_what_is_loaded_is_what_was_saved(kind, images, tmp_path):
-    form, params = MODELS[kind]
-    X, model = form(images), quick(**params)
+@pytest.mark.parametrize("name", MODELS)
+def test_loaded_estimator_equals_the_saved_one(name, images, tmp_path):
+    convert, params = MODELS[name]
+    X, model = convert(images), make_model(**params)
     model.fit(X).save(tmp_path / "model")
-    backbone = tiny() if kind == "module" else None
+    backbone = make_backbone() if name == "module" else None
     loaded = DeepClusterEstimator.load(str(tmp_path / "model"), backbone=backbone)
     assert_array_equal(loaded.transform(X), model.transform(X))
     assert_array_equal(loaded.predict(X), model.labels_)
     assert loaded.score(X) == model.score(X)
-    for name, value in vars(model).items():
-        if name.endswith("_") and name != "module_":
-            assert same(value, getattr(loaded, name)), name
-    for name, value in model.get_params().items():
-        if name != "backbone":
-            assert getattr(loaded, name) == value, name
+    for attribute, value in vars(model).items():
+        if attribute.endswith("_") and attribute != "module_":
+            assert is_equal(value, getattr(loaded, attribute)), attribute
+    for param, value in model.get_params().items():
+        if param != "backbone":
+            assert getattr(loaded, param) == value, param
     assert_array_equal(loaded.get_feature_names_out(), model.get_feature_names_out())
 
 
-def test_a_file_of_format_1(images):
-    """Written by version 0.1.0: later versions read it too."""
+def test_file_of_format_1_is_loaded(images):
+    # Version 0.1.0 wrote the file.
     path = Path(__file__).parent / "data" / "format_1"
-    model = DeepClusterEstimator.load(path, backbone=tiny())
+    model = DeepClusterEstimator.load(path, backbone=make_backbone())
     assert model.n_clusters == 3
     assert model.n_iter_ == len(model.history_) == 2
     assert model.image_shape_ == (1, 8, 8)
     assert model.transform(images).shape == (60, 5)
-    # But for rounding, which differs by processor.
+    # Rounding differs by processor.
     assert np.mean(model.predict(images) == model.labels_) > 0.95
 
 
-def test_a_loaded_estimator_learns_on(model, saved, images):
-    loaded = DeepClusterEstimator.load(saved).set_params(warm_start=True)
+def test_loaded_estimator_continues_with_warm_start(model, saved_path, images):
+    loaded = DeepClusterEstimator.load(saved_path).set_params(warm_start=True)
     assert loaded.fit(images).n_iter_ == 2
-    other = quick(n_clusters=4).fit(images).set_params(warm_start=True).fit(images)
+    other = make_model(n_clusters=4).fit(images).set_params(warm_start=True).fit(images)
     assert_array_equal(loaded.labels_, other.labels_)
 
 
-def test_paths_and_skipped_rows(images, tmp_path):
+def test_paths_and_skipped_rows_are_saved(images, tmp_path):
     (tmp_path / "ü <&>").mkdir()
     for i, values in enumerate(images):
         Image.fromarray(values).save(tmp_path / "ü <&>" / f"{i:02d} ß.png")
     (tmp_path / "ü <&>" / "03 ß.png").write_bytes(b"")
     with pytest.warns(UserWarning, match="1 of 60 images"):
-        model = quick(on_error="skip").fit(tmp_path / "ü <&>")
+        model = make_model(on_error="skip").fit(tmp_path / "ü <&>")
     model.save(tmp_path / "model")
     loaded = DeepClusterEstimator.load(tmp_path / "model")
     assert_array_equal(loaded.paths_, model.paths_)
@@ -146,8 +146,8 @@ def test_paths_and_skipped_rows(images, tmp_path):
     assert_array_equal(loaded.labels_, model.labels_)
 
 
-def test_what_cannot_be_saved_is_told(images, tmp_path):
-    model = quick(augment=lambda x: x, random_state=np.random.RandomState(0))
+def test_functions_and_generators_are_not_saved(images, tmp_path):
+    model = make_model(augment=lambda x: x, random_state=np.random.RandomState(0))
     model.fit(images)
     with (
         pytest.warns(UserWarning, match="augment is a function, which is not saved"),
@@ -157,32 +157,39 @@ def test_what_cannot_be_saved_is_told(images, tmp_path):
     assert DeepClusterEstimator.load(tmp_path / "model").augment is None
 
 
-def test_a_module_is_to_be_given_again(images, saved, tmp_path):
-    quick(backbone=tiny()).fit(images).save(tmp_path / "model")
+def test_module_for_augmentation_is_not_saved(images, tmp_path):
+    model = make_model(augment=nn.Identity()).fit(images)
+    with pytest.warns(UserWarning, match="augment is a Identity, which is not saved"):
+        model.save(tmp_path / "model")
+    assert DeepClusterEstimator.load(tmp_path / "model").augment is None
+
+
+def test_backbone_module_is_passed_again(images, saved_path, tmp_path):
+    make_model(backbone=make_backbone()).fit(images).save(tmp_path / "model")
     load = DeepClusterEstimator.load
-    with pytest.raises(ValueError, match=r"pass one that is built alike"):
+    with pytest.raises(ValueError, match=r"pass a module of the same architecture"):
         load(tmp_path / "model")
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     with pytest.raises(ValueError, match="weights do not fit the backbone: trunk"):
         load(tmp_path / "model", backbone=other)
-    with pytest.raises(ValueError, match="its backbone is 'auto': pass none"):
-        load(saved, backbone=tiny())
+    with pytest.raises(ValueError, match="its backbone is 'auto': remove backbone="):
+        load(saved_path, backbone=make_backbone())
 
 
-def test_devices(saved, monkeypatch, images):
-    loaded = DeepClusterEstimator.load(saved, device="cpu")
+def test_device_of_a_loaded_estimator(saved_path, monkeypatch, images):
+    loaded = DeepClusterEstimator.load(saved_path, device="cpu")
     assert loaded.device_ == torch.device("cpu")
     with pytest.raises(ValueError, match="device='gpu'"):
-        DeepClusterEstimator.load(saved, device="gpu")
-    model = quick().fit(images)
-    model.device_ = torch.device("meta")  # one that another machine does not have
-    model.save(saved.parent / "elsewhere")
-    loaded = DeepClusterEstimator.load(saved.parent / "elsewhere")
+        DeepClusterEstimator.load(saved_path, device="gpu")
+    model = make_model().fit(images)
+    model.device_ = torch.device("meta")  # not available on any machine
+    model.save(saved_path.parent / "elsewhere")
+    loaded = DeepClusterEstimator.load(saved_path.parent / "elsewhere")
     assert loaded.device_ == torch.device("cpu")
     assert_array_equal(loaded.predict(images), model.labels_)
 
 
-def test_saving_is_all_or_nothing(model, saved, tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "model"
     model.save(path)
     before = path.read_bytes()
@@ -199,12 +206,12 @@ def test_saving_is_all_or_nothing(model, saved, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_an_unfitted_estimator_is_not_saved(tmp_path):
+def test_unfitted_estimator_is_not_saved(tmp_path):
     with pytest.raises(Exception, match="not fitted yet"):
-        quick().save(tmp_path / "model")
+        make_model().save(tmp_path / "model")
 
 
-# Files that are damaged or hostile.
+# Damaged and hostile files.
 
 
 def load_bytes(content, path):
@@ -212,7 +219,7 @@ def load_bytes(content, path):
     return DeepClusterEstimator.load(path)
 
 
-def test_files_that_are_no_estimators(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is no file"):
         DeepClusterEstimator.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is no file"):
@@ -224,8 +231,8 @@ def test_files_that_are_no_estimators(tmp_path):
 
 @settings(max_examples=30)
 @given(share=st.floats(0, 0.9999))
-def test_a_file_that_is_cut_short(saved, tmp_path_factory, share):
-    content = saved.read_bytes()
+def test_truncated_file_is_refused(saved_path, tmp_path_factory, share):
+    content = saved_path.read_bytes()
     path = tmp_path_factory.mktemp("cut") / "model"
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_bytes(content[: int(share * len(content))], path)
@@ -233,31 +240,31 @@ def test_a_file_that_is_cut_short(saved, tmp_path_factory, share):
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_a_bit_that_is_flipped(saved, tmp_path_factory, data):
-    content = bytearray(saved.read_bytes())
+def test_flipped_bit_is_refused(saved_path, tmp_path_factory, data):
+    content = bytearray(saved_path.read_bytes())
     header = 8 + struct.unpack("<Q", content[:8])[0]
     end = data.draw(st.sampled_from([8, header, len(content)]))
-    place = data.draw(st.integers(0, end - 1))
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    position = data.draw(st.integers(0, end - 1))
+    content[position] ^= 1 << data.draw(st.integers(0, 7))
     path = tmp_path_factory.mktemp("flip") / "model"
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_bytes(bytes(content), path)
 
 
-def forge(saved, path, change):
-    """Write the saved estimator with another header, whose checksum fits."""
-    content = saved.read_bytes()
+def forge(saved_path, path, change):
+    """Write the saved estimator with a changed header and a valid checksum."""
+    content = saved_path.read_bytes()
     size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + size])
-    told = json.loads(header["__metadata__"]["skdeepcluster"])
-    change(told)
-    text = json.dumps(told)
-    tensors = load_file(saved)
+    metadata = json.loads(header["__metadata__"]["skdeepcluster"])
+    change(metadata)
+    text = json.dumps(metadata)
+    tensors = load_file(saved_path)
     digest = tensor_files._digest(text, tensors)
     save_file(tensors, path, metadata={"skdeepcluster": text, "digest": digest})
 
 
-junk = st.recursive(
+JSON_VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(10**30), 10**30)
@@ -272,11 +279,12 @@ FIELDS += ["device", "inertia"]
 
 
 @settings(max_examples=60)
-@given(field=st.sampled_from(FIELDS), value=junk)
-def test_any_header_loads_or_is_a_value_error(saved, tmp_path_factory, field, value):
+@given(field=st.sampled_from(FIELDS), value=JSON_VALUES)
+def test_invalid_header_raises_value_error(saved_path, tmp_path_factory, field, value):
     path = tmp_path_factory.mktemp("forged") / "model"
-    forge(saved, path, lambda told: told.__setitem__(field, value))
-    with contextlib.suppress(ValueError):  # and nothing else
+    forge(saved_path, path, lambda metadata: metadata.__setitem__(field, value))
+    # The value may be valid, but no other error may be raised.
+    with contextlib.suppress(ValueError):
         DeepClusterEstimator.load(path)
 
 
@@ -293,68 +301,68 @@ def test_any_header_loads_or_is_a_value_error(saved, tmp_path_factory, field, va
         (lambda t: t.update(dtype="float64"), "float64"),
     ],
 )
-def test_forged_headers(saved, tmp_path, change, message):
-    forge(saved, tmp_path / "model", change)
+def test_forged_header_is_refused(saved_path, tmp_path, change, message):
+    forge(saved_path, tmp_path / "model", change)
     with pytest.raises(ValueError, match=message):
         DeepClusterEstimator.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("size", [0, 3])
-def test_a_mean_of_another_size(model, tmp_path, size):
+def test_mean_of_another_size_is_refused(model, tmp_path, size):
     model.save(tmp_path / "model")
-    told, tensors = tensor_files.read_tensors(tmp_path / "model")
+    metadata, tensors = tensor_files.read_tensors(tmp_path / "model")
     tensors["module.front.0.mean"] = torch.zeros(size, 1, 1)
-    tensor_files.write_tensors(tmp_path / "model", told, tensors)
+    tensor_files.write_tensors(tmp_path / "model", metadata, tensors)
     with pytest.raises(ValueError, match="mean and scale do not fit its images"):
         DeepClusterEstimator.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ["module.trunk.0.weight", "groups.bias"])
-def test_values_that_are_not_finite(model, tmp_path, name):
+def test_infinite_values_are_refused(model, tmp_path, name):
     model.save(tmp_path / "model")
-    told, tensors = tensor_files.read_tensors(tmp_path / "model")
+    metadata, tensors = tensor_files.read_tensors(tmp_path / "model")
     tensors[name].view(-1)[0] = torch.nan
-    tensor_files.write_tensors(tmp_path / "model", told, tensors)
+    tensor_files.write_tensors(tmp_path / "model", metadata, tensors)
     with pytest.raises(ValueError, match="are not finite"):
         DeepClusterEstimator.load(tmp_path / "model")
 
 
-def test_a_loaded_estimator_does_not_change_with_its_file(model, images, tmp_path):
+def test_loaded_estimator_does_not_change_with_its_file(model, images, tmp_path):
     model.save(tmp_path / "model")
     loaded = DeepClusterEstimator.load(tmp_path / "model")
-    with open(tmp_path / "model", "r+b") as file:  # in place, not by another file
+    with open(tmp_path / "model", "r+b") as file:
         file.write(bytes((tmp_path / "model").stat().st_size))
     assert_array_equal(loaded.transform(images), model.transform(images))
     assert_array_equal(loaded.predict(images), model.labels_)
     assert_array_equal(loaded.cluster_centers_, model.cluster_centers_)
 
 
-def peak():
-    """Return the largest memory of this process, in kB, since the last call."""
+def read_peak_memory():
+    """Return the peak memory of this process, in kB, since the previous call."""
     status = Path("/proc/self/status").read_text()
     Path("/proc/self/clear_refs").write_text("5")
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc of Linux")
-def test_huge_claims_take_no_memory(saved, tmp_path):
-    content = saved.read_bytes()
+def test_huge_sizes_in_a_header_take_no_memory(saved_path, tmp_path):
+    content = saved_path.read_bytes()
     size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + size])
     header["module.trunk.0.weight"]["shape"] = [10**6, 10**6]
     text = json.dumps(header).encode()
-    forge(saved, tmp_path / "0", lambda t: t["params"].update(backbone="resnet18"))
+    forge(saved_path, tmp_path / "0", lambda t: t["params"].update(backbone="resnet18"))
     (tmp_path / "1").write_bytes(
         struct.pack("<Q", len(text)) + text + content[8 + size :]
     )
     (tmp_path / "2").write_bytes(struct.pack("<Q", 2**62) + content[8:])
-    forge(saved, tmp_path / "3", lambda t: t.update(image_shape=[10**8, 64, 64]))
-    forge(saved, tmp_path / "4", lambda t: t["params"].update(backbone="vgg16"))
+    forge(saved_path, tmp_path / "3", lambda t: t.update(image_shape=[10**8, 64, 64]))
+    forge(saved_path, tmp_path / "4", lambda t: t["params"].update(backbone="vgg16"))
     peaks = []
     for path in sorted(tmp_path.iterdir()):
-        peak()
+        read_peak_memory()
         with pytest.raises(ValueError, match="cannot be loaded"):
             DeepClusterEstimator.load(path)
-        peaks.append(peak())
+        peaks.append(read_peak_memory())
     # The weights of VGG-16 alone would be 500 MB.
     assert max(peaks) - peaks[0] < 100_000

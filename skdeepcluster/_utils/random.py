@@ -14,8 +14,8 @@ from sklearn.utils import check_random_state
 class RandomStreams:
     """Independent seeds for each purpose and round, all derived from one integer.
 
-    A stream is addressed by purpose and round, not consumed in sequence. So the draws of
-    one step of a fit never depend on the number of draws of another step.
+    A stream is addressed by purpose and round, not consumed in sequence. So the draws
+    of one step of a fit never depend on the number of draws of another step.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Device, precision and threads."""
+"""Device, precision and threads follow the parameters and the machine."""
 
 import faiss
 import joblib
@@ -18,15 +18,15 @@ ACCELERATORS = ["cuda", "xpu", "mps"]
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function that pretends that the machine has `count` devices of some types."""
+    """Return a function that simulates a machine with `count` devices of each name."""
 
-    def pretend(*names, count=1):
+    def simulate(*names, count=1):
         for name in ACCELERATORS:
             module = getattr(torch, name)
             monkeypatch.setattr(module, "is_available", lambda name=name: name in names)
             monkeypatch.setattr(module, "device_count", lambda: count)
 
-    return pretend
+    return simulate
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_auto_takes_the_best_device(machine, available, expected):
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "cpu:0"])
-def test_cpu_is_always_there(machine, device):
+def test_cpu_is_always_available(machine, device):
     machine("cuda")
     assert resolve_device(device).type == "cpu"
 
 
 @pytest.mark.parametrize("device", ["cuda:1", torch.device("cuda", 1), "cuda"])
-def test_a_device_that_is_there(machine, device):
+def test_available_device(machine, device):
     machine("cuda", count=2)
     assert resolve_device(device) == torch.device(device)
 
@@ -85,7 +85,7 @@ def test_device_index_out_of_range(machine, device):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_named_precision_is_taken(precision, device):
+def test_named_precision_is_used(precision, device):
     dtype = resolve_precision(precision, torch.device(device))
     assert dtype == getattr(torch, precision)
 
@@ -126,44 +126,44 @@ def test_autocast_computes_products_in_the_dtype(dtype):
     assert (square @ square).dtype == torch.float32
 
 
-def n_threads():
+def count_threads():
     return torch.get_num_threads(), faiss.omp_get_max_threads()
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
-def test_limited_threads_holds_in_the_block_only(n_jobs):
-    before = n_threads()
+def test_limit_threads_ends_with_the_block(n_jobs):
+    before = count_threads()
     with limit_threads(n_jobs):
-        assert n_threads() == (n_jobs, n_jobs)
-    assert n_threads() == before
+        assert count_threads() == (n_jobs, n_jobs)
+    assert count_threads() == before
 
 
-def test_limited_threads_restores_after_an_error():
-    before = n_threads()
+def test_limit_threads_ends_after_an_error():
+    before = count_threads()
     with pytest.raises(KeyError), limit_threads(3):
         raise KeyError
-    assert n_threads() == before
+    assert count_threads() == before
 
 
-def test_no_limit_leaves_the_threads():
-    before = n_threads()
+def test_none_keeps_the_number_of_threads():
+    before = count_threads()
     with limit_threads(None):
-        assert n_threads() == before
+        assert count_threads() == before
 
 
 @pytest.mark.parametrize(("n_jobs", "expected"), [(-1, 4), (-2, 3), (-9, 1)])
 def test_negative_n_jobs_counts_from_the_processors(monkeypatch, n_jobs, expected):
     monkeypatch.setattr("joblib.cpu_count", lambda: 4)
     with limit_threads(n_jobs):
-        assert n_threads() == (expected, expected)
+        assert count_threads() == (expected, expected)
 
 
 @pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
-def test_threads_are_those_asked_for_in_any_backend_of_joblib(backend):
+def test_limit_threads_works_in_each_backend_of_joblib(backend):
     with joblib.parallel_config(backend), limit_threads(3):
-        assert n_threads() == (3, 3)
+        assert count_threads() == (3, 3)
 
 
-def test_no_threads_at_all():
+def test_zero_threads_are_refused():
     with pytest.raises(ValueError, match=r"n_jobs=0 .*-1 for all"), limit_threads(0):
         pass

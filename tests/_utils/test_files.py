@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Files are complete or absent."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from skdeepcluster._utils.files import make_folder, write_atomically
 
 
-def test_a_file_takes_the_place_of_another(tmp_path):
+def test_complete_file_replaces_another(tmp_path):
     path = tmp_path / "file"
     for content in (b"one", b"two"):
         with write_atomically(path) as file:
@@ -19,7 +19,7 @@ def test_a_file_takes_the_place_of_another(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_others_may_read_what_they_may_read_elsewhere(tmp_path, umask):
+def test_file_has_the_usual_permissions(tmp_path, umask):
     before = os.umask(umask)
     try:
         with write_atomically(tmp_path / "file") as file:
@@ -30,7 +30,7 @@ def test_others_may_read_what_they_may_read_elsewhere(tmp_path, umask):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_what_goes_wrong_leaves_the_old_file(tmp_path, error):
+def test_error_keeps_the_old_file(tmp_path, error):
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
@@ -45,7 +45,7 @@ def test_what_goes_wrong_leaves_the_old_file(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_where_no_file_can_be(tmp_path):
+def test_invalid_paths_are_refused(tmp_path):
     with (
         pytest.raises(FileNotFoundError, match=r"no folder .*nowhere. Make it first"),
         write_atomically(tmp_path / "nowhere" / "file"),
@@ -59,9 +59,9 @@ def test_where_no_file_can_be(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_made_unless_a_file_is_there(tmp_path):
+def test_folder_is_made_unless_the_path_is_a_file(tmp_path):
     assert make_folder(str(tmp_path / "a" / "b"), "cache") == tmp_path / "a" / "b"
     (tmp_path / "file").touch()
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ValueError, match=r"cache='.*' is, or lies in, a file"):
-            make_folder(place, "cache")
+            make_folder(path, "cache")

@@ -368,9 +368,10 @@ def test_checkpoint_of_another_function_is_refused(
         )
 
     images = digits_images[0][:100]
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoints_module.Checkpoints, "write", write_and_stop)
-        make_model(augment).fit(images)
+        with pytest.raises(InterruptedError):
+            make_model(augment).fit(images)
     with pytest.raises(ValueError, match=r"another fit: augment differ"):
         make_model(other).fit(images)
     assert make_model(copy.deepcopy(augment)).fit(images).n_iter_ == 2

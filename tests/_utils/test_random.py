@@ -1,4 +1,4 @@
-"""Independent streams from one seed, and global generators that stay as they were."""
+"""Streams from one seed are independent, and global generators stay unchanged."""
 
 import itertools
 import random
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def global_states():
-    """A function that reads the state of every global generator."""
+    """Return a function that reads the states of all global generators."""
 
     def read():
         name, keys, *rest = np.random.get_state()
@@ -39,20 +39,20 @@ def test_seeds_differ_by_purpose_round_and_entropy():
     assert len(set(seeds)) == len(seeds)
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
-def test_a_stream_does_not_depend_on_what_another_drew(kind):
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_draws_of_a_stream_do_not_change_another_stream(library):
     def draw(stream, count):
-        if kind == "numpy":
+        if library == "numpy":
             return stream.random(count)
         return torch.rand(count, generator=stream).numpy()
 
-    alone = draw(getattr(RandomStreams(7), kind)("sampling", 2), 5)
+    expected = draw(getattr(RandomStreams(7), library)("sampling", 2), 5)
     streams = RandomStreams(7)
-    draw(getattr(streams, kind)("augment", 2), 1000)
-    draw(getattr(streams, kind)("sampling", 1), 1000)
-    assert_array_equal(draw(getattr(streams, kind)("sampling", 2), 5), alone)
-    other = draw(getattr(streams, kind)("augment", 2), 5)
-    assert not np.isin(other, alone).any()
+    draw(getattr(streams, library)("augment", 2), 1000)
+    draw(getattr(streams, library)("sampling", 1), 1000)
+    assert_array_equal(draw(getattr(streams, library)("sampling", 2), 5), expected)
+    other = draw(getattr(streams, library)("augment", 2), 5)
+    assert not np.isin(other, expected).any()
 
 
 def test_seeds_fit_a_signed_32_bit_integer():
@@ -62,21 +62,21 @@ def test_seeds_fit_a_signed_32_bit_integer():
 
 
 @pytest.mark.parametrize("seed", [0, 42, np.int64(42)])
-def test_an_integer_gives_the_same_streams_each_time(seed):
+def test_integer_gives_the_same_streams_each_time(seed):
     assert RandomStreams.from_random_state(seed) == RandomStreams.from_random_state(
         int(seed)
     )
     assert RandomStreams.from_random_state(seed) != RandomStreams.from_random_state(1)
 
 
-def test_a_random_state_is_drawn_from():
-    given, twin = np.random.RandomState(3), np.random.RandomState(3)
-    first, second = (RandomStreams.from_random_state(given) for _ in range(2))
+def test_random_state_is_drawn_from():
+    random_state, twin = np.random.RandomState(3), np.random.RandomState(3)
+    first, second = (RandomStreams.from_random_state(random_state) for _ in range(2))
     assert first != second
     assert first == RandomStreams.from_random_state(twin)
 
 
-def test_none_takes_fresh_entropy_and_leaves_the_global_generators(global_states):
+def test_none_draws_new_entropy_and_not_from_global_generators(global_states):
     before = global_states()
     assert RandomStreams.from_random_state(None) != RandomStreams.from_random_state(
         None
@@ -84,12 +84,12 @@ def test_none_takes_fresh_entropy_and_leaves_the_global_generators(global_states
     assert global_states() == before
 
 
-def test_what_is_no_random_state_is_refused():
+def test_invalid_random_state_is_refused():
     with pytest.raises(ValueError, match="cannot be used to seed"):
         RandomStreams.from_random_state("seed")
 
 
-def test_streams_leave_the_global_generators(global_states):
+def test_streams_do_not_draw_from_global_generators(global_states):
     before = global_states()
     streams = RandomStreams.from_random_state(0)
     streams.numpy("a").random(3)
@@ -132,7 +132,7 @@ def test_isolated_torch_rng_nests():
 
 
 @pytest.mark.parametrize("size", [1, 10, 50, 70])
-def test_a_sample_is_of_different_rows_in_order(size):
+def test_sample_has_distinct_rows_in_ascending_order(size):
     rows = RandomStreams(0).sample("graph", 50, size)
     assert len(rows) == min(size, 50)
     assert (np.diff(rows) > 0).all()
