@@ -238,7 +238,7 @@ def assert_choices_give_the_same_fit(model, images, **parameters):
     # The mirror belongs to augment="auto".
     del choices["mirror"]
     clusterer = FaissKMeans(backend=choices.pop("kmeans_backend"))
-    repeated = fit(images, clusterer=clusterer, **{**parameters, **choices})
+    repeated = fit(images, clusterer=clusterer, **parameters | choices)
     assert_array_equal(repeated.labels_, model.labels_)
     assert_array_equal(repeated.transform(images), model.transform(images))
     assert repeated.recipe_ == model.recipe_
