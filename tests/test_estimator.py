@@ -37,7 +37,7 @@ TORCH_KMEANS = FaissKMeans(backend="torch")
 
 def quick(**parameters) -> DeepClusterEstimator:
     """Return an estimator that fits in less than a second."""
-    return DeepClusterEstimator(**{**QUICK, **parameters})
+    return DeepClusterEstimator(**QUICK | parameters)
 
 
 def as_rows(images):

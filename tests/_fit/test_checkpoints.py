@@ -201,7 +201,8 @@ def test_warm_start_resumes(images, tmp_path):
 def test_other_parameters_raise(images, tmp_path, copy_checkpoints, parameters, names):
     copy_checkpoints(tmp_path, n_rounds=1)
     contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    model = quick(checkpoint_dir=tmp_path, **{"augment": Interrupt(), **parameters})
+    parameters = {"augment": Interrupt(), **parameters}
+    model = quick(checkpoint_dir=tmp_path, **parameters)
     with pytest.raises(ValueError, match=f"another fit: {names} differ"):
         model.fit(images)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents

@@ -149,12 +149,16 @@ def images(digits_images):
     return digits_images[0][:100, ::2, ::2]
 
 
-def test_recipe_of_images(images):
-    model = fit(images, epochs_per_iter="auto")
-    assert type(model.recipe_) is dict
-    n_components = model.recipe_.pop("n_components")
-    precision = model.recipe_.pop("precision")
-    assert model.recipe_ == {
+@pytest.fixture(scope="module")
+def fitted(images):
+    return fit(images, epochs_per_iter="auto")
+
+
+def test_recipe_of_images(fitted):
+    assert type(fitted.recipe_) is dict
+    recipe = dict(fitted.recipe_)
+    n_components, precision = recipe.pop("n_components"), recipe.pop("precision")
+    assert recipe == {
         # One per 20 images, which is fewer than 5 per cluster.
         "n_pseudo_labels": 5,
         # The maximum, since epochs of two batches are far from 200 steps.
@@ -222,27 +226,34 @@ def test_recipe_of_faiss_kmeans_with_backend(images):
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]
 )
-def test_recipe_survives_copy_and_pickle(images, duplicate):
-    model = fit(images)
-    duplicated = duplicate(model)
-    assert duplicated.recipe_ == model.recipe_
+def test_recipe_survives_copy_and_pickle(fitted, duplicate):
+    duplicated = duplicate(fitted)
+    assert duplicated.recipe_ == fitted.recipe_
     assert type(duplicated.recipe_) is dict
 
 
-@pytest.mark.parametrize(
-    "parameters", [{}, {"head": "centroids", "n_pseudo_labels": (5, 9)}]
-)
-def test_choices_set_as_parameters_give_the_same_fit(images, parameters):
-    model = fit(images, epochs_per_iter="auto", **parameters)
+def assert_choices_give_the_same_fit(model, images, **parameters):
+    """Fit with the values of `recipe_` in place of each "auto"."""
     choices = dict(model.recipe_)
     # The mirror belongs to augment="auto".
     del choices["mirror"]
-    backend = choices.pop("kmeans_backend")
-    repeated = fit(
-        images,
-        clusterer=FaissKMeans(backend=backend),
-        **{**parameters, **choices},
-    )
+    clusterer = FaissKMeans(backend=choices.pop("kmeans_backend"))
+    repeated = fit(images, clusterer=clusterer, **parameters | choices)
     assert_array_equal(repeated.labels_, model.labels_)
     assert_array_equal(repeated.transform(images), model.transform(images))
     assert repeated.recipe_ == model.recipe_
+
+
+def test_choices_of_auto_give_the_same_fit(fitted, images):
+    assert_choices_give_the_same_fit(fitted, images)
+
+
+def test_choices_of_centroid_head_give_the_same_fit(images):
+    parameters = {"head": "centroids", "n_pseudo_labels": (5, 9)}
+    model = fit(images, **parameters)
+    assert_choices_give_the_same_fit(model, images, **parameters)
+
+
+def test_choices_of_rows_give_the_same_fit(images):
+    rows = images.reshape(100, -1)
+    assert_choices_give_the_same_fit(fit(rows), rows)

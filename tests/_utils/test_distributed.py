@@ -49,7 +49,10 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 START_METHOD = "forkserver" if hasattr(os, "fork") else "spawn"
 CONTEXT = multiprocessing.get_context(START_METHOD)
 if START_METHOD == "forkserver":
-    CONTEXT.set_forkserver_preload(["skdeepcluster", "torch.distributed.nn"])
+    # torch imports its compiler with the first optimizer, which takes seconds.
+    CONTEXT.set_forkserver_preload(
+        ["skdeepcluster", "torch.distributed.nn", "torch._dynamo"]
+    )
 # Seconds after which a process is said to hang.
 TIMEOUT = 120
 # Parent of the package, which may not be installed.
