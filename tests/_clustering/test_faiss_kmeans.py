@@ -260,7 +260,7 @@ def test_clusters_of_tiny_rows_equal_clusters_of_rows(points, exponent, backend)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("seed", range(5))
 def test_predict_equals_labels_on_smallest_values(seed):
-    """Centers between the smallest values of float32 are rounded to one of them."""
+    """float32 rounds centers that lie between its smallest values."""
     rng = np.random.default_rng(seed)
     X = rng.integers(0, 9, (40, 2)) * np.finfo(np.float32).smallest_subnormal
     model = FaissKMeans(3, random_state=0).fit(X)

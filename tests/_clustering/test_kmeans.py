@@ -130,7 +130,7 @@ def test_backends_agree_from_same_seed(points, backend):
 
 
 def test_iterations_equal_faiss(points):
-    """The centers are those of faiss.Kmeans after the same number of iterations."""
+    """faiss.Kmeans returns the same centers after the same number of iterations."""
     reference = faiss.Kmeans(16, 5, niter=7, seed=1, max_points_per_centroid=10**6)
     reference.train(points, init_centroids=points[:5])
     result = run_kmeans(points, 5, init=points[:5], max_iter=7, tol=0)

@@ -158,7 +158,7 @@ def test_single_k_adds_a_row_of_each_cluster_to_the_sample(clusterer):
 
 
 def test_single_k_without_graph_keeps_kmeans_clusters(clusterer):
-    """As in the paper, the final clusters are those of the last round."""
+    """As in the paper, the clusters of the last round are final."""
     points, _ = draw_blobs(CORNERS, std=3)
     single = replace(clusterer, n_pseudo_labels=(2,), n_neighbors=None)
     result = cluster_features(single, points)

@@ -1,4 +1,4 @@
-"""Balanced epochs, measured on what the network receives."""
+"""Rows of a training pass, measured on the images that a network receives."""
 
 import numpy as np
 import pytest
@@ -8,148 +8,142 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from skdeepcluster._inputs.sources import ArraySource
-from skdeepcluster._training.epoch import TrainingState, train_epoch
 from skdeepcluster._training.heads import Head
+from skdeepcluster._training.network import Network
 from skdeepcluster._training.sampling import (
     count_steps,
     loss_weights,
     sample_rows,
+    split_batches,
     split_into_passes,
 )
 
 
+@given(st.integers(2, 400), st.integers(1, 500))
+def test_batches_cover_rows_in_order_and_have_two_rows_or_more(n, batch_size):
+    rows = np.random.default_rng(n).permutation(n)
+    batches = split_batches(rows, batch_size)
+    assert_array_equal(np.concatenate(batches), rows)
+    sizes = [len(batch) for batch in batches]
+    assert min(sizes) >= 2
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= max(batch_size, 3)
+
+
 @st.composite
 def label_vectors(draw):
-    """Label vectors: any; one of few very unequal clusters; all with gaps."""
+    """Shuffled labels of clusters of any sizes or very unequal sizes, with gaps."""
     any_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=12)
     unequal = st.sampled_from([[1, 90, 9], [1, 1], [1, 1, 1, 57], [90, 1], [2]])
     sizes = draw(any_sizes | unequal)
     if sum(sizes) < 2:
         sizes = [2]
-    names = draw(
+    clusters = draw(
         st.lists(
             st.integers(0, 50), min_size=len(sizes), max_size=len(sizes), unique=True
         )
     )
-    labels = np.repeat(np.array(names, np.int32), sizes)
+    labels = np.repeat(np.array(clusters, np.int32), sizes)
     return np.random.default_rng(draw(st.integers(0, 99))).permutation(labels)
 
 
 class Recorder(nn.Module):
-    """Record the number that each image holds; tell the head its row's own label."""
+    """A network that records the number in each image, and predicts its label."""
 
     def __init__(self, labels):
         super().__init__()
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self.n_labels = int(labels.max()) + 1
         self.weight = nn.Parameter(torch.zeros(()))
-        self.received = []
+        self.rows = []
 
-    def forward(self, images):
+    def points(self, images):
         assert images.shape[1:] == (1, 2, 2)
         rows = images.amax(dim=(1, 2, 3))
         assert torch.equal(rows, images.amin(dim=(1, 2, 3)))
-        self.received.extend(rows.int().tolist())
-        known = nn.functional.one_hot(self.labels[rows.long()], self.n_labels)
-        return 100.0 * known + self.weight
-
-    points = forward
+        self.rows.extend(rows.int().tolist())
+        one_hot = nn.functional.one_hot(self.labels[rows.long()], self.n_labels)
+        return 100.0 * one_hot + self.weight
 
 
-class Handing(nn.Identity):
-    """Hand rows on as they are."""
+@pytest.fixture(scope="session")
+def train_recorder(train):
+    """Function that returns the rows of an epoch, and the loss of perfect logits."""
 
-    points = nn.Identity.forward
+    def train_on(labels, balance, seed=0, batch_size=16):
+        numbers = np.arange(len(labels), dtype=np.float32)
+        images = np.tile(numbers[:, None, None, None], (1, 1, 2, 2))
+        network = Recorder(labels)
+        loss = train(
+            network,
+            Head([nn.Identity()]),
+            images,
+            labels,
+            learning_rate=1.0,
+            rows=sample_rows(labels, balance, np.random.default_rng(seed)),
+            batch_size=batch_size,
+        )
+        return np.array(network.rows), loss
 
-
-def train(network, head, source, rows, labels, *, weights=None, batch_size=16):
-    """Train for one epoch with learning rate 1, and return the loss."""
-    # One that has no parameters has an optimizer all the same.
-    optimizer, of_head = (
-        torch.optim.SGD([*module.parameters(), nn.Parameter(torch.zeros(()))], lr=1.0)
-        for module in (network, head)
-    )
-    training = TrainingState(Head([head]), of_head, torch.Generator())
-    steps = train_epoch(
-        network,
-        training,
-        optimizer,
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
-        source,
-        rows,
-        labels[None],
-        weights=None if weights is None else [weights],
-        augment=None,
-        batch_size=batch_size,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
-    for _ in steps:
-        pass
-    return training.losses[-1]
+    return train_on
 
 
-def receive(labels, balance, seed=0, batch_size=16):
-    """Rows that a network receives in one epoch, and the loss of a perfect one."""
-    numbers = np.arange(len(labels), dtype=np.float32)
-    source = ArraySource(np.tile(numbers[:, None, None, None], (1, 1, 2, 2)))
-    network = Recorder(labels)
-    rows = sample_rows(labels, balance, np.random.default_rng(seed))
-    loss = train(network, nn.Identity(), source, rows, labels, batch_size=batch_size)
-    return np.array(network.received), loss
-
-
-@given(label_vectors(), st.integers(0, 9), st.integers(2, 70))
-def test_network_receives_each_cluster_equally_often(labels, seed, batch_size):
-    received, _ = receive(labels, "uniform", seed, batch_size)
-    assert len(received) == len(labels)
-    counts = np.bincount(labels[received], minlength=labels.max() + 1)[
-        np.unique(labels)
-    ]
+@given(labels=label_vectors(), seed=st.integers(0, 9), batch_size=st.integers(2, 70))
+def test_network_receives_each_cluster_equally_often(
+    train_recorder, labels, seed, batch_size
+):
+    rows, _ = train_recorder(labels, "uniform", seed, batch_size)
+    assert len(rows) == len(labels)
+    counts = np.bincount(labels[rows], minlength=labels.max() + 1)[np.unique(labels)]
     assert counts.max() - counts.min() <= 1
 
 
-@given(label_vectors(), st.integers(0, 9))
-def test_no_image_is_repeated_before_its_whole_cluster_was_drawn(labels, seed):
-    received, _ = receive(labels, "uniform", seed)
-    counts = np.bincount(received, minlength=len(labels))
+@given(labels=label_vectors(), seed=st.integers(0, 9))
+def test_images_repeat_only_after_all_images_of_their_cluster(
+    train_recorder, labels, seed
+):
+    rows, _ = train_recorder(labels, "uniform", seed)
+    counts = np.bincount(rows, minlength=len(labels))
     for label in np.unique(labels):
         assert np.ptp(counts[labels == label]) <= 1
 
 
 @pytest.mark.parametrize("balance", ["uniform", "loss", None])
-@given(label_vectors(), st.integers(0, 9))
-def test_each_image_comes_with_its_own_label(balance, labels, seed):
-    """The network knows the labels, so that any other target would cost 100."""
-    assert receive(labels, balance, seed)[1] == pytest.approx(0, abs=1e-6)
+@given(labels=label_vectors(), seed=st.integers(0, 9))
+def test_targets_are_labels_of_images(train_recorder, balance, labels, seed):
+    """The network predicts the labels, so that any other target would cost 100."""
+    assert train_recorder(labels, balance, seed)[1] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("balance", ["loss", None])
-@given(label_vectors())
-def test_without_a_sampler_each_image_comes_once(balance, labels):
-    received, _ = receive(labels, balance)
-    assert_array_equal(np.sort(received), np.arange(len(labels)))
+@given(labels=label_vectors())
+def test_each_image_is_drawn_once_without_uniform_sampling(
+    train_recorder, balance, labels
+):
+    rows, _ = train_recorder(labels, balance)
+    assert_array_equal(np.sort(rows), np.arange(len(labels)))
 
 
 @pytest.mark.parametrize("balance", ["uniform", "loss", None])
-def test_order_is_random_and_follows_the_generator(balance):
+def test_order_is_random_and_follows_generator(balance):
     labels = np.repeat([0, 1], [10, 190])
-    rows = [sample_rows(labels, balance, np.random.default_rng(s)) for s in (0, 0, 1)]
-    assert_array_equal(rows[0], rows[1])
-    assert (rows[0] != rows[2]).any()
-    halves = labels[rows[0][:100]].mean(), labels[rows[0][100:]].mean()
-    assert abs(halves[0] - halves[1]) < 0.3  # not cluster by cluster
+    rows, same_seed, new_seed = (
+        sample_rows(labels, balance, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
+    assert_array_equal(rows, same_seed)
+    assert (rows != new_seed).any()
+    # The order is not cluster by cluster.
+    assert abs(labels[rows[:100]].mean() - labels[rows[100:]].mean()) < 0.3
 
 
-def test_each_image_of_a_large_cluster_is_drawn_in_some_epoch():
+def test_repeated_passes_draw_each_image_of_a_large_cluster():
     labels = np.repeat([0, 1], [2, 60])
     rng = np.random.default_rng(0)
-    drawn = np.concatenate([sample_rows(labels, "uniform", rng) for _ in range(20)])
-    assert_array_equal(np.unique(drawn), np.arange(62))
+    rows = np.concatenate([sample_rows(labels, "uniform", rng) for _ in range(20)])
+    assert_array_equal(np.unique(rows), np.arange(62))
 
 
-def test_the_odd_draw_goes_to_any_cluster():
+def test_remaining_draw_goes_to_a_random_cluster():
     labels = np.repeat([0, 1, 2], [3, 3, 4])
     rng = np.random.default_rng(0)
     counts = [
@@ -159,29 +153,29 @@ def test_the_odd_draw_goes_to_any_cluster():
 
 
 @pytest.mark.parametrize("balance", ["uniform", "loss", None])
-@given(label_vectors(), st.integers(1, 100))
-def test_a_part_of_a_pass_is_as_balanced(balance, labels, share):
-    n_drawn = max(1, len(labels) * share // 100)
-    rows = sample_rows(labels, balance, np.random.default_rng(0), n_drawn)
-    assert len(rows) == n_drawn
+@given(labels=label_vectors(), percentage=st.integers(1, 100))
+def test_incomplete_pass_is_balanced(balance, labels, percentage):
+    n_rows = max(1, len(labels) * percentage // 100)
+    rows = sample_rows(labels, balance, np.random.default_rng(0), n_rows)
+    assert len(rows) == n_rows
     if balance == "uniform":
         counts = np.bincount(labels[rows], minlength=labels.max() + 1)
         assert np.ptp(counts[np.unique(labels)]) <= 1
     else:
-        assert len(np.unique(rows)) == n_drawn
+        assert len(np.unique(rows)) == n_rows
 
 
 @given(st.integers(1, 100), st.integers(1, 60), st.integers(2, 70))
-def test_passes_make_up_the_updates_of_a_round(updates, n, batch_size):
-    sizes = split_into_passes(updates, n, batch_size)
-    assert sum(count_steps(size, batch_size) for size in sizes) == updates
+def test_passes_have_the_steps_of_a_round(n_steps, n, batch_size):
+    sizes = split_into_passes(n_steps, n, batch_size)
+    assert sum(count_steps(size, batch_size) for size in sizes) == n_steps
     assert set(sizes[:-1]) <= {n}
     assert 1 <= sizes[-1] <= n
 
 
 @given(label_vectors(), st.integers(0, 5))
-def test_loss_weights_are_inverse_sizes_that_average_to_one(labels, more):
-    n_labels = int(labels.max()) + 1 + more
+def test_loss_weights_are_inverse_sizes_with_mean_one(labels, n_empty):
+    n_labels = int(labels.max()) + 1 + n_empty
     weights = loss_weights(labels, n_labels)
     assert weights.dtype == np.float32
     assert weights.shape == (n_labels,)
@@ -191,19 +185,29 @@ def test_loss_weights_are_inverse_sizes_that_average_to_one(labels, more):
     assert_allclose(np.ptp((weights * sizes)[sizes > 0]), 0, atol=1e-4 * len(labels))
 
 
-def test_sampling_and_weighting_have_the_same_expected_gradient():
-    labels = np.repeat([0, 2, 3], [1, 2, 9])  # no image has label 1
-    rng = np.random.default_rng(0)
-    source = ArraySource(rng.standard_normal((12, 3)).astype(np.float32))
+def test_sampling_and_weighting_have_the_same_expected_gradient(train):
+    # No image has label 1.
+    labels = np.repeat([0, 2, 3], [1, 2, 9])
+    X = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)
+    network = Network(nn.Identity(), 3, nn.Identity(), None)
 
     def gradient(balance, seed):
-        head = nn.Linear(3, 4)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        rows = sample_rows(labels, balance, np.random.default_rng(seed))
-        weights = loss_weights(labels, 4) if balance == "loss" else None
-        train(Handing(), head, source, rows, labels, weights=weights)
-        return -torch.column_stack([head.weight, head.bias]).detach().numpy()
+        """Return the negative gradient: the change of zero weights in one step."""
+        classifier = nn.Linear(3, 4)
+        nn.init.zeros_(classifier.weight)
+        nn.init.zeros_(classifier.bias)
+        train(
+            network,
+            Head([classifier]),
+            X,
+            labels,
+            learning_rate=1.0,
+            rows=sample_rows(labels, balance, np.random.default_rng(seed)),
+            weights=loss_weights(labels, 4) if balance == "loss" else None,
+        )
+        return (
+            -torch.column_stack([classifier.weight, classifier.bias]).detach().numpy()
+        )
 
     weighted = gradient("loss", 0)
     sampled = np.mean([gradient("uniform", seed) for seed in range(800)], axis=0)
