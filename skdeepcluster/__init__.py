@@ -1,4 +1,4 @@
-"""DeepCluster as a scikit-learn estimator: groups and features without labels."""
+"""DeepCluster as a scikit-learn estimator: clusters and features without labels."""
 
 import torch  # noqa: F401  before faiss: on macOS both carry an OpenMP runtime
 

@@ -32,10 +32,6 @@ def test_citation_version_equals_package_version():
     assert versions == [skdeepcluster.__version__]
 
 
-def test_package_is_marked_as_typed():
-    assert (Path(skdeepcluster.__file__).parent / "py.typed").is_file()
-
-
 def test_ci_runs_the_test_command_of_the_readme():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
@@ -56,7 +52,6 @@ def test_files_of_wheel_and_sdist(tmp_path, monkeypatch):
     }
     assert {*wheel.namelist()} == {
         *modules,
-        "skdeepcluster/py.typed",
         *(f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL")),
         f"{info}/licenses/LICENSE",
     }
