@@ -86,7 +86,8 @@ def test_thirteen_channels():
 
 @pytest.mark.parametrize("fitted", [True, False])
 def test_image_shape_settles_the_layout(fitted):
-    images = RNG.random((N, 13, 9, 9), np.float32)  # more channels than pixels a side
+    # There are more channels than pixels in a row.
+    images = RNG.random((N, 13, 9, 9), np.float32)
     assert read(images).shape == (9, 13, 9)
     assert_source_equal(read(images, (13, 9, 9), fitted), images)
     assert_source_equal(read(images.transpose(0, 2, 3, 1), (13, 9, 9), fitted), images)
@@ -176,7 +177,8 @@ def small_chunks(monkeypatch):
 def test_non_finite_value_names_its_row(value, problem, row):
     images = make_images().astype(float)
     images[row, 0, 2, 3] = value
-    images[min(row + 1, N - 1), 0, 1, 1] = value  # the first row is named
+    # The error names the first of two rows.
+    images[min(row + 1, N - 1), 0, 1, 1] = value
     with pytest.raises(ValueError, match=f"contains {problem}.* in row {row}. Remove"):
         check_finite(read(images))
 

@@ -141,7 +141,8 @@ def test_statistics_equal_numpy(monkeypatch, values, rows, chunk_values):
     assert_allclose(mean, expected_mean, rtol=1e-9, atol=1e-30)
     if len(rows) > 1 or values.ndim == 4:
         assert_allclose(scale, expected_scale, rtol=1e-6)
-    else:  # one row does not spread
+    # The spread of a single row is zero.
+    else:
         assert_array_equal(scale, 1)
 
 
@@ -181,7 +182,8 @@ def count_resident_bytes(path):
 @pytest.mark.parametrize("view", ["map", "transposed", "rows as images"])
 def test_pages_of_a_memory_map_are_released(tmp_path, monkeypatch, view):
     path = tmp_path / "images.npy"
-    np.save(path, np.zeros((40_000, 16, 16, 3), np.uint8))  # 31 MB
+    # The file has 31 MB.
+    np.save(path, np.zeros((40_000, 16, 16, 3), np.uint8))
     X = np.load(path, mmap_mode="r")
     monkeypatch.setattr(sources_module, "MAPPED_BYTES", 1_000_000)
     monkeypatch.setattr(sources_module, "MAPPED_ROWS", 100)
@@ -189,19 +191,22 @@ def test_pages_of_a_memory_map_are_released(tmp_path, monkeypatch, view):
         source = read_rows(np.asarray(X).reshape(40_000, -1), (3, 16, 16))
     else:
         source = read(X.transpose(0, 3, 1, 2) if view == "transposed" else X)
-    parts = np.array_split(np.arange(40_000), 200)
-    most = 0
-    for number, _ in enumerate(source.batches(parts)):
-        if number % 10 == 9:  # the file of mappings takes long to read
-            most = max(most, count_resident_bytes(path))
-    assert most < 8_000_000
+    batch_rows = np.array_split(np.arange(40_000), 200)
+    max_resident = 0
+    for number, _ in enumerate(source.batches(batch_rows)):
+        # The file of mappings takes long to read.
+        if number % 10 == 9:
+            max_resident = max(max_resident, count_resident_bytes(path))
+    assert max_resident < 8_000_000
     source.batch(np.random.default_rng(0).permutation(40_000)[:3000])
     assert count_resident_bytes(path) < 8_000_000
-    for start in range(0, 40_000, 1000):  # as in batches of a large set
+    # Subsets of large data release their pages, too.
+    for start in range(0, 40_000, 1000):
         list(source.subset(slice(start, start + 1000)).batches([slice(None)]))
     assert count_resident_bytes(path) < 8_000_000
+    # Without a release, the pages stay in memory.
     source.batch(slice(None))
-    assert count_resident_bytes(path) > 25_000_000  # what would be there
+    assert count_resident_bytes(path) > 25_000_000
 
 
 def test_values_written_to_a_map_are_kept(tmp_path, monkeypatch):
