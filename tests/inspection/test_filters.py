@@ -118,7 +118,7 @@ def test_top_images_rejects_wrong_input(model, make_network, images, rows_model,
         top_images(model, images, "conv1", n_images=0)
     with pytest.raises(ValueError, match="X holds rows"):
         top_images(make_network(), images[:, 0], "conv1")
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         top_images(make_network(), "nowhere", "conv1")
     with pytest.raises(ValueError, match="X holds rows of 64 values"):
         top_images(rows_model, rows, "trunk.0")
