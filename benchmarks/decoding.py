@@ -1,16 +1,16 @@
-"""How fast do files become training batches?
+"""Measure how fast image files become training batches.
 
-    python benchmarks/decoding.py [--images 5000] [--side 256] [--threads 1]
+    python benchmarks/decoding.py [--images 5000] [--size 256] [--threads 1]
 
-Writes JPEG files, crops of the two photographs that scikit-learn ships, and reads them
-in a random order, in batches of 64 images of 64x64 pixels, on two workers:
+Write JPEG files, crops of the two photographs that scikit-learn ships. Read them in a
+random order, in batches of 64 images of 64x64 pixels, on two workers:
 
-ours              decoded as `DeepClusterEstimator` does without a cache, then cropped,
-                  turned and relit by the batch
-bare DataLoader   PIL opens, converts and resizes; nothing is changed
-torchvision       the same changes as ours, image by image in the workers
+skdeepcluster    decoding as in `DeepClusterEstimator` without a cache; each batch is
+                 cropped, rotated and brightened as one tensor
+bare DataLoader  PIL opens, converts and resizes; no augmentation
+torchvision      the augmentation of skdeepcluster, image by image in the workers
 
-Prints images a second and ratios, medians of three alternating passes, and writes JSON.
+Print images per second, as medians of three alternating passes, and write JSON.
 """
 
 import argparse
@@ -27,104 +27,137 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from skdeepcluster._inputs.collection import find_images
 from skdeepcluster._inputs.decoding import ImageFormat
-from skdeepcluster._inputs.images import DecodedSource, find_images
+from skdeepcluster._inputs.images import DecodedSource
 from skdeepcluster._training.augment import RandomCrop
 
-BATCH, SIZE, WORKERS, PASSES = 64, 64, 2, 3
+# Batch size and image size that a default fit of large photographs has.
+BATCH_SIZE = 64
+IMAGE_SIZE = 64
+# Processes that decode.
+N_WORKERS = 2
+# Number of passes of each way to read.
+N_PASSES = 3
 
 
-def write_images(folder, n, side):
-    rng, photographs = np.random.default_rng(0), load_sample_images().images
-    for i in range(n):
-        photograph = photographs[i % 2]
-        cut = int(rng.integers(side // 2, min(photograph.shape[:2])))
-        y, x = (int(rng.integers(0, s - cut)) for s in photograph.shape[:2])
-        image = Image.fromarray(photograph[y : y + cut, x : x + cut])
-        image.resize((side, side)).save(folder / f"{i:06d}.jpg", quality=90)
+def write_images(folder, n, size):
+    """Write n JPEG files, random crops of two photographs."""
+    rng = np.random.default_rng(0)
+    photographs = load_sample_images().images
+    for index in range(n):
+        photograph = photographs[index % 2]
+        height, width = photograph.shape[:2]
+        crop_size = int(rng.integers(size // 2, min(height, width)))
+        y = int(rng.integers(0, height - crop_size))
+        x = int(rng.integers(0, width - crop_size))
+        crop = Image.fromarray(photograph[y : y + crop_size, x : x + crop_size])
+        crop.resize((size, size)).save(folder / f"{index:06d}.jpg", quality=90)
 
 
-class Files(Dataset):
-    def __init__(self, paths, change):
-        self.paths, self.change = paths, change
+class FileDataset(Dataset):
+    """Image files, transformed one by one."""
+
+    def __init__(self, paths, transform):
+        self.paths = paths
+        self.transform = transform
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, row):
         with Image.open(self.paths[row]) as image:
-            return self.change(image.convert("RGB"))
+            return self.transform(image.convert("RGB"))
 
 
-def ours(items):
-    wanted = ImageFormat((3, SIZE, SIZE), np.uint8)
-    source = DecodedSource(items, wanted, np.arange(len(items)), WORKERS, skip=False)
-    augment, generator = RandomCrop(), torch.Generator()
+def skdeepcluster_pass(images):
+    """Return a function that reads all images through the package's own source."""
+    image_format = ImageFormat((3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    all_rows = np.arange(len(images))
+    source = DecodedSource(images, image_format, all_rows, N_WORKERS, skip=False)
+    # The default augmentation of images.
+    augment = RandomCrop()
+    generator = torch.Generator()
 
-    def one_pass():
-        rows = np.random.default_rng(0).permutation(len(items))
-        parts = np.array_split(rows, -(-len(rows) // BATCH))
-        for batch in source.batches(parts):
+    def read_all():
+        # Training reads images in a random order.
+        rows = np.random.default_rng(0).permutation(len(images))
+        batches = np.array_split(rows, -(-len(rows) // BATCH_SIZE))
+        for batch in source.batches(batches):
             augment(batch.float(), generator)
 
-    return one_pass
+    return read_all
 
 
-def loaded(items, *changes):
-    change = transforms.Compose([*changes, transforms.PILToTensor()])
+def data_loader_pass(images, *steps):
+    """Return a function that reads all images through a DataLoader."""
+    # Tensors of bytes: scaling to floats would add work that a fit does not do.
+    transform = transforms.Compose([*steps, transforms.PILToTensor()])
     loader = DataLoader(
-        Files(items.paths, change), BATCH, shuffle=True, num_workers=WORKERS
+        FileDataset(images.paths, transform),
+        BATCH_SIZE,
+        shuffle=True,
+        num_workers=N_WORKERS,
     )
 
-    def one_pass():
+    def read_all():
         for _ in loader:
             pass
 
-    return one_pass
+    return read_all
+
+
+def measure_rates(folder, n):
+    """Return images per second of each way to read the files of a folder."""
+    images = find_images(folder)
+    passes = {
+        "skdeepcluster": skdeepcluster_pass(images),
+        "bare DataLoader": data_loader_pass(
+            images, transforms.Resize((IMAGE_SIZE, IMAGE_SIZE))
+        ),
+        "torchvision": data_loader_pass(
+            images,
+            # The strengths of the default augmentation.
+            transforms.RandomResizedCrop(IMAGE_SIZE, (0.6, 1.0)),
+            transforms.RandomRotation(10),
+            transforms.RandomHorizontalFlip(),
+            transforms.ColorJitter(0.3, 0.3),
+        ),
+    }
+    seconds = {name: [] for name in passes}
+    # Passes alternate, so that a slow minute of the machine affects each equally.
+    for _ in range(N_PASSES):
+        for name, read_all in passes.items():
+            start = time.perf_counter()
+            read_all()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: n / statistics.median(times) for name, times in seconds.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1, help="beside the workers")
+    parser.add_argument("--images", type=int, default=5000, help="number of files")
+    parser.add_argument("--size", type=int, default=256, help="of a file, in pixels")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of torch, besides the workers"
+    )
     parser.add_argument("--json", default="decoding.json", help="file to write")
     arguments = parser.parse_args()
+    # More threads than free cores would take time from the workers.
     torch.set_num_threads(arguments.threads)
-    seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder), arguments.images, arguments.side)
-        items = find_images(folder)
-        passes = {
-            "ours": ours(items),
-            "bare DataLoader": loaded(items, transforms.Resize((SIZE, SIZE))),
-            "torchvision": loaded(
-                items,
-                transforms.RandomResizedCrop(SIZE, (0.6, 1.0)),
-                transforms.RandomRotation(10),
-                transforms.RandomHorizontalFlip(),
-                transforms.ColorJitter(0.3, 0.3),
-            ),
-        }
-        for _ in range(PASSES):
-            for name, one_pass in passes.items():
-                start = time.perf_counter()
-                one_pass()
-                seconds.setdefault(name, []).append(time.perf_counter() - start)
-    rates = {
-        name: arguments.images / statistics.median(s) for name, s in seconds.items()
-    }
+        write_images(Path(folder), arguments.images, size=arguments.size)
+        rates = measure_rates(folder, arguments.images)
     print(
-        f"{arguments.images} JPEG files of {arguments.side}x{arguments.side}, "
-        f"{WORKERS} workers, {torch.get_num_threads()} threads, "
+        f"{arguments.images} JPEG files of {arguments.size}x{arguments.size} pixels, "
+        f"{N_WORKERS} workers, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}\n"
     )
+    print(f"{'':18s}{'images/s':>10s}{'speed of skdeepcluster, relative':>36s}")
     for name, rate in rates.items():
-        print(
-            f"{name:18s}{rate:8.0f} images/s   ours / this {rates['ours'] / rate:.2f}"
-        )
+        print(f"{name:18s}{rate:10.0f}{rates['skdeepcluster'] / rate:36.2f}")
     content = {"arguments": vars(arguments), "images_per_second": rates}
     Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
 

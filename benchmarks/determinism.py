@@ -1,14 +1,20 @@
-"""What changes with the number of threads, the precision, and the k-means backend?
+"""Measure how threads, processes, precision and the k-means backend change a result.
 
     python benchmarks/determinism.py --data-set digits --seeds 3
 
-"same model" takes one fitted model and lets it embed and assign the images again: the
-largest difference of an embedding (features have about unit variance) and the share of
-images that change their group. "another fit" fits again: whether it is the same bit for
-bit, how far the groups agree (NMI), and how far the objective of the last k-means is
-from the first fit's, at most. "repeated" is the same setting once more, in a process of
-its own; "2 processes" share a fit under torchrun, on a thread each. Another seed stands
-beside them, to compare with.
+"same model": one fitted model embeds and assigns its training images again.
+
+    difference  largest difference of an embedding (features have unit variance)
+    moved       share of the images that change their cluster
+
+"second fit": the same parameters are fitted again.
+
+    same bits   number of seeds whose labels and embeddings are equal bit for bit
+    objective   largest relative difference of the objective of the last k-means
+    NMI         agreement of the clusters of both fits
+
+"repeated" is the same setting in another process. "2 processes" share a fit under
+torchrun, with one thread each. "another seed" shows the spread to compare with.
 """
 
 import argparse
@@ -24,107 +30,149 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-from quality import load
+from data_sets import load_data_set
 from sklearn.metrics import normalized_mutual_info_score
 
-from skdeepcluster import DeepClusterEstimator
+from skdeepcluster import DeepClusterEstimator, FaissKMeans
 
-BASE = {"n_jobs": 1, "precision": "float32", "kmeans_backend": "faiss"}
+# Parameters of the reference fit. Later rows change one of them.
+BASE = {
+    "n_clusters": 10,
+    "n_jobs": 1,
+    "precision": "float32",
+    "clusterer": FaissKMeans(backend="faiss"),
+}
+# Parameters that each row changes.
 SETTINGS = {
     "repeated": {},
     "2 threads": {"n_jobs": 2},
     "2 processes": {},
     "bfloat16": {"precision": "bfloat16"},
-    "k-means in torch": {"kmeans_backend": "torch"},
+    "k-means in torch": {"clusterer": FaissKMeans(backend="torch")},
     "another seed": {"random_state": 1000},
 }
 
 
 def fit(images, params):
+    """Fit in this process."""
     warnings.simplefilter("ignore")
-    return DeepClusterEstimator(10, **params).fit(images)
+    return DeepClusterEstimator(**params).fit(images)
 
 
-def in_process(images, params):
-    """Fit in a process of its own, on as many threads as `params` say."""
+def fit_in_process(images, params):
+    """Fit in another process, on as many threads as `n_jobs` allows."""
+    # joblib starts a process only if the number of jobs is larger than one.
     with joblib.parallel_config("loky", inner_max_num_threads=params["n_jobs"]):
-        return joblib.Parallel(2)([joblib.delayed(fit)(images, params)])[0]
+        (model,) = joblib.Parallel(2)([joblib.delayed(fit)(images, params)])
+    return model
 
 
-def shared(images, params):
+def fit_distributed(images, params):
     """Fit in two processes that torchrun starts."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fit.joblib"
         joblib.dump((images, params), file)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node=2", __file__, "--share", file]
+        # This script is the worker, see `run_worker`.
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            __file__,
+            "--worker",
+            file,
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, env=environment, stderr=subprocess.PIPE)
         return joblib.load(file)
 
 
-def take_part(file):
-    model = fit(*joblib.load(file))
+def run_worker(file):
+    """Fit the images and parameters in a file as one of several processes."""
+    images, params = joblib.load(file)
+    model = fit(images, params)
+    # All processes have the same result, so one file is enough.
     if os.environ["RANK"] == "0":
         joblib.dump(model, file)
 
 
-HOW = {"repeated": in_process, "2 processes": shared}
+# Settings which are not fitted in this process.
+FIT_FUNCTIONS = {"repeated": fit_in_process, "2 processes": fit_distributed}
+
+
+def compare_models(images, classes, model, second, changed):
+    """Return the figures of one row for one seed."""
+    # Same model: only the numerical setting changes.
+    embedding = model.transform(images)
+    same_model = copy.deepcopy(model).set_params(**changed)
+    # The precision is resolved in `fit`, so set_params does not change it by itself.
+    same_model._dtype = second._dtype
+    difference = np.abs(same_model.transform(images) - embedding).max()
+    moved = np.mean(same_model.predict(images) != model.labels_)
+    # Second fit: training amplifies any difference in rounding.
+    same_bits = np.array_equal(second.labels_, model.labels_) and np.array_equal(
+        second.transform(images), embedding
+    )
+    return {
+        "difference": float(difference),
+        "moved": float(moved),
+        "same_bits": bool(same_bits),
+        "objective": abs(second.inertia_ / model.inertia_ - 1),
+        "nmi": normalized_mutual_info_score(second.labels_, model.labels_),
+        "nmi_y": normalized_mutual_info_score(classes, second.labels_),
+    }
+
+
+def print_table(rows):
+    """Print a line for each setting: means over the seeds, or the worst seed."""
+    print(f"{'':18s}{'same model':>22s}{'second fit':>38s}")
+    print(
+        f"{'':18s}{'difference':>12s}{'moved':>10s}"
+        f"{'same bits':>14s}{'objective':>12s}{'NMI':>10s}{'NMI to classes':>16s}"
+    )
+    # Differences are the worst of all seeds, agreements the mean.
+    for setting in SETTINGS:
+        of_setting = [row for row in rows if row["setting"] == setting]
+        columns = {
+            name: np.array([row[name] for row in of_setting])
+            for name in of_setting[0]
+            if name != "setting"
+        }
+        print(
+            f"{setting:18s}{columns['difference'].max():12.2g}"
+            f"{columns['moved'].mean():10.2%}"
+            f"{columns['same_bits'].sum():10d} of {len(of_setting)}"
+            f"{columns['objective'].max():12.2g}"
+            f"{columns['nmi'].mean():10.3f}{columns['nmi_y'].mean():16.3f}"
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-set", default="digits")
-    parser.add_argument("--limit", type=int, help="use this many images")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data-set", default="digits", help="see data_sets.py")
+    parser.add_argument("--limit", type=int, help="largest number of images")
+    parser.add_argument("--seeds", type=int, default=3, help="fits of each setting")
     parser.add_argument("--max-iter", type=int, default=6, help="rounds of a fit")
     parser.add_argument("--json", default="determinism.json", help="file to write")
-    parser.add_argument("--share", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.share:
-        return take_part(arguments.share)
-    images, classes, *_ = load(arguments.data_set, arguments.limit)
+    if arguments.worker:
+        run_worker(arguments.worker)
+        return
+    data = load_data_set(arguments.data_set, arguments.limit)
     rows = []
     for seed in range(arguments.seeds):
-        base = {**BASE, "random_state": seed, "max_iter": arguments.max_iter}
-        model = fit(images, base)
-        embedding = model.transform(images)
-        for name, changed in SETTINGS.items():
-            params = {**base, **changed}
-            other = HOW.get(name, fit)(images, params)
-            again = copy.deepcopy(model).set_params(**changed)
-            again._dtype = other._dtype
-            there, labels = again.transform(images), again.predict(images)
-            row = {
-                "setting": name,
-                "seed": seed,
-                "difference": float(np.abs(there - embedding).max()),
-                "moved": float(np.mean(labels != model.labels_)),
-                "same": bool(
-                    np.array_equal(other.labels_, model.labels_)
-                    and np.array_equal(other.transform(images), embedding)
-                ),
-                "objective": abs(other.inertia_ / model.inertia_ - 1),
-                "nmi": normalized_mutual_info_score(other.labels_, model.labels_),
-                "nmi_y": normalized_mutual_info_score(classes, other.labels_),
-            }
-            rows.append(row)
-    print(f"{'':18s}{'same model':>22s}{'another fit':>38s}")
-    print(
-        f"{'':18s}{'difference':>12s}{'moved':>10s}"
-        f"{'same bits':>14s}{'objective':>12s}{'NMI':>10s}{'NMI to classes':>16s}"
-    )
-    for name in SETTINGS:
-        found = [row for row in rows if row["setting"] == name]
-        mean = {k: np.mean([r[k] for r in found]) for k in ("moved", "nmi", "nmi_y")}
-        print(
-            f"{name:18s}{max(r['difference'] for r in found):12.2g}"
-            f"{mean['moved']:10.2%}{sum(r['same'] for r in found):10d} of {len(found)}"
-            f"{max(r['objective'] for r in found):12.2g}"
-            f"{mean['nmi']:10.3f}{mean['nmi_y']:16.3f}"
-        )
+        params = BASE | {"random_state": seed, "max_iter": arguments.max_iter}
+        model = fit(data.images, params)
+        for setting, changed in SETTINGS.items():
+            fit_setting = FIT_FUNCTIONS.get(setting, fit)
+            second = fit_setting(data.images, params | changed)
+            figures = compare_models(data.images, data.classes, model, second, changed)
+            rows.append({"setting": setting, "seed": seed} | figures)
+    print_table(rows)
     content = {
         "arguments": vars(arguments),
         "rows": rows,

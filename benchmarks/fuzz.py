@@ -1,15 +1,18 @@
-"""Does any file make `load` do anything but load it or raise ValueError?
+"""Check that `load` either loads a file or raises ValueError, for mutated files.
 
     python benchmarks/fuzz.py --files 20000
 
-Saved estimators are mutated. "damaged" files are changed byte by byte, as disks and
-transfers do. "forged" ones have other contents but a checksum that fits, as somebody
-with bad intentions would write them: any value, any tensor, in any place of the header.
-"foreign" ones are of other kinds, or claim enormous sizes.
+Saved estimators are mutated in three ways:
 
-Prints how many files had which outcome. "loaded" means that what the file holds is a
-consistent estimator (a forged number of rounds, say), whose `predict` works or raises
-ValueError. "memory" is the growth of this process's peak over all files.
+damaged  bytes change, as on a failing disk or in a failing transfer
+forged   any value in the header and any tensor changes, with a matching checksum, as an
+         attacker would write the file
+foreign  the file is of another type, or its header claims enormous sizes
+
+Print the number of files for each outcome. "loaded" means that the content of the file
+is a consistent estimator (with a forged number of rounds, for example), and that
+`predict` works or raises ValueError. "memory" is the growth of the peak memory of this
+process over all files.
 """
 
 import argparse
@@ -28,163 +31,223 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from sklearn.datasets import load_digits
 
-from skdeepcluster import DeepClusterEstimator, _tensors
+from skdeepcluster import DeepClusterEstimator
+from skdeepcluster._utils.tensors import read_tensors, write_tensors
 
+# Values that replace values of a header.
 JUNK = [
-    *(None, True, False, 0, 1, -1, 2**31, 2**63, -(2**70), 1e308, float("nan"), 0.5),
-    *("", "auto", "cpu", "cuda:99", "meta", "../../../etc/passwd", "\0", "ü" * 1000),
-    *("__import__('os').system('touch /tmp/evil')", "resnet18", "vgg16", "x" * 10**5),
-    *([], {}, [[]], [1, 8, 8], [10**9, 8, 8], [10**6] * 3, [-1, 8, 8], [1] * 100),
-    *({"kind": "nearest"}, {"__class__": "os.system"}, [{"a": [{}]}], [None] * 3),
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2**31,
+    2**63,
+    -(2**70),
+    1e308,
+    float("nan"),
+    0.5,
+    "",
+    "auto",
+    "cpu",
+    "cuda:99",
+    "meta",
+    "../../../etc/passwd",
+    "\0",
+    "ü" * 1000,
+    "__import__('os').system('touch /tmp/evil')",
+    "resnet18",
+    "vgg16",
+    "x" * 10**5,
+    [],
+    {},
+    [[]],
+    [1, 8, 8],
+    [10**9, 8, 8],
+    [10**6] * 3,
+    [-1, 8, 8],
+    [1] * 100,
+    {"kind": "nearest"},
+    {"__class__": "os.system"},
+    [{"a": [{}]}],
+    [None] * 3,
 ]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8]
+# Numbers that fill a tensor.
+FILL_VALUES = [np.nan, np.inf, -1, 10**6]
+# The file that unpickling a `Payload` creates.
+EVIDENCE = Path(tempfile.gettempdir()) / "skdeepcluster-evil"
 
 
-def saved_files(folder):
-    """Save estimators of several kinds, and return the files' contents."""
-    X = load_digits().images[:60].astype(np.uint8)
-    quick = {"n_clusters": 3, "max_iter": 1, "epochs_per_iter": 1, "random_state": 0}
-    kinds = [
-        (X, {"backbone": "mlp"}),
-        (X.reshape(60, -1), {"n_pseudo_labels": 3, "n_neighbors": None}),
-        (X[:, ::4, ::4], {"sobel": True, "head_norm": None}),
+def save_estimators(path):
+    """Return the content of the saved file and the images of several estimators."""
+    # Images, rows and gray images with fixed gradients are saved in different ways.
+    images = load_digits().images[:60].astype(np.uint8)
+    settings = [
+        (images, {"backbone": "mlp"}),
+        (images.reshape(60, -1), {"n_pseudo_labels": 3, "n_neighbors": None}),
+        (images[:, ::4, ::4], {"sobel": True, "head_norm": None}),
     ]
-    contents = []
-    for data, params in kinds:
-        model = DeepClusterEstimator(**quick, **params).fit(data)
-        model.save(folder / "saved")
-        contents.append(((folder / "saved").read_bytes(), data))
-    return contents
+    saved = []
+    for X, params in settings:
+        model = DeepClusterEstimator(
+            n_clusters=3, max_iter=1, epochs_per_iter=1, random_state=0, **params
+        )
+        model.fit(X).save(path)
+        saved.append((path.read_bytes(), X))
+    return saved
 
 
-def damaged(content, rng):
-    """Change some bytes."""
-    data = bytearray(content)
-    n_header = 8 + struct.unpack("<Q", content[:8])[0]
-    end = [8, n_header, len(data)][rng.integers(3)]
-    place, size = int(rng.integers(end)), int(rng.integers(1, 200))
-    kind = rng.integers(7)
-    if kind == 0:
-        del data[place:]
-    elif kind == 1:
+# Each mutation takes the content of a saved file, a random generator and the path of a
+# file that it may use. It returns the mutated content.
+
+
+def damage(content, rng, path):
+    """Change, remove, insert or clear bytes."""
+    mutated = bytearray(content)
+    # The format is the size of the header, the header, and the tensors.
+    header_end = 8 + struct.unpack("<Q", content[:8])[0]
+    # Most bytes are tensors, so damage is aimed at the header in two of three cases.
+    end = [8, header_end, len(mutated)][rng.integers(3)]
+    start, size = int(rng.integers(end)), int(rng.integers(1, 200))
+    choice = rng.integers(7)
+    if choice == 0:
+        del mutated[start:]
+    elif choice == 1:
         for _ in range(rng.integers(1, 9)):
-            data[rng.integers(end)] ^= 1 << int(rng.integers(8))
-    elif kind == 2:
-        data[place : place + size] = rng.bytes(size)
-    elif kind == 3:
-        data[place : place + size] = b""
-    elif kind == 4:
-        data[place:place] = rng.bytes(size)
-    elif kind == 5:
-        data[place : place + size] = bytes(size)
+            mutated[rng.integers(end)] ^= 1 << int(rng.integers(8))
+    elif choice == 2:
+        mutated[start : start + size] = rng.bytes(size)
+    elif choice == 3:
+        mutated[start : start + size] = b""
+    elif choice == 4:
+        mutated[start:start] = rng.bytes(size)
+    elif choice == 5:
+        mutated[start : start + size] = bytes(size)
     else:
-        data[:8] = struct.pack("<Q", int(rng.integers(0, 2**63)) >> rng.integers(63))
-    return bytes(data)
+        header_size = int(rng.integers(0, 2**63)) >> rng.integers(63)
+        mutated[:8] = struct.pack("<Q", header_size)
+    return bytes(mutated)
 
 
-def places(value, path=()):
-    """Return the paths to all values inside nested ones."""
+def iterate_paths(value, path=()):
+    """Yield the path to each value inside nested dictionaries and lists."""
     yield path
     if isinstance(value, dict | list):
         keys = value if isinstance(value, dict) else range(len(value))
         for key in keys:
-            yield from places(value[key], (*path, key))
+            yield from iterate_paths(value[key], (*path, key))
 
 
-def forged(content, rng):
-    """Put junk anywhere, with a checksum that fits."""
-    tensors = load_tensors(content)
-    size = struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8 : 8 + size])["__metadata__"]
-    told = json.loads(header[_tensors.KEY])
+def forge_value(metadata, rng):
+    """Remove a value of the metadata, or replace it by junk."""
+    paths = list(iterate_paths(metadata))
+    # The first path is empty and leads to the metadata themselves.
+    *parents, key = paths[rng.integers(1, len(paths))]
+    container = metadata
+    for parent in parents:
+        container = container[parent]
+    if rng.random() < 0.2:
+        del container[key]
+    else:
+        container[key] = copy.deepcopy(JUNK[rng.integers(len(JUNK))])
+
+
+def forge_tensor(tensors, rng):
+    """Remove, rename, convert, reshape, empty, fill or replace a tensor."""
+    names = sorted(tensors)
+    name = names[rng.integers(len(names))]
+    tensor = tensors[name]
+    choice = rng.integers(7)
+    if choice == 0:
+        del tensors[name]
+    elif choice == 1:
+        tensors[f"{name}/../evil"] = tensors.pop(name)
+    elif choice == 2:
+        tensors[name] = tensor.to(DTYPES[rng.integers(len(DTYPES))])
+    elif choice == 3:
+        tensors[name] = tensor.reshape(-1, 1) if tensor.ndim else tensor[None]
+    elif choice == 4:
+        tensors[name] = tensor[:0] if tensor.ndim else tensor
+    elif choice == 5:
+        number = FILL_VALUES[rng.integers(len(FILL_VALUES))]
+        # Integer tensors cannot hold NaN, so they are filled as float64 and cast.
+        template = tensor if tensor.is_floating_point() else tensor.double()
+        tensors[name] = torch.full_like(template, number).to(tensor.dtype)
+    else:
+        source = names[rng.integers(len(names))]
+        tensors[name] = tensors.get(source, tensor).clone()
+
+
+def forge(content, rng, path):
+    """Change values and tensors, and write them with a matching checksum."""
+    path.write_bytes(content)
+    metadata, tensors = read_tensors(path)
     for _ in range(rng.integers(1, 4)):
         if rng.random() < 0.6:
-            everywhere = list(places(told))
-            (*above, key) = everywhere[rng.integers(1, len(everywhere))]
-            parent = told
-            for step in above:
-                parent = parent[step]
-            if rng.random() < 0.2:
-                del parent[key]
-            else:
-                parent[key] = copy.deepcopy(JUNK[rng.integers(len(JUNK))])
+            forge_value(metadata, rng)
         else:
-            names = sorted(tensors)
-            name = names[rng.integers(len(names))]
-            value = tensors[name]
-            kind = rng.integers(7)
-            if kind == 0:
-                del tensors[name]
-            elif kind == 1:
-                tensors[f"{name}/../evil"] = tensors.pop(name)
-            elif kind == 2:
-                tensors[name] = value.to(DTYPES[rng.integers(len(DTYPES))])
-            elif kind == 3:
-                tensors[name] = value.reshape(-1, 1) if value.ndim else value[None]
-            elif kind == 4:
-                tensors[name] = value[:0] if value.ndim else value
-            elif kind == 5:
-                number = [np.nan, np.inf, -1, 10**6][rng.integers(4)]
-                filled = value if value.is_floating_point() else value.double()
-                tensors[name] = torch.full_like(filled, number).to(value.dtype)
-            else:
-                other = names[rng.integers(len(names))]
-                tensors[name] = tensors.get(other, value).clone()
-        if not told or not tensors:
+            forge_tensor(tensors, rng)
+        # Nothing remains to be forged.
+        if not metadata or not tensors:
             break
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
-    text = json.dumps(told)
-    header = {_tensors.KEY: text, "digest": _tensors._digest(text, tensors)}
-    return save_tensors(tensors, metadata=header)
+    write_tensors(path, metadata, tensors)
+    return path.read_bytes()
 
 
-class Evil:
-    """What a pickle would execute."""
+class Payload:
+    """An object that creates a file when it is unpickled."""
 
     def __reduce__(self):
-        return Path.touch, (Path(tempfile.gettempdir()) / "skdeepcluster-evil",)
+        return Path.touch, (EVIDENCE,)
 
 
-def foreign(content, rng):
-    """Return a file of another kind, or one whose header claims too much."""
-    size = struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8 : 8 + size])
-    kind = rng.integers(6)
-    if kind == 0:  # a zip bomb
+def replace_file(content, rng, path):
+    """Return a file of another type, or a header that claims enormous sizes."""
+    header_size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + header_size])
+    choice = rng.integers(6)
+    if choice == 0:
+        # A zip bomb: ten megabytes of zeros, compressed.
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("data.pkl", bytes(10**7))
         return file.getvalue()
-    if kind == 1:
-        return pickle.dumps(Evil())
-    if kind == 2:
+    if choice == 1:
+        return pickle.dumps(Payload())
+    if choice == 2:
         file = io.BytesIO()
-        torch.save({"x": Evil()}, file)
+        torch.save({"x": Payload()}, file)
         return file.getvalue()
-    if kind == 3:
+    if choice == 3:
         return rng.bytes(int(rng.integers(5000)))
     names = [name for name in header if name != "__metadata__"]
     entry = header[names[rng.integers(len(names))]]
-    if kind == 4:
+    if choice == 4:
         entry["shape"] = [int(10 ** rng.integers(3, 19)) for _ in range(3)]
     else:
         start = int(rng.integers(0, 2**40))
         entry["data_offsets"] = [start, start + int(rng.integers(0, 2**40))]
+    # The first eight bytes of the format are the size of the header.
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + content[8 + size :]
+    return struct.pack("<Q", len(text)) + text + content[8 + header_size :]
 
 
-def outcome(path, X):
+MUTATIONS = {"damaged": damage, "forged": forge, "foreign": replace_file}
+
+
+def load_outcome(path, X):
+    """Load a file and predict; return the outcome in words."""
     try:
         model = DeepClusterEstimator.load(path)
     except ValueError:
         return "ValueError"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+    # A forged estimator may load, but then it has to work or to explain itself.
     try:
         model.predict(X)
     except ValueError:
@@ -194,47 +257,58 @@ def outcome(path, X):
     return "loaded"
 
 
-def peak():
+def peak_mib():
+    """Return the largest resident memory of this process so far, in MiB (Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main():
+def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--files", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", type=int, default=20_000, help="number of files")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
     parser.add_argument("--json", default="fuzz.json", help="file to write")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
     warnings.simplefilter("ignore")
+    # Files are small, so threads would only cost time.
     torch.set_num_threads(1)
-    evil = Path(tempfile.gettempdir()) / "skdeepcluster-evil"
     counts = collections.Counter()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        contents = saved_files(folder)
-        before = peak()
+        path = Path(folder) / "mutated"
+        saved = save_estimators(path)
+        sizes = [len(content) // 1024 for content, _ in saved]
+        peak_at_start = peak_mib()
         rng = np.random.default_rng(arguments.seed)
+        names = list(MUTATIONS)
         for number in range(arguments.files):
-            content, X = contents[number % len(contents)]
-            kind = (damaged, forged, foreign)[number // len(contents) % 3]
-            mutated = kind(content, rng)
+            content, X = saved[number % len(saved)]
+            name = names[number // len(saved) % len(names)]
+            mutated = MUTATIONS[name](content, rng, path)
+            # Some mutations change nothing, such as clearing bytes that are zero.
             if mutated == content:
                 continue
-            (folder / "mutated").write_bytes(mutated)
-            counts[kind.__name__, outcome(folder / "mutated", X)] += 1
-    for (kind, found), count in sorted(counts.items()):
-        print(f"{kind:10s}{count:8d}  {found[:200]}")
-    grown, seconds = peak() - before, time.perf_counter() - start
+            path.write_bytes(mutated)
+            counts[name, load_outcome(path, X)] += 1
+    for (name, outcome), count in sorted(counts.items()):
+        print(f"{name:10s}{count:8d}  {outcome[:200]}")
+    growth, seconds = peak_mib() - peak_at_start, time.perf_counter() - start
     print(
-        f"{counts.total()} files of {min(len(c) for c, _ in contents) // 1024} to "
-        f"{max(len(c) for c, _ in contents) // 1024} KiB in {seconds:.0f} s; memory "
-        f"{grown:+.0f} MiB; code executed: {evil.exists()}"
+        f"{counts.total()} files of {min(sizes)} to {max(sizes)} KiB in "
+        f"{seconds:.0f} s; memory {growth:+.0f} MiB; "
+        f"code executed: {EVIDENCE.exists()}"
     )
-    rows = [{"kind": k, "outcome": o, "count": c} for (k, o), c in counts.items()]
-    told = {"rows": rows, "grown_mib": grown, "executed": evil.exists()}
-    Path(arguments.json).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    rows = [
+        {"mutation": name, "outcome": outcome, "count": count}
+        for (name, outcome), count in counts.items()
+    ]
+    content = {"rows": rows, "growth_mib": growth, "executed": EVIDENCE.exists()}
+    Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

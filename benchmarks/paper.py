@@ -1,25 +1,28 @@
-"""The ablations of the DeepCluster paper, at a size that two CPU cores allow.
+"""Repeat the ablations of the DeepCluster paper, at a size that two CPU cores allow.
 
     python benchmarks/paper.py --table k --limit 5000
     python benchmarks/paper.py --table sobel --data-set fashion-mnist color
 
 Tables:
 
-k           the number of clusters, one k for training and result (Fig. 2c)
-time        agreement with the classes and with the last round, by rounds (Fig. 2a, 2b)
+k           number of clusters, the same in training and in the result (Fig. 2c)
+time        agreement with the classes and with the last round, by round (Fig. 2a, 2b)
 sobel       Sobel gradients in place of pixels
-balance     90 % of the images are of one class: what the sampler does about it
-uncurated   balanced images against a long tail of classes and unrelated images
-layers      linear probes layer by layer: ours, untrained and supervised (Table 1)
-clusterers  k-means against power iteration clustering
-v2          the first version of DeepCluster against the second, at the same wall time
+balance     images of which 90 % belong to one class, with and without the sampler
+uncurated   balanced images, a long tail of classes, and a long tail with strays
+layers      linear probe of each layer: trained, untrained and supervised (Table 1)
+clusterers  k-means and power iteration clustering
+v2          the first and the second version of DeepCluster, for the same wall time
 
-Each prints mean and standard deviation over seeds, and writes all figures as JSON after
-every row. "Paper" is the paper's recipe: first clusters from the untrained network,
-k-means on the features alone, a bare head, and one k, 10 for each class. Probes are a
-logistic regression and 10 nearest neighbors on the embedding, judged on held-out
-images. In "balance" and "uncurated" they learn from 500 images of each class, the same
-in all rows, so that only the features differ.
+Each table prints mean and standard deviation over seeds. All figures are written as
+JSON after every row.
+
+"paper" is the recipe of the paper: first clusters from the untrained network, k-means
+on the features alone, no batch norm before the head, and 10 clusters for each class.
+
+Probes are a logistic regression and 10 nearest neighbors on the embedding, scored on
+held-out images. In "balance" and "uncurated" the probes learn from 500 images of each
+class. These images are the same in all rows, so that only the features differ.
 """
 
 import argparse
@@ -27,6 +30,7 @@ import json
 import platform
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -36,73 +40,110 @@ import joblib
 import numpy as np
 import sklearn
 import torch
+from data_sets import draw_shapes, load_data_set
 from PIL import Image
-from quality import draw_shapes, load, probe
+from quality import measure_probes
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.model_selection import train_test_split
 
 from skdeepcluster import DeepClusterEstimator, evaluation, presets
 
-KS = (5, 10, 20, 50, 100, 300, 1000)
-BARE = {"init": "features", "n_neighbors": None, "head_norm": None}
-SHARE = 0.9  # of the images, that are of one class in "balance"
-LABELED = 500  # images of each class that probes learn from in "balance", "uncurated"
-FOREIGN = 0.2  # of the images, that are of no class in "uncurated"
+# Numbers of clusters of table "k". Each cluster has MIN_CLUSTER_SIZE images on average.
+N_CLUSTERS = (5, 10, 20, 50, 100, 300, 1000)
+MIN_CLUSTER_SIZE = 20
+PAPER_CLUSTERS_PER_CLASS = 10
+# Parameters of the paper's recipe that differ from the defaults.
+PAPER = {"init": "features", "n_neighbors": None, "head_norm": None}
+# Share of the images that belong to one class in table "balance".
+MAJORITY_SHARE = 0.9
+# Images of each class that probes learn from in tables "balance" and "uncurated".
+N_PROBE_IMAGES = 500
+# Share of the images that belong to no class in table "uncurated".
+STRAY_SHARE = 0.2
+# Columns that are printed as whole numbers, without a deviation.
+WHOLE_NUMBERS = ("seconds", "images", "clusters", "rounds")
 
 
-class Data(NamedTuple):
-    """Images and classes to learn from, and held-out ones."""
+class Job(NamedTuple):
+    """A fit of a table. `run(seed=...)` returns figures by row name and column."""
 
-    images: np.ndarray
-    classes: np.ndarray
-    test: np.ndarray
-    test_classes: np.ndarray
-
-    @property
-    def n_classes(self):
-        return len(np.unique(self.test_classes))
+    name: str
+    run: Callable
 
 
-def split(name):
-    """Load all of a data set; a fifth is held out where it has no test set."""
-    images, classes, test, test_classes = load(name, None)
-    if test is None:
-        images, test, classes, test_classes = train_test_split(
-            images, classes, test_size=0.2, stratify=classes, random_state=0
-        )
-    return Data(images, classes, test, test_classes)
+def load_with_test_set(name):
+    """Load a data set. If it has no test set, hold out a fifth of the images."""
+    data = load_data_set(name)
+    if data.test_images is not None:
+        return data
+    # Stratified, so that rare classes are in both sets.
+    images, test_images, classes, test_classes = train_test_split(
+        data.images, data.classes, test_size=0.2, stratify=data.classes, random_state=0
+    )
+    return data._replace(
+        images=images,
+        classes=classes,
+        test_images=test_images,
+        test_classes=test_classes,
+    )
 
 
-def first(data, limit):
-    """Keep `limit` images to learn from; they come in random order."""
+def limit_images(data, limit):
+    """Keep at most `limit` training images. They are in random order."""
     return data._replace(images=data.images[:limit], classes=data.classes[:limit])
 
 
-def paper(data, per_class=10):
-    """Return the paper's recipe: k is 10 for each class, where 20 images have one."""
-    k = max(data.n_classes, min(per_class * data.n_classes, len(data.images) // 20))
-    return {**BARE, "n_clusters": k, "n_pseudo_labels": k}
+def count_classes(data):
+    """Return the number of classes of the test set, which has each class."""
+    return len(np.unique(data.test_classes))
 
 
-def fitted(data, seed, **params):
-    """Fit, and return the model with its embedding of the images."""
-    model = DeepClusterEstimator(
-        **{"n_clusters": data.n_classes, "random_state": seed, **params}
+def limit_clusters(data, clusters_per_class):
+    """Return the number of clusters, limited so that each cluster has enough images."""
+    n_classes = count_classes(data)
+    # Small sets get fewer clusters, so that each has a minimum number of images.
+    n_clusters = min(
+        clusters_per_class * n_classes, len(data.images) // MIN_CLUSTER_SIZE
     )
-    return model, model.fit_transform(data.images, data.classes)
+    return max(n_classes, n_clusters)
 
 
-def judged(name, data, seed, **params):
-    """One row: a fit, its groups and its embedding."""
+def paper_recipe(data, clusters_per_class=PAPER_CLUSTERS_PER_CLASS):
+    """Return the parameters of the paper's recipe for a data set."""
+    n_clusters = limit_clusters(data, clusters_per_class)
+    return PAPER | {"n_clusters": n_clusters, "n_pseudo_labels": n_clusters}
+
+
+def default_recipe(data):
+    """Return the parameters of the defaults."""
+    return {}
+
+
+def make_model(data, seed, params):
+    """Return an estimator with one cluster for each class, unless `params` differs."""
+    defaults = {"n_clusters": count_classes(data), "random_state": seed}
+    return DeepClusterEstimator(**defaults | params)
+
+
+def cluster_agreement(model, data):
+    """Return the NMI of the clusters of the training images with their classes."""
+    return normalized_mutual_info_score(data.classes, model.labels_)
+
+
+def measure_fit(name, data, seed, params):
+    """Fit, and return the figures of one row."""
+    # `fit_transform` reuses the features of the last round.
     start = time.perf_counter()
-    model, embedding = fitted(data, seed, **params)
+    model = make_model(data, seed, params)
+    embedding = model.fit_transform(data.images, data.classes)
     seconds = time.perf_counter() - start
-    test = model.transform(data.test)
-    linear, nearest = probe(embedding, data.classes, test, data.test_classes)
+    linear, nearest = measure_probes(
+        embedding, data.classes, model.transform(data.test_images), data.test_classes
+    )
     figures = {
-        "NMI": normalized_mutual_info_score(data.classes, model.labels_),
-        "groups": len(np.unique(model.labels_)),
+        "NMI": cluster_agreement(model, data),
+        "clusters": len(np.unique(model.labels_)),
         "linear": linear,
         "10-NN": nearest,
         "rounds": model.n_iter_,
@@ -111,47 +152,63 @@ def judged(name, data, seed, **params):
     return {name: figures}
 
 
-def drawn(data, counts, rng):
-    """Draw so many images of each class, in random order."""
+def draw_images(data, counts, rng):
+    """Draw a number of training images of each class, in random order."""
     rows = [
-        rng.choice(np.flatnonzero(data.classes == kind), n, replace=False)
-        for kind, n in enumerate(counts)
+        rng.choice(np.flatnonzero(data.classes == number), count, replace=False)
+        for number, count in enumerate(counts)
     ]
     rows = rng.permutation(np.concatenate(rows))
     return data._replace(images=data.images[rows], classes=data.classes[rows])
 
 
-def features_judged(model, data, seed):
-    """Judge features by probes that see as many labeled images of each class."""
-    n = min(LABELED, np.bincount(data.classes).min())
-    seen = drawn(data, [n] * data.n_classes, np.random.default_rng(seed))
-    embedding, test = (model.transform(x) for x in (seen.images, data.test))
-    linear, nearest = probe(embedding, seen.classes, test, data.test_classes)
+def measure_features(model, data, seed):
+    """Score probes that learn from equally many labeled images of each class."""
+    # As many images as the rarest class has, if that is fewer.
+    n = min(N_PROBE_IMAGES, np.bincount(data.classes).min())
+    labeled = draw_images(
+        data, [n] * count_classes(data), rng=np.random.default_rng(seed)
+    )
+    linear, nearest = measure_probes(
+        model.transform(labeled.images),
+        labeled.classes,
+        model.transform(data.test_images),
+        data.test_classes,
+    )
     return {"linear": linear, "10-NN": nearest}
 
 
-def largest(model):
-    """Return the share of the largest pseudo-label of the last round."""
+def largest_share(model):
+    """Return the share of the images in the largest pseudo-label of the last round."""
     return model.history_[-1]["largest_cluster"] / len(model.labels_)
 
 
-# --- tables: each takes data, limit and parameters of all fits, and returns jobs, which
-# take a seed and return figures by row and column ---
+# Each table below takes a data set, the limit of training images and parameters of all
+# fits. It returns jobs.
 
 
-def table_k(data, limit, **params):
-    data = first(data, limit)
-    params = {"init": "features", "n_neighbors": None, **params}
-    return [
-        partial(judged, f"k={k}", data, n_clusters=k, n_pseudo_labels=k, **params)
-        for k in KS
-        if k <= len(data.images) // 20
-    ]
+def table_k(data, limit, params):
+    """Vary the number of clusters (Fig. 2c)."""
+    data = limit_images(data, limit)
+    jobs = []
+    for n_clusters in N_CLUSTERS:
+        if n_clusters <= len(data.images) // MIN_CLUSTER_SIZE:
+            # One k for training and result, as in the paper.
+            changed = {
+                "init": "features",
+                "n_neighbors": None,
+                "n_clusters": n_clusters,
+                "n_pseudo_labels": n_clusters,
+            }
+            name = f"k={n_clusters}"
+            run = partial(measure_fit, name, data, params=changed | params)
+            jobs.append(Job(name, run))
+    return jobs
 
 
-def rounds(name, data, seed, **params):
-    """One row for each round."""
-    history = fitted(data, seed, **params)[0].history_
+def measure_rounds(name, data, seed, params):
+    """Fit, and return the figures of one row for each round."""
+    model = make_model(data, seed, params).fit(data.images, data.classes)
     return {
         f"{name}, round {record['round']}": {
             "NMI": record["nmi_y"],
@@ -159,241 +216,323 @@ def rounds(name, data, seed, **params):
             "largest": record["largest_cluster"] / len(data.images),
             "loss": record["loss"],
         }
-        for record in history
+        for record in model.history_
     }
 
 
-def table_time(data, limit, **params):
-    data, params = first(data, limit), {"max_iter": 12, **params}
-    recipes = {"defaults": {}, "paper": paper(data)}
-    return [partial(rounds, k, data, **v, **params) for k, v in recipes.items()]
-
-
-def table_sobel(data, limit, **params):
-    data = first(data, limit)
-    recipes = {"defaults": {}, "paper": paper(data)}
+def table_time(data, limit, params):
+    """Follow the pseudo-labels through the rounds (Fig. 2a, 2b)."""
+    data = limit_images(data, limit)
+    # Twice the default number of rounds, to see where the curves level off.
+    params = {"max_iter": 12} | params
+    recipes = {"defaults": {}, "paper": paper_recipe(data)}
     return [
-        partial(judged, f"{name}, sobel={sobel}", data, sobel=sobel, **recipe, **params)
+        Job(name, partial(measure_rounds, name, data, params=recipe | params))
         for name, recipe in recipes.items()
-        for sobel in (False, True)
     ]
 
 
-def shares_of(n, shares):
-    """Share n images out, at least one for each."""
+def table_sobel(data, limit, params):
+    """Train on pixels or on Sobel gradients."""
+    data = limit_images(data, limit)
+    jobs = []
+    for recipe_name, recipe in {"defaults": {}, "paper": paper_recipe(data)}.items():
+        for sobel in (False, True):
+            name = f"{recipe_name}, sobel={sobel}"
+            changed = {"sobel": sobel} | recipe | params
+            jobs.append(Job(name, partial(measure_fit, name, data, params=changed)))
+    return jobs
+
+
+def split_by_share(n, shares):
+    """Return the number of images of each class, at least one."""
+    # The small term keeps products such as 0.1 * 30 from being rounded down.
     return np.maximum(1, n * shares + 1e-6).astype(int)
 
 
-def largest_size(data, limit, shares):
-    """Return how many images there can be with the largest share in any class."""
-    available = np.bincount(data.classes).min() / shares.max()
-    return min(limit or len(data.images), int(available))
+def count_available(data, limit, shares):
+    """Return how many images there are if any class may have the largest share."""
+    n_available = np.bincount(data.classes).min() / shares.max()
+    return min(limit or len(data.images), int(n_available))
 
 
-def unbalanced(name, data, limit, seed, *, recipe, **params):
-    n_classes = data.n_classes
-    shares = np.full(n_classes, (1 - SHARE) / (n_classes - 1))
-    shares[seed % n_classes] = SHARE
-    counts = shares_of(largest_size(data, limit, shares), shares)
-    seen = drawn(data, counts, np.random.default_rng(seed))
-    model, _ = fitted(seen, seed, **recipe(seen), **params)
+def measure_unbalanced(name, data, limit, seed, make_recipe, params):
+    """Fit images that mostly belong to one class, a different one for each seed."""
+    n_classes = count_classes(data)
+    shares = np.full(n_classes, (1 - MAJORITY_SHARE) / (n_classes - 1))
+    # The class differs between seeds, so that no single class decides the table.
+    shares[seed % n_classes] = MAJORITY_SHARE
+    counts = split_by_share(count_available(data, limit, shares), shares)
+    train = draw_images(data, counts, rng=np.random.default_rng(seed))
+    model = make_model(train, seed, make_recipe(train) | params)
+    model.fit(train.images, train.classes)
     figures = {
-        "images": len(seen.images),
-        "largest": largest(model),
-        "NMI": normalized_mutual_info_score(seen.classes, model.labels_),
-        **features_judged(model, data, seed),
+        "images": len(train.images),
+        "largest": largest_share(model),
+        "NMI": cluster_agreement(model, train),
     }
-    return {name: figures}
+    return {name: figures | measure_features(model, data, seed)}
 
 
-def table_balance(data, limit, **params):
+def table_balance(data, limit, params):
+    """Train on unbalanced images with and without the uniform sampler."""
     recipes = {
-        "defaults": lambda seen: {},
-        "paper": paper,
-        "paper, k = classes": partial(paper, per_class=1),
+        "defaults": default_recipe,
+        "paper": paper_recipe,
+        # One k for each class, so that the largest class may become a giant cluster.
+        "paper, k = classes": partial(paper_recipe, clusters_per_class=1),
     }
-    return [
-        partial(
-            *(unbalanced, f"{name}, {how}", data, limit),
-            **{"recipe": recipe, "balance": how, **params},
-        )
-        for name, recipe in recipes.items()
-        for how in ("uniform", "loss", None)
-    ]
+    jobs = []
+    for recipe_name, make_recipe in recipes.items():
+        for balance in ("uniform", "loss", None):
+            name = f"{recipe_name}, {balance}"
+            run = partial(
+                measure_unbalanced,
+                name,
+                data,
+                limit,
+                make_recipe=make_recipe,
+                params={"balance": balance} | params,
+            )
+            jobs.append(Job(name, run))
+    return jobs
 
 
-def foreign(n, like, rng):
-    """Make n images that belong nowhere: drawings and plain noise, one half each."""
-    height, width = like.shape[1:3]
-    mode = "L" if like.ndim == 3 else "RGB"
+def make_strays(n, images, rng):
+    """Make n images that belong to no class: half of them drawings, half noise."""
+    height, width = images.shape[1:3]
+    mode = "L" if images.ndim == 3 else "RGB"
+    shapes, _ = draw_shapes(n // 2)
     drawings = [
-        np.asarray(Image.fromarray(x).convert(mode).resize((width, height)))
-        for x in draw_shapes(n // 2)[0]
+        np.asarray(Image.fromarray(shape).convert(mode).resize((width, height)))
+        for shape in shapes
     ]
-    noise = rng.integers(0, 256, (n - n // 2, *like.shape[1:]))
-    images = np.concatenate([np.stack(drawings), noise]) * (like.max() / 255)
-    return images.astype(like.dtype)
+    noise = rng.integers(0, 256, size=(n - n // 2, *images.shape[1:]))
+    strays = np.concatenate([np.stack(drawings), noise]) * (images.max() / 255)
+    return strays.astype(images.dtype)
 
 
-def curation(name, data, limit, seed, *, long_tail, stray, **params):
-    rng, n_classes = np.random.default_rng(seed), data.n_classes
-    zipf = 1 / np.arange(1, n_classes + 1)
-    zipf /= zipf.sum()
-    n = largest_size(data, limit, zipf)  # the same for all rows
-    n_stray = round(FOREIGN * n) if stray else 0
-    even = np.full(n_classes, 1 / n_classes)
-    counts = shares_of(n - n_stray, rng.permutation(zipf) if long_tail else even)
-    seen = drawn(data, counts, rng)
-    if stray:
-        images = np.concatenate([seen.images, foreign(n_stray, seen.images, rng)])
-        classes = np.concatenate([seen.classes, np.full(n_stray, n_classes)])
+def measure_uncurated(name, data, limit, seed, has_long_tail, has_strays, params):
+    """Fit images with a long tail of classes, or with strays that have no class."""
+    rng = np.random.default_rng(seed)
+    n_classes = count_classes(data)
+    # The k-th class has 1/k of the images of the first.
+    zipf_shares = 1 / np.arange(1, n_classes + 1)
+    zipf_shares /= zipf_shares.sum()
+    even_shares = np.full(n_classes, 1 / n_classes)
+    # The number of images is the same for all rows.
+    n = count_available(data, limit, zipf_shares)
+    n_strays = round(STRAY_SHARE * n) if has_strays else 0
+    shares = rng.permutation(zipf_shares) if has_long_tail else even_shares
+    train = draw_images(data, split_by_share(n - n_strays, shares), rng=rng)
+    if has_strays:
+        strays = make_strays(n_strays, train.images, rng)
+        images = np.concatenate([train.images, strays])
+        classes = np.concatenate([train.classes, np.full(n_strays, n_classes)])
+        # Strays are one more class, which no probe learns.
         order = rng.permutation(len(images))
-        seen = seen._replace(images=images[order], classes=classes[order])
-    model, _ = fitted(seen, seed, **params)
-    figures = {"images": len(seen.images), "largest": largest(model)}
-    return {name: {**figures, **features_judged(model, data, seed)}}
+        train = train._replace(images=images[order], classes=classes[order])
+    model = make_model(train, seed, params).fit(train.images, train.classes)
+    figures = {"images": len(train.images), "largest": largest_share(model)}
+    return {name: figures | measure_features(model, data, seed)}
 
 
-def table_uncurated(data, limit, **params):
-    rows = {
-        "balanced": {"long_tail": False, "stray": False},
-        "long tail": {"long_tail": True, "stray": False},
-        "long tail and strays": {"long_tail": True, "stray": True},
+def table_uncurated(data, limit, params):
+    """Train on images that nobody selected or balanced."""
+    conditions = {
+        "balanced": {"has_long_tail": False, "has_strays": False},
+        "long tail": {"has_long_tail": True, "has_strays": False},
+        "long tail and strays": {"has_long_tail": True, "has_strays": True},
     }
-    recipes = {"defaults": {}, "paper": paper(first(data, limit))}
-    return [
-        partial(curation, f"{name}, {row}", data, limit, **how, **recipe, **params)
-        for name, recipe in recipes.items()
-        for row, how in rows.items()
-    ]
+    recipes = {"defaults": {}, "paper": paper_recipe(limit_images(data, limit))}
+    jobs = []
+    for recipe_name, recipe in recipes.items():
+        for condition_name, condition in conditions.items():
+            name = f"{recipe_name}, {condition_name}"
+            run = partial(
+                measure_uncurated,
+                name,
+                data,
+                limit,
+                params=recipe | params,
+                **condition,
+            )
+            jobs.append(Job(name, run))
+    return jobs
 
 
-def by_layers(data, n_epochs, seed, **params):
-    model, _ = fitted(data, seed, **params)
-    blank = evaluation.untrained(model, random_state=seed)
-    _, module = evaluation.fine_tune(blank, *data, n_epochs=n_epochs, random_state=seed)
-    nets = {"ours": model, "untrained": blank, "supervised": module.network}
+def measure_layers(data, n_epochs, seed, params):
+    """Probe each layer of a trained, an untrained and a supervised network."""
+    arrays = {
+        "X_train": data.images,
+        "y_train": data.classes,
+        "X_test": data.test_images,
+        "y_test": data.test_classes,
+    }
+    model = make_model(data, seed, params).fit(data.images, data.classes)
+    untrained = evaluation.untrained(model, random_state=seed)
+    # Fine-tuning all layers of an untrained network is supervised training.
+    _, supervised = evaluation.fine_tune(
+        untrained, **arrays, n_epochs=n_epochs, random_state=seed
+    )
+    models = {
+        "DeepCluster": model,
+        "untrained": untrained,
+        "supervised": supervised.network,
+    }
     return {
         name: {
-            row["layer"]: row["accuracy"] for row in evaluation.linear_probe(net, *data)
+            record["layer"]: record["accuracy"]
+            for record in evaluation.linear_probe(probed, **arrays)
         }
-        for name, net in nets.items()
+        for name, probed in models.items()
     }
 
 
-def table_layers(data, limit, *, n_epochs=20, **params):
-    return [partial(by_layers, first(data, limit), n_epochs, **params)]
+def table_layers(data, limit, params, n_epochs=20):
+    """Compare the layers of three networks (Table 1)."""
+    data = limit_images(data, limit)
+    return [Job("layers", partial(measure_layers, data, n_epochs, params=params))]
 
 
-def table_clusterers(data, limit, **params):
-    data = first(data, limit)
-    recipes = {"defaults": {}, "paper": paper(data)}
-    return [
-        partial(judged, f"{name}, {clusterer}", data, **chosen, **recipe, **params)
-        for name, recipe in recipes.items()
-        for clusterer, chosen in {"k-means": {}, "pic": {"clusterer": "pic"}}.items()
-    ]
+def table_clusterers(data, limit, params):
+    """Cluster by k-means or by power iteration clustering."""
+    data = limit_images(data, limit)
+    recipes = {"defaults": {}, "paper": paper_recipe(data)}
+    clusterers = {"k-means": {}, "pic": {"clusterer": "pic"}}
+    jobs = []
+    for recipe_name, recipe in recipes.items():
+        for clusterer_name, clusterer in clusterers.items():
+            name = f"{recipe_name}, {clusterer_name}"
+            changed = clusterer | recipe | params
+            jobs.append(Job(name, partial(measure_fit, name, data, params=changed)))
+    return jobs
 
 
-def versions(data, seed, **params):
-    """Recipes that take as long as the defaults do, by their number of rounds."""
-    k = max(data.n_classes, min(5 * data.n_classes, len(data.images) // 20))
-    small = {"backbone": "auto", "image_size": "auto", "augment": "auto"}
-    small |= {"batch_size": 64, "epochs_per_iter": "auto", "n_clusters": data.n_classes}
-    recipes = {
-        "DeepCluster": presets.deepcluster_alexnet() | small | {"n_pseudo_labels": k},
-        "DeepCluster-v2": presets.deepcluster_v2()
-        | small
-        | {"n_pseudo_labels": (k,) * 3},
+def version_recipes(data):
+    """Return both versions of DeepCluster, scaled down to small images and sets."""
+    n_pseudo_labels = limit_clusters(data, clusters_per_class=5)
+    # Presets are recipes for ImageNet. These parameters depend on the data.
+    small = {
+        "backbone": "auto",
+        "image_size": "auto",
+        "augment": "auto",
+        "batch_size": 64,
+        "epochs_per_iter": "auto",
+        "n_clusters": count_classes(data),
+    }
+    first_version = presets.deepcluster_alexnet() | small
+    second_version = presets.deepcluster_v2() | small
+    return {
+        "DeepCluster": first_version | {"n_pseudo_labels": n_pseudo_labels},
+        "DeepCluster-v2": second_version | {"n_pseudo_labels": (n_pseudo_labels,) * 3},
         "defaults, centroids": {"head": "centroids"},
     }
-    rows = judged("defaults", data, seed, **params)
-    wanted = rows["defaults"]["seconds"]
-    for name, recipe in recipes.items():
+
+
+def measure_versions(data, seed, params):
+    """Fit each recipe for as many rounds as take the time of a default fit."""
+    rows = measure_fit("defaults", data, seed, params)
+    available_seconds = rows["defaults"]["seconds"]
+    for name, recipe in version_recipes(data).items():
+        # A fit of one round gives the time of a round, and the time around rounds.
         start = time.perf_counter()
-        model, _ = fitted(data, seed, **recipe | {"max_iter": 1})
-        left = wanted - (time.perf_counter() - start)
+        model = make_model(data, seed, recipe | {"max_iter": 1})
+        model.fit_transform(data.images, data.classes)
+        remaining_seconds = available_seconds - (time.perf_counter() - start)
         (record,) = model.history_
-        round_seconds = sum(v for k, v in record.items() if k.startswith("seconds"))
-        n_rounds = max(1, 1 + round(left / round_seconds))
-        rows |= judged(name, data, seed, **recipe | {"max_iter": n_rounds})
+        round_seconds = sum(
+            value for key, value in record.items() if key.startswith("seconds")
+        )
+        n_rounds = max(1, 1 + round(remaining_seconds / round_seconds))
+        rows |= measure_fit(name, data, seed, recipe | {"max_iter": n_rounds})
     return rows
 
 
-def table_v2(data, limit, **params):
-    return [partial(versions, first(data, limit), **params)]
+def table_v2(data, limit, params):
+    """Compare the first and the second version of DeepCluster."""
+    data = limit_images(data, limit)
+    return [Job("v2", partial(measure_versions, data, params=params))]
 
 
 TABLES = {
-    name.removeprefix("table_"): function
-    for name, function in list(globals().items())
-    if name.startswith("table_")
+    "k": table_k,
+    "time": table_time,
+    "sobel": table_sobel,
+    "balance": table_balance,
+    "uncurated": table_uncurated,
+    "layers": table_layers,
+    "clusterers": table_clusterers,
+    "v2": table_v2,
 }
 
 
-def print_row(name, rows, width, header):
-    """Print mean and deviation over the seeds, under a header where columns change."""
-    columns = list(rows[0])
-    if columns != header:
+def print_row(name, figures, width, previous_columns):
+    """Print mean and deviation over seeds; print the columns if they have changed."""
+    columns = list(figures[0])
+    if columns != previous_columns:
         print(f"{'':{width}s}" + "".join(f"{column:>16s}" for column in columns))
     cells = []
     for column in columns:
-        values = [row[column] for row in rows if column in row]
-        whole = column in ("seconds", "images", "groups", "rounds")
-        cells.append(
-            f"{np.mean(values):.0f}"
-            if whole
-            else f"{np.mean(values):.3f} ± {np.std(values):.3f}"
-        )
+        values = [record[column] for record in figures if column in record]
+        mean, deviation = np.mean(values), np.std(values)
+        is_whole = column in WHOLE_NUMBERS
+        cells.append(f"{mean:.0f}" if is_whole else f"{mean:.3f} ± {deviation:.3f}")
     print(f"{name:{width}s}" + "".join(f"{cell:>16s}" for cell in cells), flush=True)
     return columns
 
 
-def quietly(job, seed):
-    """Run a job: some fits are meant to fail, and some probes to end early."""
+def run_quietly(job, seed):
+    """Run a job without warnings: some of its fits and probes do not converge."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return job(seed=seed)
+        return job.run(seed=seed)
 
 
-def measure(name, data_set, arguments, params):
-    """Run the jobs of a table for all seeds, and yield rows as they come."""
-    jobs = TABLES[name](split(data_set), arguments.limit, **params)
+def measure_table(table, data_set, arguments, params):
+    """Run the jobs of a table for all seeds, and yield each row when it is done."""
+    jobs = TABLES[table](
+        load_with_test_set(data_set), limit=arguments.limit, params=params
+    )
     if arguments.rows:
-        jobs = [job for job in jobs if job.args[0].startswith(tuple(arguments.rows))]
-    header = None
+        jobs = [job for job in jobs if job.name.startswith(tuple(arguments.rows))]
+    columns = None
     for job in jobs:
+        # Seeds are independent fits, so they can run in parallel.
         results = joblib.Parallel(n_jobs=arguments.jobs)(
-            joblib.delayed(quietly)(job, seed) for seed in range(arguments.seeds)
+            joblib.delayed(run_quietly)(job, seed) for seed in range(arguments.seeds)
         )
         for row in results[0]:
-            rows = [result[row] for result in results if row in result]
-            header = print_row(row, rows, 32, header)
-            yield row, rows
+            figures = [result[row] for result in results if row in result]
+            columns = print_row(row, figures, width=32, previous_columns=columns)
+            yield row, figures
 
 
-def main():
+def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", choices=TABLES, required=True)
-    sets_help = '"fashion-mnist", "color", or as quality.py has them'
     parser.add_argument(
-        "--data-set", nargs="+", default=["fashion-mnist"], help=sets_help
+        "--data-set", nargs="+", default=["fashion-mnist"], help="see data_sets.py"
     )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limit", type=int, help="use this many training images")
+    parser.add_argument("--seeds", type=int, default=3, help="number of fits a row")
+    parser.add_argument("--limit", type=int, help="largest number of training images")
     parser.add_argument("--max-iter", type=int, help="rounds of each fit")
-    parser.add_argument("--epochs-per-iter", type=int, help="passes in a round")
-    parser.add_argument("--rows", nargs="+", help="only those that begin like this")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds side by side")
+    parser.add_argument("--epochs-per-iter", type=float, help="epochs of each round")
+    parser.add_argument("--rows", nargs="+", help="starts of the rows to measure")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds to run in parallel")
     parser.add_argument("--json", help="file to write")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
     params = {
-        name: vars(arguments)[name]
-        for name in ("max_iter", "epochs_per_iter")
-        if vars(arguments)[name]
+        "max_iter": arguments.max_iter,
+        "epochs_per_iter": arguments.epochs_per_iter,
     }
+    params = {name: value for name, value in params.items() if value is not None}
     machine = {
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
@@ -401,7 +540,8 @@ def main():
         "faiss": faiss.__version__,
         "scikit-learn": sklearn.__version__,
     }
-    content = {"arguments": vars(arguments), **machine, "rows": {}}
+    rows_by_data_set = {}
+    content = {"arguments": vars(arguments), **machine, "rows": rows_by_data_set}
     path = Path(arguments.json or f"paper-{arguments.table}.json")
     for data_set in arguments.data_set:
         print(
@@ -411,9 +551,10 @@ def main():
             f"scikit-learn {machine['scikit-learn']}\n",
             flush=True,
         )
-        done = content["rows"][data_set] = {}
-        for row, rows in measure(arguments.table, data_set, arguments, params):
-            done[row] = rows
+        rows = rows_by_data_set[data_set] = {}
+        for row, figures in measure_table(arguments.table, data_set, arguments, params):
+            rows[row] = figures
+            # A table can take hours, so each row is saved.
             path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 

@@ -1,17 +1,19 @@
-"""How good are the clusters and the embedding, with nothing but n_clusters set?
+"""Measure the clusters and the embedding of a default fit, with n_clusters set.
 
     python benchmarks/quality.py --data-set digits --seeds 3
+    python benchmarks/quality.py --data-set digits --peers  (needs the extra "bench")
     python benchmarks/quality.py --data-set fashion-mnist --limit 20000
     python benchmarks/quality.py --data-set shapes
-    python benchmarks/quality.py --data-set color     (needs the extra "bench")
-    python benchmarks/quality.py --data-set FOLDER     (one sub-folder for each class)
+    python benchmarks/quality.py --data-set color           (needs the extra "bench")
+    python benchmarks/quality.py --data-set FOLDER          (a subfolder for each class)
 
-"shapes" are 1,500 drawings in color, of five kinds; "color" are patches of ten
-photographs (color.py). Prints a table, mean and standard deviation over seeds, and
-writes it as JSON. Clusters are those of the images that are fitted. The probes are
-judged on other images, for Fashion-MNIST and "color" the test set; elsewhere every
-image is fitted, without labels, and the probes are judged on a fifth of the images,
-whose labels they have not seen.
+Print the mean and the standard deviation over seeds, and write all figures as JSON. The
+data sets are described in data_sets.py.
+
+NMI, ARI and ACC compare the clusters of the fitted images with their classes. The
+probes, a logistic regression and 10 nearest neighbors on the embedding, are scored on
+the test set. If the data set has no test set, the fit sees every image without labels,
+and the probes learn from four fifths of the labels and are scored on the last fifth.
 """
 
 import argparse
@@ -27,10 +29,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from color import load_color
-from PIL import Image, ImageDraw
+from data_sets import load_data_set
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.model_selection import train_test_split
@@ -39,73 +39,27 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdeepcluster import DeepClusterEstimator
-from skdeepcluster.datasets import load_fashion_mnist
 from skdeepcluster.metrics import clustering_accuracy
 
-COLUMNS = ["NMI", "ARI", "ACC", "linear", "10-NN", "seconds", "MiB"]
-SIDE = 64  # pixels that images of a folder are resized to
+COLUMNS = ("NMI", "ARI", "ACC", "linear", "10-NN", "seconds", "MiB")
+# Columns that are printed as whole numbers, without a deviation.
+WHOLE_NUMBERS = ("seconds", "MiB")
 
 
-def draw_shapes(n):
-    """Draw circles, squares, triangles, rings and crosses, 32x32, in any colors."""
-    rng = np.random.default_rng(0)
-    labels, images = rng.integers(5, size=n), []
-    for kind in labels:
-        back, fill = (
-            tuple(map(int, rng.integers(*r, 3))) for r in [(0, 99), (130, 256)]
-        )
-        image = Image.new("RGB", (32, 32), back)
-        draw, r = ImageDraw.Draw(image), int(rng.integers(6, 12))
-        x, y = map(int, rng.integers(r, 32 - r, 2))
-        box = (x - r, y - r, x + r, y + r)
-        if kind == 0:
-            draw.ellipse(box, fill=fill)
-        elif kind == 1:
-            draw.rectangle(box, fill=fill)
-        elif kind == 2:
-            draw.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=fill)
-        elif kind == 3:
-            draw.ellipse(box, outline=fill, width=3)
-        else:
-            draw.line([(x - r, y), (x + r, y)], fill=fill, width=4)
-            draw.line([(x, y - r), (x, y + r)], fill=fill, width=4)
-        images.append(np.array(image, dtype=int))
-    noisy = np.stack(images) + rng.integers(-15, 15, (n, 32, 32, 3))
-    return noisy.clip(0, 255).astype(np.uint8), labels
+# Each method takes training images, test images, the number of clusters and a seed. It
+# returns the clusters and the embedding of the training images, and the embedding of
+# the test images.
 
 
-def load(name, limit):
-    """Return images and labels, then test images (None: a part of them) and labels."""
-    if name in ("fashion-mnist", "color"):
-        if name == "color":
-            images, labels, *test = load_color()
-        else:
-            images, labels = load_fashion_mnist("train")
-            test = load_fashion_mnist("test")
-        rows = np.random.default_rng(0).permutation(len(images))[:limit]
-        return images[rows], labels[rows], *test
-    if name == "digits":
-        digits = load_digits()
-        images, labels = digits.images.astype(np.uint8), digits.target
-    elif name == "shapes":
-        images, labels = draw_shapes(1500)
-    else:
-        paths = sorted(p for p in Path(name).glob("*/*") if p.is_file())
-        resized = (Image.open(p).convert("RGB").resize((SIDE, SIDE)) for p in paths)
-        images = np.stack([np.asarray(image) for image in resized])
-        labels = np.unique([p.parent.name for p in paths], return_inverse=True)[1]
-    rows = np.random.default_rng(0).permutation(len(images))[:limit]
-    return images[rows], labels[rows], None, None
-
-
-def ours(train, test, n_clusters, seed, **params):
+def fit_skdeepcluster(train, test, n_clusters, seed, **params):
+    """Fit DeepClusterEstimator with its defaults, except for `params`."""
     model = DeepClusterEstimator(n_clusters=n_clusters, random_state=seed, **params)
     embedding = model.fit_transform(train)
     return model.labels_, embedding, model.transform(test)
 
 
-def untrained(train, test, n_clusters, seed):
-    """The same network with all steps of size (nearly) zero."""
+def fit_untrained(train, test, n_clusters, seed):
+    """Cluster the features of a network that is trained with steps of no effect."""
     model = DeepClusterEstimator(
         n_clusters=n_clusters,
         random_state=seed,
@@ -119,52 +73,66 @@ def untrained(train, test, n_clusters, seed):
     return labels, embedding, model.transform(test)
 
 
-def pixels(train, test, n_clusters, seed):
-    train, test = (
-        x.reshape(len(x), -1).astype(np.float32) / 255 for x in (train, test)
-    )
+def flatten_pixels(images, white=255):
+    """Return pixels from 0 to 1, one row for each image."""
+    return images.reshape(len(images), -1).astype(np.float32) / white
+
+
+def fit_pixels(train, test, n_clusters, seed):
+    """Cluster the raw pixels by k-means."""
+    train, test = flatten_pixels(train), flatten_pixels(test)
     labels = KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(train)
     return labels, train, test
 
 
-def umap(train, test, n_clusters, seed):
+def fit_umap(train, test, n_clusters, seed):
+    """Cluster a UMAP embedding of the pixels by k-means."""
     from umap import UMAP
 
-    _, train, test = pixels(train, test, n_clusters, seed)
+    train, test = flatten_pixels(train), flatten_pixels(test)
     model = UMAP(n_components=n_clusters, min_dist=0.0, random_state=seed).fit(train)
     embedding = model.embedding_
     labels = KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(embedding)
     return labels, embedding, model.transform(test)
 
 
-def clustpy(name, train, test, n_clusters, seed):
-    """A method of ClustPy's with its defaults, on flattened images in 0 to 1."""
+def fit_clustpy(name, train, test, n_clusters, seed):
+    """Fit a method of ClustPy with its defaults, on pixels from 0 to 1."""
     from clustpy import deep
     from umap import UMAP
 
     params = {"n_clusters": n_clusters, "random_state": seed}
-    if name == "N2D":  # with UMAP as its paper has it, in place of t-SNE
+    if name == "N2D":
+        # The paper of N2D uses UMAP; the default of ClustPy is t-SNE.
         params["manifold_class"] = UMAP
-        params["manifold_params"] = {"n_components": n_clusters, "n_neighbors": 20}
-        params["manifold_params"]["min_dist"] = 0.0
-    largest = train.max()
-    train, test = (
-        x.reshape(len(x), -1).astype(np.float32) / largest for x in (train, test)
-    )
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        model = getattr(deep, name)(**params).fit(train)  # with its progress bars
+        params["manifold_params"] = {
+            "n_components": n_clusters,
+            "n_neighbors": 20,
+            "min_dist": 0.0,
+        }
+    white = train.max()
+    train, test = flatten_pixels(train, white), flatten_pixels(test, white)
+    # ClustPy draws progress bars on stderr, which would tear the table apart.
+    with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
+        model = getattr(deep, name)(**params).fit(train)
     return model.labels_, model.transform(train), model.transform(test)
 
 
-METHODS = {"ours": ours, "untrained net": untrained, "raw pixels": pixels}
+METHODS = {
+    "skdeepcluster": fit_skdeepcluster,
+    "untrained network": fit_untrained,
+    "raw pixels": fit_pixels,
+}
 PEERS = {
-    "UMAP + k-means": umap,
-    **{name: functools.partial(clustpy, name) for name in ("N2D", "DEC", "IDEC")},
+    "UMAP + k-means": fit_umap,
+    "N2D": functools.partial(fit_clustpy, "N2D"),
+    "DEC": functools.partial(fit_clustpy, "DEC"),
+    "IDEC": functools.partial(fit_clustpy, "IDEC"),
 }
 
 
-def probe(embedding, classes, test_embedding, test_classes):
-    """Return the accuracies of a logistic regression and of 10 nearest neighbors."""
+def measure_probes(embedding, classes, test_embedding, test_classes):
+    """Return the test accuracy of a logistic regression and of 10 nearest neighbors."""
     probes = [
         make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)),
         KNeighborsClassifier(10),
@@ -175,92 +143,127 @@ def probe(embedding, classes, test_embedding, test_classes):
     ]
 
 
-def run(method, data_set, limit, seed, queue):
-    """One call of a method in a process of its own, whose memory peak is its own."""
-    images, classes, test, test_classes = load(data_set, limit)
-    n_clusters = len(np.unique(classes))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_kib():
+    """Return the largest resident memory of this process so far, in KiB (Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure_fit(method, data_set, limit, seed):
+    """Run a method once, and return its figures in the order of `COLUMNS`."""
+    data = load_data_set(data_set, limit)
+    n_clusters = len(np.unique(data.classes))
+    has_test_set = data.test_images is not None
+    # Methods embed a test set in any case; without one, a single image stands for it.
+    test_images = data.test_images if has_test_set else data.images[:1]
+    peak_at_start = peak_kib()
+    # Loading the data is not part of the measurement.
     start = time.perf_counter()
     labels, embedding, test_embedding = method(
-        images, images[:1] if test is None else test, n_clusters, seed
+        data.images, test_images, n_clusters, seed
     )
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    seen_classes = classes
-    if test is None:
-        embedding, test_embedding, seen_classes, test_classes = train_test_split(
-            embedding, classes, test_size=0.2, stratify=classes, random_state=seed
+    n_kib = peak_kib() - peak_at_start
+    train_classes, test_classes = data.classes, data.test_classes
+    # The probes never see the labels of their test images.
+    if not has_test_set:
+        embedding, test_embedding, train_classes, test_classes = train_test_split(
+            embedding,
+            data.classes,
+            test_size=0.2,
+            stratify=data.classes,
+            random_state=seed,
         )
-    queue.put(
-        [
-            normalized_mutual_info_score(classes, labels),
-            adjusted_rand_score(classes, labels),
-            clustering_accuracy(classes, labels),
-            *probe(embedding, seen_classes, test_embedding, test_classes),
-            seconds,
-            peak / 1024,
-        ]
+    return [
+        normalized_mutual_info_score(data.classes, labels),
+        adjusted_rand_score(data.classes, labels),
+        clustering_accuracy(data.classes, labels),
+        *measure_probes(embedding, train_classes, test_embedding, test_classes),
+        seconds,
+        n_kib / 1024,
+    ]
+
+
+def _send_figures(queue, method, data_set, limit, seed):
+    queue.put(measure_fit(method, data_set, limit, seed))
+
+
+def measure_in_process(name, method, data_set, limit, seed):
+    """Run a method in a process of its own, so that its memory peak is its own."""
+    # A spawned process shares no memory with this one.
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(
+        target=_send_figures, args=(queue, method, data_set, limit, seed)
     )
+    process.start()
+    # A process that died puts nothing, and a plain queue.get() would wait forever.
+    while process.is_alive() and queue.empty():
+        time.sleep(0.2)
+    if queue.empty():
+        raise SystemExit(f"{name} failed with seed {seed}: see above")
+    figures = queue.get()
+    process.join()
+    return figures
 
 
-def measure(methods, data_set, limit, seeds):
-    """Print a table, a row for each method by name, and return all figures."""
+def measure_methods(methods, data_set, limit, seeds):
+    """Print a table with a row for each method, and return all figures by method."""
     print(
         f"{data_set}, {limit or 'all'} images, {seeds} seeds; {platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
     width = max(map(len, methods)) + 1
     print(f"{'':{width}s}" + "".join(f"{column:>16s}" for column in COLUMNS))
-    context = multiprocessing.get_context("spawn")
     results = {}
     for name, method in methods.items():
-        rows = []
-        for seed in range(seeds):
-            queue = context.Queue()
-            job = (method, data_set, limit, seed, queue)
-            process = context.Process(target=run, args=job)
-            process.start()
-            while process.is_alive() and queue.empty():
-                time.sleep(0.2)
-            if queue.empty():
-                raise SystemExit(f"{name} failed with seed {seed}: see above")
-            rows.append(queue.get())
-            process.join()
-        results[name] = rows
-        means, deviations = np.mean(rows, axis=0), np.std(rows, axis=0)
-        cells = [f"{m:.3f} ± {d:.3f}" for m, d in zip(means, deviations, strict=True)]
-        cells[5:] = [f"{m:.0f}" for m in means[5:]]
+        results[name] = [
+            measure_in_process(name, method, data_set, limit, seed)
+            for seed in range(seeds)
+        ]
+        cells = []
+        for column, values in zip(COLUMNS, np.transpose(results[name]), strict=True):
+            mean, deviation = values.mean(), values.std()
+            is_whole = column in WHOLE_NUMBERS
+            cells.append(f"{mean:.0f}" if is_whole else f"{mean:.3f} ± {deviation:.3f}")
         line = "".join(f"{cell:>16s}" for cell in cells)
         print(f"{name:{width}s}{line}", flush=True)
     return results
 
 
-def arguments_parser(description, json_file):
+def make_parser(description, json_file):
+    """Return the command line of this script and of ablation.py."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-set", default="digits")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limit", type=int, help="use this many training images")
-    parser.add_argument("--methods", nargs="*", help="only these rows")
+    parser.add_argument("--data-set", default="digits", help="see data_sets.py")
+    parser.add_argument("--seeds", type=int, default=3, help="number of fits a row")
+    parser.add_argument("--limit", type=int, help="largest number of training images")
+    parser.add_argument("--methods", nargs="*", help="names of the rows to measure")
     parser.add_argument("--json", default=json_file, help="file to write")
     return parser
 
 
-def report(methods, arguments):
-    """Measure what the arguments ask for, and write it as JSON."""
-    methods = {name: methods[name] for name in arguments.methods or methods}
-    rows = measure(methods, arguments.data_set, arguments.limit, arguments.seeds)
+def run_benchmark(methods, arguments):
+    """Measure the methods on the command line, and write the figures as JSON."""
+    if arguments.methods:
+        methods = {name: methods[name] for name in arguments.methods}
+    rows = measure_methods(
+        methods, arguments.data_set, limit=arguments.limit, seeds=arguments.seeds
+    )
     content = {"columns": COLUMNS, "arguments": vars(arguments), "rows": rows}
     Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def main():
-    parser = arguments_parser(__doc__, "quality.json")
-    parser.add_argument("--peers", action="store_true", help="needs the extra 'bench'")
+    parser = make_parser(__doc__, "quality.json")
+    parser.add_argument(
+        "--peers", action="store_true", help="also measure UMAP, N2D, DEC and IDEC"
+    )
     arguments = parser.parse_args()
-    wanted = arguments.peers or arguments.methods
-    report({**METHODS, **(PEERS if wanted else {})}, arguments)
+    methods = dict(METHODS)
+    if arguments.peers or arguments.methods:
+        methods |= PEERS
+    run_benchmark(methods, arguments)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""What would 100 million images take, and a billion?
+"""Estimate the cost of 100 million images, and of a billion.
 
     python benchmarks/scale.py            (ten minutes on two cores)
-    python benchmarks/scale.py --plan     (the plan alone, a minute)
+    python benchmarks/scale.py --plan     (the estimate alone, a minute)
 
-First what 1, 2 and 4 processes on this machine send to each other and hold, beside
-what the formulas here say. Then the same formulas for as many images as YFCC100M has,
-and ten times as many, by `presets.deepcluster_uncurated`: AlexNet on 224x224 pixels,
-10,000 clusters. What a process does alone for all images is measured, at a million, and
-scaled up.
+First measure the traffic and the memory of 1, 2 and 4 processes on this machine, and
+compare them with formulas. Then apply the formulas to the size of YFCC100M, and to ten
+times this size, with `presets.deepcluster_uncurated`: AlexNet on 224x224 pixels and
+10,000 clusters. Each process handles the labels of all images by itself; this cost is
+measured with a million images and scaled up.
 
-Traffic is that of the loopback device (Linux), with its packets' headers. A ring passes
-an all-reduce of S bytes through n processes as 2 S (n - 1) bytes, an all-gather of S
-bytes from each as S n (n - 1), a broadcast as S (n - 1), all processes together.
+Traffic is measured on the loopback device (Linux), and includes packet headers. With n
+processes, a ring sends 2 S (n - 1) bytes for an all-reduce of S bytes, S n (n - 1) for
+an all-gather of S bytes per process, and S (n - 1) for a broadcast, in total over all
+processes.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,254 +34,410 @@ from torch.utils.flop_counter import FlopCounterMode
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._clustering.merging import MERGE_ROWS, ROWS_PER_CLUSTER
 from skdeepcluster._clustering.pseudo_labels import KMEANS_ROWS
-from skdeepcluster._fit.loop import STABILITY_ROWS
-from skdeepcluster._training.epoch import CALIBRATION_ROWS
+from skdeepcluster._fit.reporting import mean_nmi
+from skdeepcluster._fit.stability import STABILITY_ROWS
+from skdeepcluster._training.batch_norm import CALIBRATION_ROWS
 from skdeepcluster._training.network import build_network
-from skdeepcluster._training.sampling import count_steps
+from skdeepcluster._training.sampling import count_steps, sample_rows
 from skdeepcluster.presets import deepcluster_uncurated
 
-ITERATIONS = 25  # of k-means, at most
-ROWS = 200_000  # of the measured fits, of 8 numbers each
-STEPS = 40  # of their training
-COMPONENTS = 32
-SMALL = {
+# Largest number of iterations of k-means.
+KMEANS_ITERATIONS = 25
+# Size of the measured fits: rows, numbers in a row, and SGD steps in a round.
+N_ROWS = 200_000
+N_FEATURES = 8
+STEPS_PER_ROUND = 40
+BATCH_SIZE = 64
+N_COMPONENTS = 32
+MEASURED_FIT = {
     "n_clusters": 10,
     "backbone": "mlp",
     "n_neighbors": None,
-    "n_components": COMPONENTS,
+    "n_components": N_COMPONENTS,
+    "batch_size": BATCH_SIZE,
+    "epochs_per_iter": STEPS_PER_ROUND / count_steps(N_ROWS, BATCH_SIZE),
     "random_state": 0,
 }
+# With the defaults, each of the clusters has five pseudo-labels.
+N_PSEUDO_LABELS = 50
 
 
 @dataclass
 class Plan:
-    """One round, by formulas. Bytes sent are those of all processes together."""
+    """Formulas for one round.
 
-    n: int  # images
-    size: int  # processes
+    Parameters
+    ----------
+    n_images : int
+    n_processes : int
+    network : Network
+    shape : tuple of int
+        Shape of one image or row.
+    n_pseudo_labels : int
+    n_clusters : int
+    n_components : int
+        Number of principal components that are clustered.
+    batch_size : int
+    n_steps : int
+        Number of SGD steps.
+    is_single : bool
+        Whether the pseudo-labels are the final clusters.
+    bytes_per_image : float
+        Memory of each process for each image.
+    """
+
+    n_images: int
+    n_processes: int
     network: nn.Module
     shape: tuple[int, ...]
     n_pseudo_labels: int
     n_clusters: int
     n_components: int
     batch_size: int
-    steps: int
-    single: bool  # whether groups are the pseudo-labels
-    per_image: float  # bytes that every process holds for each image
+    n_steps: int
+    is_single: bool
+    bytes_per_image: float
 
     def __post_init__(self):
-        values = [*self.network.parameters()]
-        self.n_parameters = sum(p.numel() for p in values)
-        kind = nn.modules.batchnorm._BatchNorm
-        norms = [m for m in self.network.modules() if isinstance(m, kind)]
-        self.channels = sum(norm.num_features for norm in norms)
+        modules = list(self.network.modules())
+        norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.n_norms = len(norms)
-        self.n_buffers = sum(b.numel() for b in self.network.buffers())
-        self.d = self.network.n_features
-        self.head = (self.d + 1) * self.n_pseudo_labels
+        self.n_channels = sum(norm.num_features for norm in norms)
+        self.n_buffers = sum(buffer.numel() for buffer in self.network.buffers())
+        self.n_features = self.network.n_features
+        self.n_head_weights = (self.n_features + 1) * self.n_pseudo_labels
+        self.n_weights = self.n_head_weights + sum(
+            parameter.numel() for parameter in self.network.parameters()
+        )
 
-    def reduced(self, n_bytes):
-        return 2 * n_bytes * (self.size - 1)
+    def all_reduce(self, n_bytes):
+        """Return the bytes that all processes send to sum an array."""
+        return 2 * n_bytes * (self.n_processes - 1)
 
-    def gathered(self, n_bytes):
-        return n_bytes * self.size * (self.size - 1)
+    def all_gather(self, n_bytes):
+        """Return the bytes that all processes send to exchange an array of each."""
+        return n_bytes * self.n_processes * (self.n_processes - 1)
 
-    def told(self, n_bytes):
-        return n_bytes * (self.size - 1)
+    def broadcast(self, n_bytes):
+        """Return the bytes that all processes send to copy the array of the first."""
+        return n_bytes * (self.n_processes - 1)
 
-    def sent(self) -> dict[str, float]:
-        """Return the bytes that a round sends, by what they are."""
-        d, k, m = self.d, self.n_pseudo_labels, self.n_components
-        gradient = self.reduced(4 * (self.n_parameters + self.head))
-        state = self.told(4 * (self.n_parameters + self.head + self.n_buffers))
-        forward = self.gathered(8 * (2 * self.channels + self.n_norms))
-        backward = self.gathered(8 * self.channels)
-        calibration = count_steps(min(self.n, CALIBRATION_ROWS), self.batch_size)
-        grouped = min(self.n, max(MERGE_ROWS, ROWS_PER_CLUSTER * self.n_clusters))
-        judged = min(self.n, STABILITY_ROWS)
-        passes = -(-self.steps * self.batch_size // self.n)
-        kmeans = self.reduced(8 * k * (m + 2)) * ITERATIONS
-        starts = self.reduced(4 * k * (m + 1))
-        view = self.n_clusters + self.n_clusters // 3
-        groups = 0
-        if not self.single:
-            groups = self.reduced(4 * d * grouped) + self.told(4 * view * grouped)
+    def traffic(self) -> dict[str, float]:
+        """Return the bytes that all processes send in a round, by purpose."""
+        d, k, m = self.n_features, self.n_pseudo_labels, self.n_components
+        # Weights and gradients are float32.
+        gradients = self.all_reduce(4 * self.n_weights)
+        state = self.broadcast(4 * (self.n_weights + self.n_buffers))
+        # Batch norm exchanges float64 sums: two a channel forward, one backward.
+        forward = self.all_gather(8 * (2 * self.n_channels + self.n_norms))
+        backward = self.all_gather(8 * self.n_channels)
+        calibration_steps = count_steps(
+            min(self.n_images, CALIBRATION_ROWS), self.batch_size
+        )
+        n_epochs = -(-self.n_steps * self.batch_size // self.n_images)
+        # k-means exchanges float64 sums and sizes of clusters in each iteration.
+        kmeans = self.all_reduce(8 * k * (m + 2)) * KMEANS_ITERATIONS
+        initial_centers = self.all_reduce(4 * k * (m + 1))
+        n_stability = min(self.n_images, STABILITY_ROWS)
+        merging = 0
+        if not self.is_single:
+            n_merged = min(
+                self.n_images, max(MERGE_ROWS, ROWS_PER_CLUSTER * self.n_clusters)
+            )
+            # A diffusion map has a third more components than there are clusters.
+            map_width = self.n_clusters + self.n_clusters // 3
+            merging = self.all_reduce(4 * d * n_merged)
+            merging += self.broadcast(4 * map_width * n_merged)
         return {
-            "gradients": gradient * self.steps,
-            "network": state * passes + self.told(4 * self.n_buffers) * self.steps,
-            "batch norm": (forward + backward) * self.steps + forward * calibration,
-            "PCA": self.reduced(8 * (d * d + d)) + self.told(8 * (d * d + d)),
-            "k-means": kmeans + starts,
-            "labels": self.told(4 * self.n),
-            "groups, judgment": groups + self.reduced(4 * d * judged),
+            "gradients": gradients * self.n_steps,
+            "network": state * n_epochs
+            + self.broadcast(4 * self.n_buffers) * self.n_steps,
+            "batch norm": (forward + backward) * self.n_steps
+            + forward * calibration_steps,
+            "PCA": self.all_reduce(8 * (d * d + d)) + self.broadcast(8 * (d * d + d)),
+            "k-means": kmeans + initial_centers,
+            # Labels are int32, of all images, in every process.
+            "labels": self.broadcast(4 * self.n_images),
+            "merging, stability": merging + self.all_reduce(4 * d * n_stability),
         }
 
-    def held(self) -> dict[str, float]:
-        """Return the bytes that one process holds in a round, by what they are."""
-        own = -(-self.n // self.size)
-        sample = min(self.n, KMEANS_ROWS)
+    def memory(self) -> dict[str, float]:
+        """Return the bytes that one process holds in a round, by content."""
+        n_local = -(-self.n_images // self.n_processes)
+        n_sampled = -(-min(self.n_images, KMEANS_ROWS) // self.n_processes)
         return {
-            "features": 4 * own * self.d,
-            "points of k-means": 4 * -(-sample // self.size) * self.n_components,
-            "labels and order": self.per_image * self.n,
-            "weights": 4 * 4 * (self.n_parameters + self.head),
-            "PCA": 3 * 8 * self.d**2,
+            # Each process holds the features of its share of the images.
+            "features": 4 * n_local * self.n_features,
+            "points of k-means": 4 * n_sampled * self.n_components,
+            "labels and order": self.bytes_per_image * self.n_images,
+            # Weights, gradients, momenta and the buckets of the all-reduce.
+            "weights": 4 * 4 * self.n_weights,
+            "PCA": 3 * 8 * self.n_features**2,
         }
 
-    def flops(self) -> dict[str, float]:
-        """Return the operations of a round, of all processes together."""
+    def operations(self) -> dict[str, float]:
+        """Return the operations of all processes in a round, by phase."""
         self.network.eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             self.network(torch.zeros(1, *self.shape))
         forward = counter.get_total_flops()
-        sample, k, m = min(self.n, KMEANS_ROWS), self.n_pseudo_labels, self.n_components
-        assigned = self.n if self.n > KMEANS_ROWS else 0
+        n, d = self.n_images, self.n_features
+        k, m = self.n_pseudo_labels, self.n_components
+        n_sampled = min(n, KMEANS_ROWS)
+        # Larger sets are assigned once more, after k-means on a sample.
+        n_assigned = n if n > KMEANS_ROWS else 0
         return {
-            "training": 3 * forward * self.steps * self.batch_size,
-            "features": forward * self.n,
-            "PCA, projection": 2 * self.n * self.d * (self.d + m),
-            "k-means": 2 * sample * k * m * ITERATIONS + 2 * assigned * k * m,
+            # The backward pass costs about two forward passes.
+            "training": 3 * forward * self.n_steps * self.batch_size,
+            "features": forward * n,
+            "PCA, projection": 2 * n * d * (d + m),
+            # One product and one sum for each point, center and component.
+            "k-means": 2 * n_sampled * k * m * KMEANS_ITERATIONS
+            + 2 * n_assigned * k * m,
         }
 
 
-def alone(n=1_000_000, k=10_000):
-    """Return bytes and seconds per image of what each process does for all images."""
-    script = f"""
-import resource, time, numpy as np
-from skdeepcluster._fit.reporting import mean_nmi
-from skdeepcluster._training.sampling import epoch_rows
-rng = np.random.default_rng(0)
-labels = rng.integers(0, {k}, (2, {n}), dtype=np.int32)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before, start = peak(), time.perf_counter()
-epoch_rows(labels[0], "uniform", rng)
-drawn = time.perf_counter() - start
-mean_nmi(labels[:1], labels[1:])
-print(peak() - before + labels.nbytes, drawn, time.perf_counter() - start - drawn)
-"""
-    command = [sys.executable, "-c", script]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [float(value) / n for value in found.stdout.split()]
+def peak_bytes():
+    """Return the largest resident memory of this process so far (Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def loopback():
-    """Return the bytes that the loopback device has passed on so far."""
-    lines = Path("/proc/net/dev").read_text().splitlines()
-    return int(next(x for x in lines if x.strip().startswith("lo:")).split()[1])
+def print_json(content):
+    """Print one line for `run_script`."""
+    sys.stdout.write(json.dumps(content) + "\n")
 
 
-def fit(rounds):
-    """Fit rows in the processes that there are; print what this one came to hold."""
-    warnings.simplefilter("ignore")
-    X = np.random.default_rng(0).normal(size=(ROWS, 8)).astype(np.float32)
-    model = DeepClusterEstimator(**SMALL, max_iter=1, updates_per_iter=STEPS)
-    model.fit(X[:500])  # what the first fit of a process allocates once
-    model.set_params(max_iter=rounds)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model.fit(X)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sys.stdout.write(json.dumps({"MB": (after - before) / 1000}) + "\n")
-
-
-def measure(size, rounds):
-    """Return bytes that a fit sends, and the MB that the largest process takes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={size}", __file__, "--fit", str(rounds)]
-    before = loopback()
-    done = subprocess.run(
-        command,
+def run_script(arguments, launcher=()):
+    """Run this script in new processes; return the objects that they print as JSON."""
+    # Only the objects of JSON matter: torchrun prints lines of its own.
+    completed = subprocess.run(
+        [sys.executable, *launcher, __file__, *arguments],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    told = [json.loads(x) for x in done.stdout.splitlines() if x.startswith("{")]
-    return loopback() - before, max(each["MB"] for each in told)
+    lines = completed.stdout.splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-def small_plan(size, per_image):
+def measure_labels(n=1_000_000, n_labels=10_000):
+    """Print the cost of the labels of all images in each process, for each image."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, n_labels, (2, n), dtype=np.int32)
+    peak_at_start, start = peak_bytes(), time.perf_counter()
+    # Each process draws the rows of an epoch by itself, from the same seed.
+    sample_rows(labels[0], "uniform", rng)
+    sampled = time.perf_counter()
+    # Each process compares the labels of two rounds.
+    mean_nmi(labels[:1], labels[1:])
+    compared = time.perf_counter()
+    print_json(
+        {
+            "bytes": (peak_bytes() - peak_at_start + labels.nbytes) / n,
+            "sample_seconds": (sampled - start) / n,
+            "nmi_seconds": (compared - sampled) / n,
+        }
+    )
+
+
+def measure_fit(n_rounds):
+    """Fit rows in one or several processes; print the memory of this one."""
+    warnings.simplefilter("ignore")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N_ROWS, N_FEATURES)).astype(np.float32)
+    model = DeepClusterEstimator(**MEASURED_FIT, max_iter=1)
+    # The first fit of a process allocates memory that later fits reuse.
+    model.fit(X[:500])
+    model.set_params(max_iter=n_rounds)
+    peak_at_start = peak_bytes()
+    model.fit(X)
+    print_json({"bytes": peak_bytes() - peak_at_start})
+
+
+def loopback_bytes():
+    """Return the bytes that the loopback device has sent so far."""
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    (line,) = [line for line in lines if line.strip().startswith("lo:")]
+    return int(line.split()[1])
+
+
+def measure_processes(n_processes, n_rounds):
+    """Return the bytes that a fit sends, and the memory of its largest process."""
+    sent_at_start = loopback_bytes()
+    fits = run_script(
+        ["--fit", str(n_rounds)],
+        launcher=[
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={n_processes}",
+        ],
+    )
+    return loopback_bytes() - sent_at_start, max(fit["bytes"] for fit in fits)
+
+
+def plan_measured_fit(n_processes, bytes_per_image):
+    """Return the plan of the fits that are measured."""
     network = build_network(
-        "mlp", (8,), np.zeros(8), np.ones(8), sobel=False, head_norm="batch"
+        "mlp",
+        (N_FEATURES,),
+        np.zeros(N_FEATURES),
+        np.ones(N_FEATURES),
+        sobel=False,
+        head_norm="batch",
     )
     return Plan(
-        ROWS, size, network, (8,), 50, 10, COMPONENTS, 64, STEPS, False, per_image
+        n_images=N_ROWS,
+        n_processes=n_processes,
+        network=network,
+        shape=(N_FEATURES,),
+        n_pseudo_labels=N_PSEUDO_LABELS,
+        n_clusters=MEASURED_FIT["n_clusters"],
+        n_components=N_COMPONENTS,
+        batch_size=BATCH_SIZE,
+        n_steps=STEPS_PER_ROUND,
+        is_single=False,
+        bytes_per_image=bytes_per_image,
     )
 
 
-def large_plan(n, size, per_image):
-    params = deepcluster_uncurated()
+def plan_large_fit(n_images, n_processes, bytes_per_image):
+    """Return the plan of the paper's recipe for uncurated images."""
+    params = deepcluster_uncurated(n_images)
+    shape = (3, params["image_size"], params["image_size"])
     network = build_network(
         params["backbone"],
-        (3, 224, 224),
+        shape,
         np.zeros(3),
         np.ones(3),
         sobel=params["sobel"],
         head_norm=params["head_norm"],
     )
-    k, batch_size, steps = (
-        params[name] for name in ("n_clusters", "batch_size", "updates_per_iter")
-    )
+    # The preset is a share of an epoch that is 5,000 steps.
+    steps_per_epoch = count_steps(n_images, params["batch_size"])
     return Plan(
-        *(n, size, network, (3, 224, 224), k, k, 256, batch_size, steps),
-        *(True, per_image),
+        n_images=n_images,
+        n_processes=n_processes,
+        network=network,
+        shape=shape,
+        n_pseudo_labels=params["n_pseudo_labels"],
+        n_clusters=params["n_clusters"],
+        n_components=params["n_components"],
+        batch_size=params["batch_size"],
+        n_steps=round(params["epochs_per_iter"] * steps_per_epoch),
+        is_single=True,
+        bytes_per_image=bytes_per_image,
     )
 
 
-def table(title, rows):
+def print_table(title, rows):
+    """Print rows of a name and values."""
     print(f"\n{title}")
-    for name, values in rows:
+    for name, *values in rows:
         print(f"  {name:28s}" + "".join(f"{value:>14s}" for value in values))
     sys.stdout.flush()
 
 
+def compare_with_formulas(bytes_per_image):
+    """Measure fits of several processes, and print them beside the formulas.
+
+    Returns
+    -------
+    figures : list of dict
+        Megabytes, one record for each number of processes.
+    """
+    figures = []
+    for n_processes in (1, 2, 4):
+        # The difference of fits of three rounds and of one round leaves two rounds.
+        sent_in_one, _ = measure_processes(n_processes, n_rounds=1)
+        sent_in_three, memory = measure_processes(n_processes, n_rounds=3)
+        plan = plan_measured_fit(n_processes, bytes_per_image)
+        figures.append(
+            {
+                "processes": n_processes,
+                "sent": (sent_in_three - sent_in_one) / 2e6,
+                "sent_by_formula": sum(plan.traffic().values()) / 1e6,
+                "memory": memory / 1e6,
+                "memory_by_formula": sum(plan.memory().values()) / 1e6,
+            }
+        )
+    titles = {
+        "sent": "MB sent by all in a round",
+        "sent_by_formula": "by formula",
+        "memory": "MB of memory of each",
+        "memory_by_formula": "by formula",
+    }
+    rows = [("processes", *(str(record["processes"]) for record in figures))]
+    for key, title in titles.items():
+        rows.append((title, *(f"{record[key]:.1f}" for record in figures)))
+    print_table(f"{N_ROWS:,} rows, {STEPS_PER_ROUND} steps in a round, measured", rows)
+    return figures
+
+
+def print_plan(n_images, n_processes, label_cost):
+    """Print the cost of a round of many images; return all figures."""
+    plan = plan_large_fit(n_images, n_processes, label_cost["bytes"])
+    traffic, memory, operations = plan.traffic(), plan.memory(), plan.operations()
+    label_seconds = n_images * (
+        label_cost["sample_seconds"] + label_cost["nmi_seconds"]
+    )
+    rows = [("GB sent by each process",)]
+    for name, n_bytes in traffic.items():
+        rows.append((f"  {name}", f"{n_bytes / n_processes / 1e9:,.2f}"))
+    rows.append(("GB of memory of each process",))
+    for name, n_bytes in memory.items():
+        rows.append((f"  {name}", f"{n_bytes / 1e9:,.2f}"))
+    rows.append(("10^15 operations of all",))
+    for name, count in operations.items():
+        rows.append((f"  {name}", f"{count / 1e15:,.1f}"))
+    rows.append(("seconds of each, for labels", f"{label_seconds:,.0f}"))
+    print_table(
+        f"{n_images:,} images, {n_processes} processes, a round of {plan.n_steps:,} "
+        "steps",
+        rows,
+    )
+    return {
+        "images": n_images,
+        "processes": n_processes,
+        "traffic": traffic,
+        "memory": memory,
+        "operations": operations,
+        "label_seconds": label_seconds,
+    }
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fit", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--labels", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--plan", action="store_true", help="measure no fits")
-    parser.add_argument("--json", type=Path, help="also write what was found")
+    parser.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
     if arguments.fit:
-        return fit(arguments.fit)
+        measure_fit(arguments.fit)
+        return
+    if arguments.labels:
+        measure_labels()
+        return
 
-    n_bytes, drawn, compared = alone()
-    found = {"alone": (n_bytes, drawn, compared)}
+    (label_cost,) = run_script(["--labels"])
     print(
-        f"For each image every process takes {n_bytes:.0f} bytes, "
-        f"{1e6 * drawn:.2f} us to draw an epoch and {1e6 * compared:.2f} us for NMI"
+        f"For each image, every process takes {label_cost['bytes']:.0f} bytes, "
+        f"{1e6 * label_cost['sample_seconds']:.2f} us to sample an epoch and "
+        f"{1e6 * label_cost['nmi_seconds']:.2f} us for the NMI"
     )
+    content = {"labels": label_cost}
     if not arguments.plan:
-        columns = []
-        for size in (1, 2, 4):
-            (one, _), (three, held) = measure(size, 1), measure(size, 3)
-            plan = small_plan(size, n_bytes)
-            sent = (three - one) / 2e6
-            found[size] = sent, sum(plan.sent().values()) / 1e6
-            found[size] += held, sum(plan.held().values()) / 1e6
-            columns.append([f"{size}", *(f"{value:.1f}" for value in found[size])])
-        names = ["processes", "MB sent a round, by all", "by formula"]
-        names += ["MB taken by each", "by formula"]
-        measured = zip(names, zip(*columns, strict=True), strict=True)
-        table(f"{ROWS:,} rows, {STEPS} steps a round, measured", measured)
-
-    for n, size in ((10**8, 64), (10**9, 64), (10**9, 512)):
-        plan = large_plan(n, size, n_bytes)
-        title = f"{n:,} images, {size} processes, a round of {plan.steps:,} steps"
-        sent, held, flops = plan.sent(), plan.held(), plan.flops()
-        found[title] = {"sent": sent, "held": held, "flops": flops}
-        table(
-            title,
-            [
-                ("GB sent by each", [""]),
-                *((f"  {k}", [f"{v / size / 1e9:,.2f}"]) for k, v in sent.items()),
-                ("GB held by each", [""]),
-                *((f"  {k}", [f"{v / 1e9:,.2f}"]) for k, v in held.items()),
-                ("10^15 operations of all", [""]),
-                *((f"  {k}", [f"{v / 1e15:,.1f}"]) for k, v in flops.items()),
-                ("seconds of each, alone", [f"{n * (drawn + compared):,.0f}"]),
-            ],
-        )
+        content["measured"] = compare_with_formulas(label_cost["bytes"])
+    content["plans"] = [
+        print_plan(n_images, n_processes, label_cost)
+        for n_images, n_processes in ((10**8, 64), (10**9, 64), (10**9, 512))
+    ]
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1, default=str))
+        arguments.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""How far is a fit from what the bare arithmetic costs?
+"""Compare the time of a fit, and of its phases, with the bare arithmetic.
 
     python benchmarks/speed.py                       (half an hour on two cores)
     python benchmarks/speed.py --quick               (a few minutes: smaller, rougher)
     python benchmarks/speed.py --only training k-means
 
-Every row is a ratio of two things that are timed alternately in this process, the
-median of five pairs after a warm-up, but for the whole fits, which run once. Images are
-those of Fashion-MNIST. Prints a table and writes it as JSON.
+Each row is the ratio of two times, "seconds" over "baseline". Both are measured
+alternately in this process, as medians of five pairs after a warm-up; complete fits run
+only once. The images are Fashion-MNIST. Print a table and write it as JSON.
 """
 
 import argparse
 import contextlib
 import functools
 import json
+import math
 import multiprocessing
 import platform
 import resource
@@ -27,130 +28,181 @@ import faiss
 import numpy as np
 import torch
 from PIL import Image
+from skdeepcluster._utils.compute import Compute
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torchvision import transforms
 
-from skdeepcluster import DeepClusterEstimator, FaissKMeans, _clustering, _training
-from skdeepcluster._clustering.empty_clusters import EmptyClusters
+from skdeepcluster import DeepClusterEstimator, FaissKMeans
+from skdeepcluster._clustering import pseudo_labels
+from skdeepcluster._clustering.empty_clusters import EmptyClusterPolicy
 from skdeepcluster._clustering.whitening import Projection
 from skdeepcluster._inputs.sources import ArraySource
 from skdeepcluster._training.augment import RandomCrop
+from skdeepcluster._training.epoch import BatchOptions, TrainingState, train_epoch
 from skdeepcluster._training.heads import linear_head
 from skdeepcluster._training.network import build_network
 from skdeepcluster._training.sampling import sample_rows
-from skdeepcluster._utils.device import autocast, resolve_precision
+from skdeepcluster._utils.device import resolve_precision
 from skdeepcluster.datasets import load_fashion_mnist
 
 CPU = torch.device("cpu")
-DTYPE = resolve_precision("auto", CPU)
-PAIRS = 5
-BATCH, LABELS = 64, 50  # as the defaults have them
-FORWARD = 128  # images of the bare forward pass: the fastest of 32 to 512
+COMPUTE = Compute(CPU, resolve_precision("auto", CPU))
+# Number of measurements of each pair of functions.
+N_PAIRS = 5
+# Defaults of DeepClusterEstimator with 10 clusters.
+BATCH_SIZE = 64
+N_PSEUDO_LABELS = 50
+STEPS_PER_ROUND = 200
+# Images of one bare forward pass: the fastest of 32 to 512.
+FORWARD_SIZE = 128
+# Functions inside the phases of `history_`, by the object that holds them.
+TIMED_FUNCTIONS = {
+    "augment": (RandomCrop, "__call__"),
+    "pca": (pseudo_labels, "principal_components"),
+    "whiten": (Projection, "__call__"),
+    "graph": (pseudo_labels, "spectral_embedding"),
+    "kmeans": (pseudo_labels, "kmeans"),
+    "repair": (EmptyClusterPolicy, "repair"),
+}
 
 
-def timed(job):
+def time_once(function):
+    """Return the seconds of one call."""
     start = time.perf_counter()
-    job()
+    function()
     return time.perf_counter() - start
 
 
-def compare(one, other):
-    """Return median seconds of two jobs that are run alternately."""
-    one(), other()
-    pairs = [(timed(one), timed(other)) for _ in range(PAIRS)]
-    return tuple(map(statistics.median, zip(*pairs, strict=True)))
+def time_pair(function, baseline):
+    """Return the median seconds of two functions that run alternately."""
+    # The first calls compile kernels and allocate memory.
+    function()
+    baseline()
+    pairs = [(time_once(function), time_once(baseline)) for _ in range(N_PAIRS)]
+    seconds, baseline_seconds = zip(*pairs, strict=True)
+    return statistics.median(seconds), statistics.median(baseline_seconds)
 
 
-def row(what, seconds, other, **more):
-    """Print and return one row: a ratio of seconds, and how they came about."""
-    found = {"what": what, "ratio": seconds / other, "s": seconds, "other_s": other}
-    notes = "  ".join(f"{k} {v:.4g}" for k, v in more.items())
-    print(f"{what:52s}{found['ratio']:8.2f}{seconds:10.3f}{other:10.3f}  {notes}")
+def make_row(name, seconds, baseline_seconds, **notes):
+    """Print and return one row of the table."""
+    ratio = seconds / baseline_seconds
+    text = "  ".join(f"{key} {value:.4g}" for key, value in notes.items())
+    print(f"{name:52s}{ratio:8.2f}{seconds:10.3f}{baseline_seconds:10.3f}  {text}")
     sys.stdout.flush()
-    return {**found, **more}
+    return {
+        "name": name,
+        "ratio": ratio,
+        "seconds": seconds,
+        "baseline_seconds": baseline_seconds,
+        **notes,
+    }
 
 
-def images_of(n):
+def load_images(n):
+    """Return the first n images of Fashion-MNIST."""
     return load_fashion_mnist("train")[0][:n]
 
 
-class Training:
-    """Epochs over the same images on networks that start alike."""
+class ImageDataset(torch.utils.data.Dataset):
+    """Images and labels, transformed one by one."""
+
+    def __init__(self, images, labels, transform):
+        self.images = [Image.fromarray(image) for image in images]
+        self.labels = labels
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        return self.transform(self.images[row]).float(), self.labels[row]
+
+
+class TrainingPasses:
+    """Training passes over the same images, by networks with the same weights."""
 
     def __init__(self, images):
         self.source = ArraySource(images[:, None])
-        self.labels = np.random.default_rng(0).integers(0, LABELS, (1, len(images)))
+        rng = np.random.default_rng(0)
+        self.labels = rng.integers(0, N_PSEUDO_LABELS, (1, len(images)))
 
-    def modules(self):
+    def make_modules(self):
+        """Return a new network and its head."""
+        # Fresh weights come from the default generator of torch.
         torch.manual_seed(0)
-        shape, rows = self.source.shape, np.arange(len(self.source))
+        mean, scale = self.source.statistics(np.arange(len(self.source)))
         network = build_network(
-            "auto", shape, *self.source.statistics(rows), sobel=False, head_norm="batch"
+            "auto", self.source.shape, mean, scale, sobel=False, head_norm="batch"
         )
-        head = linear_head(network.n_features, [LABELS], torch.Generator())
+        head = linear_head(network.n_features, [N_PSEUDO_LABELS], torch.Generator())
         return network, head
 
-    def sgd(self, module):
+    def make_sgd(self, module):
+        """Return SGD for the parameters of a module."""
         return torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
 
-    def ours(self):
-        """The estimator's epoch, with its sampler and its crops."""
-        network, head = self.modules()
+    def skdeepcluster_pass(self):
+        """Return a pass of the package, with its sampler and its crops."""
+        network, head = self.make_modules()
+        # The layout that the package uses, which is faster on CPUs.
         network.to(memory_format=torch.channels_last)
-        optimizer = self.sgd(network)
-        training = _training.Training(head, self.sgd(head), torch.Generator())
+        training = TrainingState(
+            head, torch.Generator(), head_optimizer=self.make_sgd(head)
+        )
+        optimizer = self.make_sgd(network)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10**9)
+        options = BatchOptions(BATCH_SIZE, COMPUTE, augment=RandomCrop())
         rng = np.random.default_rng(0)
 
-        def epoch():
+        def train():
             rows = sample_rows(self.labels[0], "uniform", rng)
-            steps = _training.train_epoch(
+            for _ in train_epoch(
                 network,
                 training,
-                optimizer,
+                [optimizer, training.head_optimizer],
                 schedule,
                 self.source,
                 rows,
                 self.labels,
-                weights=None,
-                augment=RandomCrop(),
-                batch_size=BATCH,
-                device=CPU,
-                dtype=DTYPE,
-            )
-            for _ in steps:
+                options,
+            ):
                 pass
 
-        return epoch
+        return train
 
-    def floor(self):
-        """Slices of a tensor, forward, backward, step: nothing else."""
-        model = nn.Sequential(*self.modules()).to(memory_format=torch.channels_last)
+    def bare_pass(self):
+        """Return a pass with forward, backward and step on slices of one tensor."""
+        network, head = self.make_modules()
+        network.to(memory_format=torch.channels_last)
+        optimizer = self.make_sgd(nn.ModuleList([network, head]))
+        # Conversion and layout are not part of the measurement.
         data = torch.from_numpy(self.source.values).float()
         data = data.contiguous(memory_format=torch.channels_last)
-        targets, optimizer = torch.from_numpy(self.labels[0]), self.sgd(model)
+        all_targets = torch.from_numpy(self.labels[0])
 
-        def epoch():
-            model.train()
-            for images, target in zip(
-                data.split(BATCH), targets.split(BATCH), strict=True
+        def train():
+            network.train()
+            for images, targets in zip(
+                data.split(BATCH_SIZE), all_targets.split(BATCH_SIZE), strict=True
             ):
-                with autocast(CPU, DTYPE):
-                    logits = model(images)
+                with COMPUTE.autocast():
+                    (logits,) = head(network(images))
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(logits.float(), target).backward()
+                nn.functional.cross_entropy(logits.float(), targets).backward()
                 optimizer.step()
 
-        return epoch
+        return train
 
-    def usual(self):
-        """Float32, NCHW, and a DataLoader over PIL images, changed one by one."""
-        model = nn.Sequential(*self.modules())
-        change = transforms.Compose(
+    def data_loader_pass(self):
+        """Return a pass as in many scripts: a DataLoader of PIL images, float32."""
+        network, head = self.make_modules()
+        optimizer = self.make_sgd(nn.ModuleList([network, head]))
+        transform = transforms.Compose(
             [
+                # The strengths of the package's default augmentation.
                 transforms.RandomResizedCrop(self.source.shape[1:], (0.6, 1.0)),
                 transforms.RandomRotation(10),
                 transforms.RandomHorizontalFlip(),
@@ -158,299 +210,341 @@ class Training:
                 transforms.PILToTensor(),
             ]
         )
-        pictures = [Image.fromarray(image[0]) for image in self.source.values]
+        dataset = ImageDataset(self.source.values[:, 0], self.labels[0], transform)
+        loader = torch.utils.data.DataLoader(dataset, BATCH_SIZE, shuffle=True)
 
-        class Pictures(torch.utils.data.Dataset):
-            def __len__(_):
-                return len(pictures)
-
-            def __getitem__(_, i):
-                return change(pictures[i]).float(), self.labels[0, i]
-
-        loader = torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True)
-        optimizer = self.sgd(model)
-
-        def epoch():
-            model.train()
-            for images, target in loader:
+        def train():
+            network.train()
+            for images, targets in loader:
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(model(images), target).backward()
+                (logits,) = head(network(images))
+                nn.functional.cross_entropy(logits, targets).backward()
                 optimizer.step()
 
-        return epoch
+        return train
 
 
 def bare_forward(network, images):
-    """Return a job that embeds images: slices of a tensor, forward, nothing else."""
+    """Return a function that embeds slices of one tensor."""
     data = torch.from_numpy(images).float()
     data = data.contiguous(memory_format=torch.channels_last)
 
     def forward():
         network.eval()
-        with torch.no_grad(), autocast(CPU, DTYPE):
-            return [network(part) for part in data.split(FORWARD)]
+        with torch.no_grad(), COMPUTE.autocast():
+            return [network(batch) for batch in data.split(FORWARD_SIZE)]
 
     return forward
 
 
-def training(quick):
-    jobs = Training(images_of(1280 if quick else 6400))
-    ours, floor = compare(jobs.ours(), jobs.floor())
-    usual, again = compare(jobs.usual(), jobs.ours())
-    n = len(jobs.source)
+# Each section below takes whether the run is quick, and returns rows.
+
+
+def measure_training(is_quick):
+    """Compare training passes."""
+    passes = TrainingPasses(load_images(1280 if is_quick else 6400))
+    n = len(passes.source)
+    seconds, bare = time_pair(passes.skdeepcluster_pass(), passes.bare_pass())
+    usual, again = time_pair(passes.data_loader_pass(), passes.skdeepcluster_pass())
     return [
-        row("training epoch / bare loop", ours, floor, images_per_s=n / ours),
-        row("the usual way / training epoch", usual, again),
+        make_row("training pass / bare loop", seconds, bare, images_per_s=n / seconds),
+        make_row("DataLoader of PIL images / training pass", usual, again),
     ]
 
 
-def features(quick):
-    images = images_of(2000 if quick else 10_000)
+def measure_features(is_quick):
+    """Compare `transform` with the forward pass."""
+    images = load_images(2000 if is_quick else 10_000)
     model = DeepClusterEstimator(10, max_iter=1, epochs_per_iter=1, random_state=0)
     model.fit(images[:2000])
     forward = bare_forward(model.module_, images[:, None])
-    ours, floor = compare(lambda: model.transform(images), forward)
-    return [
-        row("transform / bare forward", ours, floor, images_per_s=len(images) / ours)
-    ]
+    seconds, bare = time_pair(lambda: model.transform(images), forward)
+    rate = len(images) / seconds
+    return [make_row("transform / bare forward", seconds, bare, images_per_s=rate)]
 
 
 @contextlib.contextmanager
-def stopwatches(places):
-    """Sum the seconds spent in functions, given as name to (owner, attribute)."""
-    spent, before = dict.fromkeys(places, 0.0), {}
+def sum_seconds(functions):
+    """Sum the seconds spent in functions.
 
-    def watched(name, function):
+    Parameters
+    ----------
+    functions : dict of str to (object, str)
+        Owner and attribute of each function.
+
+    Yields
+    ------
+    seconds : dict of str to float
+    """
+    seconds = dict.fromkeys(functions, 0.0)
+    originals = {
+        name: getattr(owner, attribute)
+        for name, (owner, attribute) in functions.items()
+    }
+
+    def timed(name, function):
         @functools.wraps(function)
         def call(*args, **kwargs):
             start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                spent[name] += time.perf_counter() - start
+                seconds[name] += time.perf_counter() - start
 
         return call
 
-    for name, (owner, attribute) in places.items():
-        before[name] = getattr(owner, attribute)
-        setattr(owner, attribute, watched(name, before[name]))
+    for name, (owner, attribute) in functions.items():
+        setattr(owner, attribute, timed(name, originals[name]))
     try:
-        yield spent
+        yield seconds
     finally:
-        for name, (owner, attribute) in places.items():
-            setattr(owner, attribute, before[name])
+        for name, (owner, attribute) in functions.items():
+            setattr(owner, attribute, originals[name])
 
 
-# Parts of the phases of `history_`: of training, and of clustering.
-PARTS = {
-    "augment": (RandomCrop, "__call__"),
-    "pca": (_clustering, "principal_components"),
-    "whiten": (Projection, "__call__"),
-    "graph": (_clustering, "spectral_embedding"),
-    "kmeans": (_clustering, "kmeans"),
-    "repair": (EmptyClusters, "repair"),
-}
-
-
-def fit(quick):
-    """Seconds of the floor are those that as many images take, trained and embedded."""
-    n, rounds = (6000, 2) if quick else (60_000, 10)
-    images = images_of(n)
-    jobs = Training(images[:3200])
-    forward = bare_forward(jobs.modules()[0], jobs.source.values)
-    model = DeepClusterEstimator(10, max_iter=rounds, random_state=0)
-    before = compare(jobs.floor(), forward)
-    with stopwatches(PARTS) as parts:
-        seconds = timed(lambda: model.fit(images))
-    after = compare(jobs.floor(), forward)
-    train, embed = np.mean([before, after], axis=0) / len(jobs.source)
-    epochs = max(1, int(np.ceil(200 / np.ceil(n / BATCH))))
-    floor = rounds * n * (epochs * train + embed)
+def measure_fit(is_quick):
+    """Compare a fit with the bare passes over as many images, trained and embedded."""
+    n, n_rounds = (6000, 2) if is_quick else (60_000, 10)
+    images = load_images(n)
+    passes = TrainingPasses(images[:3200])
+    bare_pass = passes.bare_pass()
+    forward = bare_forward(passes.make_modules()[0], passes.source.values)
+    model = DeepClusterEstimator(10, max_iter=n_rounds, random_state=0)
+    # The baseline is timed before and after the fit, since a machine's speed drifts.
+    early = time_pair(bare_pass, forward)
+    with sum_seconds(TIMED_FUNCTIONS) as function_seconds:
+        seconds = time_once(lambda: model.fit(images))
+    late = time_pair(bare_pass, forward)
+    train, embed = np.mean([early, late], axis=0) / len(passes.source)
+    # Each round trains for some epochs, then embeds all images once.
+    n_epochs = math.ceil(STEPS_PER_ROUND / math.ceil(n / BATCH_SIZE))
+    bare = n_rounds * n * (n_epochs * train + embed)
     phases = {
-        name[8:]: sum(record[name] for record in model.history_)
-        for name in model.history_[0]
-        if name.startswith("seconds_")
+        key.removeprefix("seconds_"): sum(record[key] for record in model.history_)
+        for key in model.history_[0]
+        if key.startswith("seconds_")
     }
     phases["rest"] = seconds - sum(phases.values())
-    phases |= {f"of_which_{name}": spent for name, spent in parts.items()}
-    return [
-        row(f"fit of {n:,} images, {rounds} rounds / floor", seconds, floor, **phases)
-    ]
+    phases |= {f"of_which_{name}": spent for name, spent in function_seconds.items()}
+    name = f"fit of {n:,} images, {n_rounds} rounds / bare loops"
+    return [make_row(name, seconds, bare, **phases)]
 
 
-def k_means(quick):
-    sizes = [(256, 100), (256, 1000), (64, 30)]
-    n = 10_000 if quick else 60_000
-    return [found for d, k in sizes for found in compare_k_means(n, d, k)]
+class KMeansComparison:
+    """Implementations of k-means on the same points, from the same initial centers.
 
+    `objectives` holds the last objective of each implementation.
+    """
 
-def compare_k_means(n, d, k, iterations=10):
-    """Time implementations from the same start, for as many iterations."""
-    rng = np.random.default_rng(0)
-    middles = rng.standard_normal((2 * k, d))
-    points = middles[rng.integers(0, 2 * k, n)] + rng.standard_normal((n, d))
-    points = points.astype(np.float32)
-    start = points[rng.choice(n, k, replace=False)]
-    objective = {}
+    def __init__(self, n, n_features, n_clusters, n_iter=10):
+        rng = np.random.default_rng(0)
+        # Twice as many Gaussian clusters as centers, so that no solution is exact.
+        means = rng.standard_normal((2 * n_clusters, n_features))
+        mean_rows = rng.integers(0, 2 * n_clusters, n)
+        points = means[mean_rows] + rng.standard_normal((n, n_features))
+        self.points = points.astype(np.float32)
+        self.init = self.points[rng.choice(n, n_clusters, replace=False)]
+        self.n_clusters = n_clusters
+        self.n_iter = n_iter
+        self.objectives = {}
 
-    def ours():
-        model = FaissKMeans(k, init=start, max_iter=iterations, tol=0.0)
-        objective["ours"] = model.fit(points).inertia_
+    def fit_skdeepcluster(self):
+        model = FaissKMeans(
+            self.n_clusters, init=self.init, max_iter=self.n_iter, tol=0.0
+        )
+        self.objectives["FaissKMeans"] = model.fit(self.points).inertia_
 
-    def bare():
+    def fit_faiss(self):
+        n, n_features = self.points.shape
         model = faiss.Kmeans(
-            d,
-            k,
-            niter=iterations,
+            n_features,
+            self.n_clusters,
+            niter=self.n_iter,
+            # faiss would otherwise warn of few points, and sample many points.
             min_points_per_centroid=1,
             max_points_per_centroid=n,
         )
-        model.train(points, init_centroids=start)
-        objective["bare"] = float(model.index.search(points, 1)[0].sum())
+        model.train(self.points, init_centroids=self.init)
+        distances, _ = model.index.search(self.points, 1)
+        self.objectives["faiss.Kmeans"] = float(distances.sum())
 
-    def sklearns(name, kind, **params):
-        def job():
-            model = kind(k, init=start, n_init=1, max_iter=iterations, **params)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                objective[name] = model.fit(points).inertia_
-
-        return job
-
-    others = {
-        "KMeans, Lloyd": (KMeans, {"tol": 0.0}),
-        "KMeans, Elkan": (KMeans, {"tol": 0.0, "algorithm": "elkan"}),
-        "MiniBatchKMeans": (MiniBatchKMeans, {"random_state": 0}),
-    }
-    what = f"{n:,}x{d}, k={k:,}: "
-    seconds = compare(ours, bare)
-    loss = objective["ours"] / objective["bare"]
-    rows = [row(what + "FaissKMeans / faiss.Kmeans", *seconds, objective=loss)]
-    for name, (kind, params) in others.items():
-        seconds = compare(sklearns(name, kind, **params), ours)
-        loss = objective[name] / objective["ours"]
-        rows.append(row(f"{what}{name} / FaissKMeans", *seconds, objective=loss))
-    return rows
-
-
-def growth(quick):
-    """Exponents p of seconds ~ size^p, of fits of one epoch in one round."""
-    sizes = [2500, 5000, 10_000] if quick else [5000, 10_000, 20_000, 40_000, 60_000]
-    images = images_of(sizes[-1])
-    common = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0}
-    rows = []
-
-    def exponent(what, values, job):
+    def fit_sklearn(self, name, model):
+        model.set_params(
+            n_clusters=self.n_clusters, init=self.init, n_init=1, max_iter=self.n_iter
+        )
         with warnings.catch_warnings():
+            # Ten iterations are too few to converge.
             warnings.simplefilter("ignore")
-            job(values[0])
-            seconds = [timed(lambda v=v: job(v)) for v in values]
-        slope = np.polyfit(np.log(values), np.log(seconds), 1)[0]
-        print(f"{what:52s}{slope:8.2f}  seconds", *(f"{s:.1f}" for s in seconds))
-        rows.append({"what": what, "exponent": slope, "s": seconds, "at": values})
+            self.objectives[name] = model.fit(self.points).inertia_
 
-    exponent(
-        f"exponent in images, {sizes[0]:,} to {sizes[-1]:,}",
-        sizes,
-        lambda n: DeepClusterEstimator(10, **common).fit(images[:n]),
-    )
-    counts = [10, 100, 1000] if quick else [10, 100, 1000, 10_000]
-    few = images[: 2500 if quick else 20_000]
-    exponent(
-        f"exponent in pseudo-labels, 10 to {counts[-1]:,}",
-        counts,
-        lambda k: DeepClusterEstimator(10, n_pseudo_labels=k, **common).fit(few),
-    )
+    def objective_ratio(self, name, baseline):
+        """Return the ratio of the objectives of two implementations."""
+        return self.objectives[name] / self.objectives[baseline]
+
+
+def measure_kmeans(is_quick):
+    """Compare k-means with faiss and scikit-learn."""
+    n = 10_000 if is_quick else 60_000
+    sklearn_models = {
+        "KMeans, Lloyd": KMeans(tol=0.0),
+        "KMeans, Elkan": KMeans(tol=0.0, algorithm="elkan"),
+        "MiniBatchKMeans": MiniBatchKMeans(random_state=0),
+    }
+    rows = []
+    for n_features, n_clusters in [(256, 100), (256, 1000), (64, 30)]:
+        comparison = KMeansComparison(n, n_features, n_clusters)
+        size = f"{n:,}x{n_features}, k={n_clusters:,}"
+        # All implementations run the same number of iterations.
+        seconds, baseline = time_pair(
+            comparison.fit_skdeepcluster, comparison.fit_faiss
+        )
+        objective = comparison.objective_ratio("FaissKMeans", "faiss.Kmeans")
+        name = f"{size}: FaissKMeans / faiss.Kmeans"
+        rows.append(make_row(name, seconds, baseline, objective=objective))
+        for model_name, model in sklearn_models.items():
+            seconds, baseline = time_pair(
+                functools.partial(comparison.fit_sklearn, model_name, model),
+                comparison.fit_skdeepcluster,
+            )
+            objective = comparison.objective_ratio(model_name, "FaissKMeans")
+            name = f"{size}: {model_name} / FaissKMeans"
+            rows.append(make_row(name, seconds, baseline, objective=objective))
     return rows
 
 
-def _peak(n, queue):
-    images = images_of(n)
+def measure_exponent(name, values, function):
+    """Time a function at several sizes; print the exponent p of seconds ~ size^p."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The first call also imports and allocates.
+        function(values[0])
+        seconds = [time_once(functools.partial(function, value)) for value in values]
+    # The slope of a line through the logarithms.
+    exponent = np.polyfit(np.log(values), np.log(seconds), deg=1)[0]
+    print(f"{name:52s}{exponent:8.2f}  seconds", *(f"{s:.1f}" for s in seconds))
+    return {"name": name, "exponent": exponent, "seconds": seconds, "values": values}
+
+
+def measure_growth(is_quick):
+    """Measure how fits of one epoch grow with the images and the pseudo-labels."""
+    sizes = [2500, 5000, 10_000] if is_quick else [5000, 10_000, 20_000, 40_000, 60_000]
+    counts = [10, 100, 1000] if is_quick else [10, 100, 1000, 10_000]
+    images = load_images(sizes[-1])
+    subset = images[: 2500 if is_quick else 20_000]
+    model = DeepClusterEstimator(10, max_iter=1, epochs_per_iter=1, random_state=0)
+
+    def fit_images(n):
+        model.set_params(n_pseudo_labels="auto").fit(images[:n])
+
+    def fit_pseudo_labels(n_pseudo_labels):
+        model.set_params(n_pseudo_labels=n_pseudo_labels).fit(subset)
+
+    return [
+        measure_exponent(
+            f"exponent in images, {sizes[0]:,} to {sizes[-1]:,}", sizes, fit_images
+        ),
+        measure_exponent(
+            f"exponent in pseudo-labels, 10 to {counts[-1]:,}",
+            counts,
+            fit_pseudo_labels,
+        ),
+    ]
+
+
+def _send_peak(n, queue):
+    """Put the bytes that a fit takes above its input, and the bytes of the features."""
+    images = load_images(n)
     small = DeepClusterEstimator(10, max_iter=1, epochs_per_iter=1, random_state=0)
-    small.fit(images[:500])  # so that modules loaded at the first step do not count
-    before = int(Path("/proc/self/statm").read_text().split()[1])
-    before *= resource.getpagesize()
+    # The first fit loads modules, which should not count.
+    small.fit(images[:500])
+    # Resident memory before the fit, in pages.
+    n_pages = int(Path("/proc/self/statm").read_text().split()[1])
     model = DeepClusterEstimator(10, max_iter=2, random_state=0).fit(images)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    queue.put((peak - before, len(images) * model.transform(images[:2]).shape[1] * 4))
+    n_features = model.transform(images[:2]).shape[1]
+    queue.put((peak - n_pages * resource.getpagesize(), 4 * len(images) * n_features))
 
 
-def memory(quick):
-    """Peak resident memory of a fit above what was there before, in MB."""
-    n = 6000 if quick else 60_000
+def measure_memory(is_quick):
+    """Measure the memory of a fit in a process of its own."""
+    n = 6000 if is_quick else 60_000
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=_peak, args=(n, queue))
+    process = context.Process(target=_send_peak, args=(n, queue))
     process.start()
-    above, matrix = (size / 1e6 for size in queue.get())
+    peak, features = queue.get()
     process.join()
-    what = f"peak above the input, {n:,} images, MB"
-    print(f"{what:52s}{above:8.0f}  of which the features are {matrix:.0f}")
-    return [{"what": what, "mb": above, "features_mb": matrix}]
+    name = f"peak memory above the input, {n:,} images, MB"
+    print(f"{name:52s}{peak / 1e6:8.0f}  of which features {features / 1e6:.0f}")
+    return [{"name": name, "mb": peak / 1e6, "features_mb": features / 1e6}]
 
 
-def small(quick):
+def measure_small(is_quick):
+    """Measure small fits, single images and the import."""
     digits = load_digits().images.astype(np.uint8)[:500]
-    model = DeepClusterEstimator(10, random_state=0)
-    jobs = Training(digits)
-    model.fit(digits)
+    passes = TrainingPasses(digits)
+    model = DeepClusterEstimator(10, random_state=0).fit(digits)
     forward = bare_forward(model.module_, digits[:, None])
-    seconds = timed(lambda: model.fit(digits))
-    train, embed = compare(jobs.floor(), forward)
-    rounds = len(model.history_)
-    floor = rounds * (25 * train + embed)  # 200 steps a round are 25 epochs
-    rows = [row("fit of 500 digits, 6 rounds / floor", seconds, floor)]
-    one = bare_forward(model.module_, digits[:1, None])
-    rows.append(
-        row(
-            "predict of one image / bare forward",
-            *compare(lambda: model.predict(digits[:1]), one),
-        )
-    )
+    seconds = time_once(lambda: model.fit(digits))
+    train, embed = time_pair(passes.bare_pass(), forward)
+    # 200 steps in a round are 25 epochs of so few images.
+    n_epochs = math.ceil(STEPS_PER_ROUND / math.ceil(len(digits) / BATCH_SIZE))
+    n_rounds = len(model.history_)
+    bare = n_rounds * (n_epochs * train + embed)
+    rows = [make_row(f"fit of 500 digits, {n_rounds} rounds / bare", seconds, bare)]
 
-    def importing(names):
-        return lambda: subprocess.run([sys.executable, "-c", f"import {names}"])
+    single_forward = bare_forward(model.module_, digits[:1, None])
+    seconds, bare = time_pair(lambda: model.predict(digits[:1]), single_forward)
+    rows.append(make_row("predict of one image / bare forward", seconds, bare))
 
-    bare = importing("torch, sklearn.linear_model, sklearn.cluster, faiss")
-    rows.append(
-        row(
-            "import / its dependencies' import",
-            *compare(importing("skdeepcluster"), bare),
-        )
+    # An import needs a process that has imported nothing.
+    def run_import(names):
+        subprocess.run([sys.executable, "-c", f"import {names}"], check=True)
+
+    dependencies = "torch, sklearn.linear_model, sklearn.cluster, faiss"
+    seconds, bare = time_pair(
+        functools.partial(run_import, "skdeepcluster"),
+        functools.partial(run_import, dependencies),
     )
+    rows.append(make_row("import / import of its dependencies", seconds, bare))
     return rows
 
 
-def many(quick):
+def measure_search(is_quick):
+    """Compare a grid search in two processes with a search in one."""
     images = load_digits().images.astype(np.uint8)
     model = DeepClusterEstimator(10, max_iter=2, random_state=0)
     grid = {"n_clusters": [5, 10, 15, 20]}
 
     def search(n_jobs):
-        return lambda: GridSearchCV(model, grid, n_jobs=n_jobs, cv=2).fit(images)
+        GridSearchCV(model, grid, n_jobs=n_jobs, cv=2).fit(images)
 
-    search(2)()  # starts the workers
+    # The first search starts the worker processes.
+    search(n_jobs=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seconds, other = timed(search(2)), timed(search(1))
-    return [row("GridSearchCV, 8 fits: n_jobs=2 / n_jobs=1", seconds, other)]
+        seconds = time_once(functools.partial(search, n_jobs=2))
+        sequential = time_once(functools.partial(search, n_jobs=1))
+    name = "GridSearchCV, 8 fits: n_jobs=2 / n_jobs=1"
+    return [make_row(name, seconds, sequential)]
 
 
 SECTIONS = {
-    "training": training,
-    "features": features,
-    "fit": fit,
-    "k-means": k_means,
-    "growth": growth,
-    "memory": memory,
-    "small": small,
-    "many": many,
+    "training": measure_training,
+    "features": measure_features,
+    "fit": measure_fit,
+    "k-means": measure_kmeans,
+    "growth": measure_growth,
+    "memory": measure_memory,
+    "small": measure_small,
+    "search": measure_search,
 }
 
 
-def processor():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+def processor_name():
+    """Return the name of the processor (Linux), or of its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     return names[0] if names else platform.processor()
 
@@ -459,15 +553,21 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="smaller and rougher")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="sections to run",
+    )
     parser.add_argument("--json", default="speed.json", help="file to write")
     arguments = parser.parse_args()
     machine = (
-        f"{processor()}, {torch.get_num_threads()} threads, {DTYPE}, "
+        f"{processor_name()}, {torch.get_num_threads()} threads, {COMPUTE.dtype}, "
         f"torch {torch.__version__}, faiss {faiss.__version__}"
     )
-    print(machine, f"\n\n{'':52s}{'ratio':>8s}{'seconds':>10s}{'other':>10s}")
+    print(machine, f"\n\n{'':52s}{'ratio':>8s}{'seconds':>10s}{'baseline':>10s}")
     rows = {name: SECTIONS[name](arguments.quick) for name in arguments.only}
     content = {"machine": machine, "arguments": vars(arguments), "rows": rows}
     Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Build the site: ``make docs``, without any network."""
+"""Configuration of the site, which `make docs` builds without any network."""
 
 import os
 import shutil
@@ -9,7 +9,8 @@ import matplotlib
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
-matplotlib.use("Agg")  # examples draw into files
+# Examples draw into files.
+matplotlib.use("Agg")
 
 import skdeepcluster  # noqa: E402
 
@@ -19,7 +20,7 @@ copyright = author
 version = release = skdeepcluster.__version__
 
 extensions = [
-    "forge_links",
+    "plain_links",
     "mathml",
     "numpydoc",
     "sphinx.ext.autodoc",
@@ -29,8 +30,10 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
-default_role = "literal"  # a name in single backquotes, as docstrings have them
-nitpicky = True  # a reference to nothing is an error
+# Docstrings have names in single backquotes.
+default_role = "literal"
+# A broken reference is an error.
+nitpicky = True
 
 # Links to other projects need their inventories, which are downloaded.
 intersphinx_mapping = {}
@@ -45,10 +48,11 @@ else:
     nitpick_ignore_regex = [("py:.*", r"(sklearn|torch|numpy)\..*")]
 
 toc_object_entries_show_parents = "hide"
-autodoc_typehints = "none"  # numpydoc has the types
-numpydoc_show_class_members = False  # the template for classes does
+# numpydoc shows the types, and the template for classes shows the members.
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
 
-# What examples write stays in the build folder, since they run in their own.
+# Examples write files into their folder, so a copy of them runs in the build folder.
 shutil.rmtree(HERE / "_build" / "examples", ignore_errors=True)
 shutil.copytree(
     HERE.parent / "examples",
@@ -59,12 +63,13 @@ sphinx_gallery_conf = {
     "examples_dirs": "_build/examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "within_subsection_order": "gallery_order.in_order",
+    "within_subsection_order": "gallery_order.sort_key",
     "backreferences_dir": "api/examples",
     "doc_module": "skdeepcluster",
     "reference_url": {"skdeepcluster": None},
     "default_thumb_file": str(HERE / "_static" / "logo.svg"),
-    "abort_on_example_error": False,  # all of them are told, and fail the build
+    # All failing examples are reported, and fail the build at its end.
+    "abort_on_example_error": False,
     "download_all_examples": False,
     "capture_repr": (),
     "show_memory": False,

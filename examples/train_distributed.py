@@ -1,10 +1,11 @@
 """
-Several processes, one fit
-==========================
+Share one fit among several processes
+=====================================
 
-Start it with ``torchrun --nproc-per-node=2 examples/train_distributed.py``, or with
-``python`` for a single process, and compare. Only the last lines know that there are
-processes: the estimator is told nothing, and every process gets the same result.
+After this example you can run one fit on several processes or GPUs. Start it with
+``torchrun --nproc-per-node=2 examples/train_distributed.py``, and with ``python`` for a
+single process to compare. The estimator needs no parameter for it: the processes find
+each other, and each process gets the same result.
 """
 
 import argparse
@@ -23,35 +24,38 @@ def main():
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--checkpoints", help="folder, to go on after a crash")
+    parser.add_argument("--checkpoints", help="folder, to resume after a crash")
     arguments = parser.parse_args()
 
     X, y = load_fashion_mnist()
     X, y = X[: arguments.images], y[: arguments.images]
+    # The batch size counts the images of all processes together.
     model = DeepClusterEstimator(
         n_clusters=10,
         max_iter=arguments.rounds,
-        batch_size=arguments.batch_size,  # of all processes together
+        batch_size=arguments.batch_size,
         checkpoint_dir=arguments.checkpoints,
         verbose=1,
         random_state=0,
     )
-    before, start = peak(), time.perf_counter()
+    peak_at_start, start = peak_memory(), time.perf_counter()
     model.fit(X)
     seconds = time.perf_counter() - start
 
-    rank, size = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE"))
-    agreement = normalized_mutual_info_score(y, model.labels_)
+    # torchrun sets these variables; they are not set for a single process.
+    rank = int(os.environ.get("RANK", "0"))
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    nmi = normalized_mutual_info_score(y, model.labels_)
     print(
-        f"process {rank + 1} of {max(size, 1)}: {seconds:.1f} s, "
-        f"{peak() - before:.0f} MB more than before the fit, "
-        f"NMI to the classes {agreement:.3f}",
+        f"process {rank + 1} of {n_processes}: {seconds:.1f} s, "
+        f"{peak_memory() - peak_at_start:.0f} MB for the fit, "
+        f"NMI with the classes {nmi:.3f}",
         flush=True,
     )
 
 
-def peak():
-    """Largest resident memory of this process so far, in MB (Linux)."""
+def peak_memory():
+    """Return the largest resident memory of this process so far, in MB (Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 

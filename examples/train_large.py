@@ -1,10 +1,11 @@
 """
-A memory-mapped million
-=======================
+Cluster a million images on disk
+================================
 
-Cluster more images than memory should hold: an array on disk goes in, a table of
-embeddings on disk comes out, and what is in memory besides is the features. Run it with
-``--images 1000000`` for the full size, which takes 3 GB of disk.
+After this example you can cluster more images than fit into memory: ``fit`` reads an
+array on disk, and ``write_embeddings`` writes a table of embeddings to disk. Memory
+holds the features, or with ``--cache`` a file does. The full size is ``--images
+1000000``, which takes 3 GB of disk.
 """
 
 import argparse
@@ -22,21 +23,22 @@ from skdeepcluster.io import write_embeddings
 
 
 def write_images(path, n):
-    """Write noisy color images, 32x32, of ten kinds, as one .npy file."""
+    """Write noisy color images of ten classes, 32x32 pixels, as one .npy file."""
     rng = np.random.default_rng(0)
-    kinds = rng.integers(0, 176, (10, 8, 8, 3), dtype=np.uint8)
-    kinds = kinds.repeat(4, axis=1).repeat(4, axis=2)
+    patterns = rng.integers(0, 176, (10, 8, 8, 3), dtype=np.uint8)
+    patterns = patterns.repeat(4, axis=1).repeat(4, axis=2)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (n, 32, 32, 3)}
     with open(path, "wb") as file:
-        head = {"descr": "|u1", "fortran_order": False, "shape": (n, 32, 32, 3)}
-        np.lib.format.write_array_header_1_0(file, head)
+        np.lib.format.write_array_header_1_0(file, header)
+        # A thousand images at a time, so that memory never holds all images.
         for start in range(0, n, 1000):
             size = min(1000, n - start)
             noise = rng.integers(0, 80, (size, 32, 32, 3), dtype=np.uint8)
-            file.write((kinds[rng.integers(0, 10, size)] + noise).data)
+            file.write((patterns[rng.integers(0, 10, size)] + noise).data)
 
 
 def small_network():
-    """64 features: with a million images they are 256 MB."""
+    """Return a network with 64 features, which take 256 MB for a million images."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 4, stride=4),
         nn.BatchNorm2d(32),
@@ -49,8 +51,8 @@ def small_network():
     )
 
 
-def peak():
-    """Largest resident memory of this process so far, in MB (Linux)."""
+def peak_memory():
+    """Return the largest resident memory of this process so far, in MB (Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
@@ -58,34 +60,37 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument(
-        "--folder", help="where the files go; a temporary one if not set"
+        "--folder", help="folder of the files; a temporary one if unset"
     )
     parser.add_argument(
-        "--mapped", action="store_true", help="features on disk as well"
+        "--cache", action="store_true", help="keep the features on disk as well"
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        images, table = Path(folder) / "images.npy", Path(folder) / "embeddings.npy"
-        write_images(images, arguments.images)
-        print(f"{arguments.images:,} images on disk, {peak():.0f} MB of memory")
+        image_path = Path(folder) / "images.npy"
+        embedding_path = Path(folder) / "embeddings.npy"
+        write_images(image_path, arguments.images)
+        print(f"{arguments.images:,} images on disk, {peak_memory():.0f} MB of memory")
         torch.manual_seed(0)
         model = DeepClusterEstimator(
             n_clusters=10,
             backbone=small_network(),
             max_iter=1,
             batch_size=256,
-            features_dir=folder if arguments.mapped else None,
+            cache_dir=folder if arguments.cache else None,
             random_state=0,
         )
         start = time.perf_counter()
-        model.fit(images)
-        print(f"fitted in {time.perf_counter() - start:.0f} s, peak {peak():.0f} MB")
+        model.fit(image_path)
+        seconds = time.perf_counter() - start
+        print(f"fitted in {seconds:.0f} s, peak {peak_memory():.0f} MB")
         start = time.perf_counter()
-        write_embeddings(model, images, table)
-        shape = np.load(table, mmap_mode="r").shape
+        write_embeddings(model, image_path, embedding_path)
+        seconds = time.perf_counter() - start
+        shape = np.load(embedding_path, mmap_mode="r").shape
         print(
-            f"{shape} embeddings on disk in {time.perf_counter() - start:.0f} s, "
-            f"peak {peak():.0f} MB"
+            f"{shape} embeddings on disk in {seconds:.0f} s, "
+            f"peak {peak_memory():.0f} MB"
         )
 
 

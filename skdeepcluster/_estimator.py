@@ -1,7 +1,10 @@
 """DeepClusterEstimator: parameters, validation, fitted attributes; no algorithm."""
 
 import copy
+import math
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -17,11 +20,15 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _persistence as persistence
 from ._clustering.graph import nearest_neighbors
-from ._clustering.merging import mean_embeddings
+from ._clustering.merging import (
+    LinearAssigner,
+    NearestCenterAssigner,
+    mean_embeddings,
+)
 from ._clustering.pixels import fit_pixel_projection, project_pixels
 from ._fit.callback_runner import (
     Callback,
@@ -29,18 +36,17 @@ from ._fit.callback_runner import (
     CallbackSupportMixin,
     check_callbacks,
 )
-from ._fit.fit import Fit, Fitted
-from ._fit.stability import mild_augment
+from ._fit.fit import Fit, FitResult
+from ._fit.recipe import Parameters
 from ._fit.symptoms import final_symptoms
-from ._inputs.read import (
-    NO_CLUSTER,
-    InputData,
-    check_class_labels,
-    read_input,
-    warn_unreadable,
-)
-from ._inputs.sources import MAX_ABS_VALUE, Source
+from ._inputs.arrays import MAX_ABS_VALUE
+from ._inputs.failures import ReadFailures
+from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
+from ._inputs.sources import Source
+from ._inputs.spec import InputFormat, InputSpec
+from ._training.augment import Augment, mild_augment
 from ._training.features import extract_features
+from ._utils.compute import Compute
 from ._utils.device import limit_threads, resolve_device
 from ._utils.distributed import SINGLE_PROCESS, Processes, Sharded, get_processes
 from ._utils.memory import explain_memory_error
@@ -48,8 +54,28 @@ from ._utils.messages import warn
 from ._utils.random import RandomStreams
 from .metrics import reproduced_information
 
-LESS = "Lower image_size or batch_size, or pass fewer images."
-SCORE_ROWS = 20_000  # images that `score` looks at
+MEMORY_REMEDY = "Lower image_size or batch_size, or pass fewer images."
+# Number of images that `score` looks at.
+SCORE_ROWS = 20_000
+MAX_EPOCHS = 1e9
+
+
+@dataclass(frozen=True)
+class TrainingInput:
+    """X as `fit` has read it.
+
+    Parameters
+    ----------
+    data : InputData
+    failures : ReadFailures
+        Images that could not be read.
+    feature_names : ndarray of str or None
+        Names of the columns of a data frame.
+    """
+
+    data: InputData
+    failures: ReadFailures
+    feature_names: np.ndarray | None
 
 
 class DeepClusterEstimator(
@@ -61,156 +87,158 @@ class DeepClusterEstimator(
 ):
     """Cluster images, and learn features for them, without labels.
 
-    DeepCluster alternates two steps: k-means on the features that a convnet gives for
-    all images, and training of the convnet to predict the clusters found. What comes
-    out is a clustering of the images and of new ones (`predict`) and an embedding
-    for downstream estimators (`transform`).
+    DeepCluster alternates two steps: k-means clusters the features that a convnet
+    extracts from all images, and the convnet is trained to predict these clusters. The
+    result is a clustering of the images and of new images (`predict`), and an
+    embedding for downstream estimators (`transform`).
 
     Parameters
     ----------
     n_clusters : int, default=8
-        Number of groups that `predict` returns.
+        Number of clusters that `predict` returns.
 
     n_pseudo_labels : "auto", int or tuple of int, default="auto"
-        Number of clusters that the network is trained on, which are finer than the
-        groups that are returned. "auto" is 5 for each of the `n_clusters`, but at
-        most one for 20 images. With `n_pseudo_labels=n_clusters` the clusters of the
-        last round are the groups, as in the paper. Of several numbers each has a
-        clustering and a classifier of its own, as in DeepCluster-v2.
+        Number of clusters that the network is trained on. These pseudo-labels are finer
+        than the final clusters, and are merged into them. "auto" is 5 per cluster,
+        capped at one per 20 images. With `n_pseudo_labels=n_clusters` the clusters of
+        the last round are the final clusters, as in the paper. A tuple trains one
+        classifier per number, as in DeepCluster-v2.
 
     init : {"pixels", "features"}, default="pixels"
-        Where the first pseudo-labels come from: the principal components of the
-        pixels, or the features of the untrained network, as in the paper.
+        Source of the first pseudo-labels: the principal components of the pixels, or
+        the features of the untrained network, as in the paper. Use "features" for a
+        backbone with pretrained weights.
 
     clusterer : {"kmeans", "pic"} or estimator, default="kmeans"
-        What finds the pseudo-labels: k-means; power iteration clustering, which finds
-        out their number itself, the paper's alternative; or a copy of a scikit-learn
-        clusterer with `fit_predict`, which is told `n_pseudo_labels` as its
-        `n_clusters` or `n_components`, if it has a number there.
+        Method that computes the pseudo-labels: k-means; power iteration clustering,
+        which chooses the number of pseudo-labels itself (the paper's alternative); or a
+        scikit-learn clusterer with `fit_predict`. An estimator is cloned, and its
+        `n_clusters` or `n_components`, unless None, is set to `n_pseudo_labels`. Use
+        `FaissKMeans` to set options of k-means, such as its `backend` or `n_init`; its
+        own `empty_clusters` then applies.
 
     n_neighbors : int or None, default=10
-        Edges from each image in the nearest-neighbor graph of the features, whose
-        spectral embedding k-means sees beside the features: clusters follow the shape
-        of the data. Of more than 20,000 images a random sample makes the graph. With
-        None, k-means sees the features alone, as in the paper. With
-        `head="centroids"` only the first labels come from a graph.
+        Number of edges from each image in the nearest-neighbor graph of the features.
+        K-means sees the spectral embedding of this graph beside the features, so that
+        clusters follow the shape of the data. In sets of more than 20,000 images a
+        random sample forms the graph. None clusters the features alone, as in the
+        paper. With `head="centroids"` only the first pseudo-labels use a graph.
 
     max_iter : int, default=6
-        Largest number of rounds, each of which trains on the current pseudo-labels
-        and then assigns new ones.
+        Maximum number of rounds. Each round trains on the current pseudo-labels and
+        then computes new ones. More rounds help large data sets.
 
-    epochs_per_iter : "auto" or int, default="auto"
-        Training passes over the images in one round. "auto" is as many as make
-        200 SGD steps, from 1 to 30.
-
-    updates_per_iter : int or None, default=None
-        SGD steps in one round, in place of `epochs_per_iter`: where one pass over the
-        images is too long to wait for new pseudo-labels, or too short.
+    epochs_per_iter : "auto", int or float, default="auto"
+        Number of training epochs in one round. "auto" is as many as make 200 SGD steps,
+        from 1 to 30. A float such as 0.5 is a part of an epoch, for sets that are too
+        large to wait an epoch for new pseudo-labels.
 
     backbone : str or torch.nn.Module, default="auto"
-        The network: "convnet", small, with batch norm, its depth chosen by the image
-        size; "mlp"; "alexnet", with batch norm, as in the paper; the name of a
-        torchvision classification model such as "resnet18"; or a module that maps
-        (n, C, H, W) to (n, d), which is copied and starts from the weights it has.
+        Network that extracts the features:
+
+        - "convnet": small, with batch norm; the image size decides its depth;
+        - "mlp": two hidden layers, for rows;
+        - "alexnet": with batch norm, as in the paper;
+        - the name of a torchvision classifier such as "resnet18", with fresh weights;
+        - a module from (n, C, H, W) to (n, d), which is copied with its weights.
+
         "auto" is "convnet" for images and "mlp" for rows. Nothing is downloaded.
 
     image_shape : tuple (C, H, W), default=None
-        Shape that 2-D rows of `X` are read into, for use behind transformers that
+        Shape that 2-D rows of `X` are reshaped to. Set it behind transformers that
         return 2-D arrays. With None, 2-D rows are plain feature vectors.
 
     image_size : "auto" or int, default="auto"
-        Side, in pixels, of the squares that pictures of mixed sizes are brought to:
-        the shorter side is scaled, the longer one cropped around the center. "auto"
-        leaves pictures as they are that all have one size of at most 128 pixels a
-        side; others get the median of their shorter sides, but at most 64. Arrays of
-        images are only resized if it is an int.
+        Side, in pixels, of the squares that images of mixed sizes are resized to. The
+        shorter side is scaled, and the longer side is cropped around the center. "auto"
+        keeps images that all have one size of at most 128 pixels a side. Otherwise it
+        is the median of the shorter sides, capped at 64. Arrays of images are resized
+        only if it is an int.
 
     on_error : {"raise", "skip"}, default="raise"
-        What becomes of a picture that cannot be read: ValueError, before training as
-        far as the headers of files can tell, with its row, path and cause; or a
-        warning, label -1 and an embedding of NaN.
+        Reaction to an image that cannot be read. "raise" raises a ValueError with its
+        row, path and cause, before training if the header of the file shows the
+        problem. "skip" warns, and gives the image label -1 and an embedding of NaN.
 
-    cache : "memory", str, path-like or None, default="memory"
-        Where decoded pictures are kept while `fit` reads them again and again: in
-        memory; or in a memory-mapped file in the folder of this name, where fits of
-        the same files (by their contents) find them again; or nowhere.
-
-    cache_bytes : int, default=2**30
-        Largest size of decoded pictures that are kept, in bytes. More are decoded
-        anew in each pass.
-
-    features_dir : str, path-like or None, default=None
-        Folder for a temporary, memory-mapped file with the features of all images,
-        where memory does not hold them; None for memory. It takes 4 bytes for each
-        image and feature.
+    cache_dir : str, path-like or None, default=None
+        Folder for decoded images and for features that exceed 1 GiB. Decoded images of
+        files are stored under a hash of their contents, so that later fits of the same
+        files find them. With None, up to 1 GiB of decoded images and of features stay
+        in memory, and larger data goes to temporary files. If the disk has no room for
+        more images, they are decoded in each pass. Set it to fit the same files
+        repeatedly, or if the system's temporary folder is small.
 
     sobel : bool, default=False
-        Whether the network sees fixed Sobel gradients of the gray image instead of
-        its pixels, as in the paper.
+        If True, the network sees fixed Sobel gradients of the gray image instead of its
+        pixels, as in the paper.
 
     augment : {"auto", "crops"}, callable or None, default="auto"
-        Transformation of training batches. "auto" is for images a random crop of at
-        least 60 % of the area, turned by up to 10 degrees, with contrast and
-        brightness changed by up to 30 % (and of each channel by 10 % more), and
-        mirrored left to right where mirrored images look like others of their kind; for
-        rows it is nothing. "crops" are of random sizes from 8 % of the area, in shapes
-        from 3:4 to 4:3, and mirrored, as in the paper. A callable takes and returns a
-        float32 tensor (n, C, H, W) in the units of `X`.
+        Random transformation of training batches:
+
+        - "auto": for images, a crop of at least 60 % of the area, a rotation by up to
+          10 degrees, and changes of contrast and brightness by up to 30 % (each channel
+          by 10 % more); for rows, nothing. Images are also mirrored left to right if
+          mirrored images of `X` look like images of the same cluster. `recipe_` shows
+          the decision, which may differ between folds of a search;
+        - "crops": crops of 8 to 100 % of the area with aspect ratios from 3:4 to 4:3,
+          mirrored, as in the paper;
+        - a callable from and to a float32 tensor (n, C, H, W) in the units of `X`;
+        - None: no transformation.
 
     n_crops : int or (int, int), default=1
-        How often each image of a batch is augmented, for as many views that are
-        trained on together. Of a pair the second number is of further views of half
-        the side, of parts at most as large as the smallest crop: the multi-crop of
-        DeepCluster-v2, for "auto" and "crops".
+        Number of augmented views of each image in a batch. In a pair, the second number
+        counts additional views of half the side, from at most the area of the smallest
+        crop: the multi-crop of DeepCluster-v2, for `augment` "auto" and "crops".
 
     n_components : "auto", int or None, default="auto"
-        Number of principal components of the features that are clustered. "auto" is
-        as many as explain 99 % of the variance, at most 256; an int is an upper
-        bound; None is all. With `head="centroids"` it is the number of outputs of the
-        projection head, 128 unless it is an int.
+        Number of principal components of the features that are clustered. "auto"
+        explains 99 % of the variance, capped at 256. An int is an upper bound. None
+        keeps all components. With `head="centroids"` an int is the number of outputs of
+        the projection head, which otherwise is 128.
 
     whiten : bool, default=True
-        Whether these components are scaled to unit variance. Not used with
+        If True, principal components are scaled to unit variance. Not used with
         `head="centroids"`.
 
     normalize : bool, default=True
-        Whether the points that are clustered are scaled to unit length; with
-        `head="centroids"` they always are.
+        If True, the clustered points are scaled to unit length. With `head="centroids"`
+        they always are.
 
     balance : {"uniform", "loss"} or None, default="uniform"
-        What keeps the network from predicting one giant cluster: drawing images
-        uniformly over pseudo-labels, or weighting the loss by inverse cluster size.
+        Protection against a giant cluster: "uniform" draws images uniformly over
+        pseudo-labels, "loss" weights the loss by inverse cluster sizes, None does
+        neither.
 
     empty_clusters : {"split", "farthest", "drop", "raise"}, default="split"
-        What becomes of an empty cluster: it takes half of a large one through a
-        perturbed copy of its center (the paper's way); it is put on the point that
-        its own center explains worst; it is dropped; or `fit` raises ValueError.
+        Policy for an empty cluster of k-means: "split" gives it half of a large cluster
+        through a perturbed copy of the center (the paper's way); "farthest" moves it to
+        the point that is farthest from its center; "drop" removes it; "raise" raises a
+        ValueError.
 
     head : {"reset", "centroids"}, default="reset"
-        What predicts the pseudo-labels: a linear layer that is drawn anew each round,
-        as in the paper; or the clusters' own centers, as in DeepCluster-v2. Then a
-        projection head, a perceptron with one hidden layer, leads from the features
-        to points of unit length. Spherical k-means clusters the points that the
-        training passes gave, so that a round needs no other pass over the images.
+        Classifier of the pseudo-labels: "reset" draws a new linear layer in each round,
+        as in the paper. "centroids" uses the cluster centers, as in DeepCluster-v2: a
+        projection head maps features to points of unit length, and spherical k-means
+        clusters the points of the training passes, so that a round needs no additional
+        pass over the images.
 
     temperature : float, default=0.1
-        With `head="centroids"`, what cosines to the centers are divided by.
+        Divisor of the cosines to the centers, with `head="centroids"`.
 
     head_norm : "batch" or None, default="batch"
-        Normalization between features and head: a batch norm without weights, or
-        nothing, as in the paper, with which small image sets are hardly learned.
+        Normalization between features and head: a batch norm without weights, or None,
+        as in the paper. Without it, small data sets are hardly learned.
 
     batch_size : int, default=64
-        Images in one SGD step, at least 2; under torchrun those of all processes
-        together, at least 2 for each.
+        Number of images in one SGD step, at least 2. Under torchrun it is the total of
+        all processes, with at least 2 images for each.
 
     learning_rate : float, default=0.03
-        Step size of SGD.
+        Step size of SGD. Lower it if training diverges.
 
     schedule : {"cosine", "constant"}, default="cosine"
-        How the step size goes on: for the network it falls to 0 by a cosine over the
-        whole fit, for the head it is 1.5 times as large throughout; or it stays what
-        it is for both, as in the paper.
+        Course of the step size. "cosine" lowers the network's to 0 over the whole fit;
+        the head's stays 1.5 times as large. "constant" keeps both, as in the paper.
 
     momentum : float, default=0.9
         Momentum of SGD.
@@ -219,107 +247,119 @@ class DeepClusterEstimator(
         L2 penalty of SGD.
 
     device : str or torch.device, default="auto"
-        Where the network runs: "cpu", "cuda", "cuda:1", "xpu", "mps". "auto" is the
-        first that is there of CUDA, XPU, MPS and the CPU.
+        Device of the network: "cpu", "cuda", "cuda:1", "xpu" or "mps". "auto" is the
+        first available of CUDA, XPU, MPS and the CPU.
 
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        What convolutions compute in. "auto" is bfloat16 for images where the
-        processor has it, else float32.
-
-    kmeans_backend : {"auto", "faiss", "torch"}, default="auto"
-        What computes k-means. "auto" is faiss, on its GPUs where it has them and the
-        device is CUDA; on another accelerator it is torch.
+        Precision of convolutions. "auto" is bfloat16 for images if the processor
+        supports it, else float32.
 
     n_jobs : int, default=None
-        Number of CPU threads, and of processes that decode pictures ahead. -1 is all
-        processors. None leaves torch's and faiss's own settings, and decodes in as
-        many processes as torch has threads where the system forks them (Linux), else
-        in this one.
+        Number of CPU threads, and of worker processes that decode images. -1 uses all
+        processors. None keeps the settings of torch and faiss. It decodes in as many
+        workers as torch has threads if the system forks processes (Linux), else in this
+        process.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random. The same int gives the same result, bit for bit,
-        on the same machine with the same number of threads. No global generator is
-        read or advanced.
+        Seed of all random numbers. The same int gives the same result, bit for bit, on
+        the same machine with the same number of threads. No global generator is read or
+        advanced.
 
     verbose : int, default=0
-        With 1, one line is printed for each round: its loss; the NMI with the last
-        round's pseudo-labels, and with `y`; empty clusters and the largest one; images
-        trained on in a second; and the time that is left. With 2 also a progress bar
-        inside rounds, where rich is installed (``pip install skdeepcluster[progress]``)
-        and can draw, or else a line every ten seconds.
+        1 prints one line per round: loss, NMI with the previous pseudo-labels and with
+        `y`, number of empty clusters, size of the largest cluster, images per second,
+        and remaining time. 2 also shows a progress bar inside rounds, if tqdm is
+        installed (``pip install 'skdeepcluster[progress]'``), else a line every ten
+        seconds.
 
     callbacks : callable, list of callables or None, default=None
-        Functions that are called after each round as ``callback(history, fitted)``,
-        where `history` is `history_` so far, and ``fitted()`` makes the estimator that
-        it would be if the fit had ended there. The fit does end there if one returns
-        True. Some are in `skdeepcluster.callbacks`; those of scikit-learn are set with
+        Functions ``callback(history, fitted)`` that are called after each round.
+        `history` is `history_` so far, and ``fitted()`` returns the estimator as if the
+        fit had ended now. If a callback returns True, the fit ends. See
+        `skdeepcluster.callbacks`. Callbacks of scikit-learn are set with
         `set_callbacks`.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from the network of the previous call, for another
-        `max_iter` rounds.
+        If True, `fit` continues with the network of the previous call, for `max_iter`
+        additional rounds.
 
     checkpoint_dir : str, path-like or None, default=None
-        Folder for the state of the fit, after each round and every two minutes of
-        training inside one. The same `fit` on the same images goes on from there if
-        it was stopped, by whatever, and ends as it would have without; `recover` ends
-        it there instead. Each fit needs a folder of its own, which is empty again at
-        its end. Needs safetensors (``pip install skdeepcluster[save]``). None for
-        none.
+        Folder for checkpoints, which are written after each round and every two minutes
+        inside a round. After an interruption, the same call of `fit` on the same images
+        resumes from the last checkpoint, and returns the same result as an
+        uninterrupted fit. `recover` ends the fit at the last complete round instead.
+        Each fit needs its own folder, which is emptied at the end of the fit.
 
     tol : float, default=0.0
-        Training ends when 1 - NMI between successive pseudo-labels is at most `tol`.
+        Tolerance. Training ends when 1 - NMI between successive pseudo-labels is at
+        most `tol`.
 
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,), int32
-        Group of each image, equal to `predict(X)`; -1 for skipped ones.
+        Cluster of each image, equal to `predict(X)`. Skipped images have -1.
 
     paths_ : ndarray of shape (n_samples,), str, or None
-        Path of each image, if `X` is a folder or a list of paths. Those of a folder
-        are sorted.
+        Path of each image, if `X` is a folder or a list of paths. Paths of a folder are
+        sorted.
 
     skipped_ : ndarray, int64
         Rows of `X` that could not be read, with `on_error="skip"`.
 
     cluster_centers_ : ndarray of shape (n_clusters, n_features_out), float32
-        Mean embedding of each group.
+        Mean embedding of each cluster.
 
     inertia_ : float
-        Objective of the last k-means of the training, over `n_pseudo_labels`.
+        Objective of the last k-means of the training, over `n_pseudo_labels` clusters.
 
     n_iter_ : int
-        Number of rounds run.
+        Number of rounds.
+
+    recipe_ : dict
+        The choice for each parameter with an "auto": `n_pseudo_labels`,
+        `epochs_per_iter`, `backbone`, `image_shape`, `n_components` (in the last
+        round), `augment` and `mirror`, `device`, `precision`, and `kmeans_backend`.
 
     history_ : list of dict
-        One entry a round: `n_pseudo_labels` trained on; `loss`; `gain`, how much
-        better clusters of the features survive slight changes of the images than
-        before training; `inertia`; `nmi_previous`, to the previous round's
-        pseudo-labels (Fig. 2b of the paper); `nmi_y` where `y` was given;
-        `n_empty_before` and `n_empty_after` repair; `largest_cluster` and
-        `smallest_cluster` in images; `images_per_second` in training. With several
-        `n_pseudo_labels`, NMI are means and counts of empty clusters sums. And
-        `seconds_sample`, `seconds_train`, `seconds_embed`, `seconds_cluster` and
-        `seconds_judge`, which is for `gain`. `pandas.DataFrame(history_)` is a table.
+        One entry per round, from which `pandas.DataFrame(history_)` makes a table:
+
+        - `round`: number of the round, from 1;
+        - `n_pseudo_labels`: number of pseudo-labels that the round trained on;
+        - `loss`: mean loss;
+        - `gain`: stability of clusters under mild changes of the images, minus the
+          stability before training;
+        - `inertia`: objective of k-means;
+        - `nmi_previous`: NMI with the pseudo-labels of the previous round (Fig. 2b of
+          the paper);
+        - `nmi_y`: NMI with the classes, if `y` was passed;
+        - `n_empty_before`, `n_empty_after`: number of empty clusters before and after
+          `empty_clusters` was applied;
+        - `largest_cluster`, `smallest_cluster`: sizes in images;
+        - `images_per_second`: speed of training;
+        - `seconds_sample`, `seconds_train`, `seconds_embed`, `seconds_cluster`,
+          `seconds_stability`: wall time of each phase.
+
+        With several `n_pseudo_labels`, NMI are means and numbers of empty clusters are
+        sums.
 
     module_ : torch.nn.Module
-        The trained network, from pixels to the embedding.
-
-    image_shape_ : tuple (C, H, W) or None
-        Shape of the images seen in `fit`; None for plain rows.
+        Network from images to the embedding, in evaluation mode after `fit`.
 
     device_ : torch.device
-        Where the network runs.
+        Device that `device` was resolved to.
+
+    image_shape_ : tuple (C, H, W) or None
+        Shape of one image. None if `X` holds rows.
 
     n_features_in_ : int
-        Number of values of one image or row.
+        Number of values in one image or row.
 
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Column names of `X`, where it had some.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if `X` is a data frame with strings as names.
 
     See Also
     --------
-    FaissKMeans : The k-means used here, as an estimator.
+    FaissKMeans : K-means of this package, as an estimator of its own.
 
     References
     ----------
@@ -338,6 +378,16 @@ class DeepClusterEstimator(
     (300, 256)
     """
 
+    # A type checker cannot see the attributes that `_set_fitted` sets.
+    module_: Any
+    device_: torch.device
+    image_shape_: tuple[int, int, int] | None
+    history_: list[dict]
+    cluster_centers_: np.ndarray
+    _assigner: LinearAssigner | NearestCenterAssigner
+    _dtype: torch.dtype
+    _input_format: InputFormat
+
     _parameter_constraints: dict = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "n_pseudo_labels": [
@@ -352,9 +402,8 @@ class DeepClusterEstimator(
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "epochs_per_iter": [
             StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, MAX_EPOCHS, closed="right"),
         ],
-        "updates_per_iter": [Interval(Integral, 1, None, closed="left"), None],
         "backbone": [str, torch.nn.Module],
         "image_shape": [tuple, list, None],
         "image_size": [
@@ -362,9 +411,7 @@ class DeepClusterEstimator(
             Interval(Integral, 1, None, closed="left"),
         ],
         "on_error": [StrOptions({"raise", "skip"})],
-        "cache": [str, os.PathLike, None],
-        "cache_bytes": [Interval(Integral, 0, None, closed="left")],
-        "features_dir": [str, os.PathLike, None],
+        "cache_dir": [str, os.PathLike, None],
         "sobel": ["boolean"],
         "augment": [StrOptions({"auto", "crops"}), callable, None],
         "n_crops": [Interval(Integral, 1, None, closed="left"), tuple, list],
@@ -387,7 +434,6 @@ class DeepClusterEstimator(
         "weight_decay": [Interval(Real, 0, MAX_ABS_VALUE, closed="both")],
         "device": [str, torch.device],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
-        "kmeans_backend": [StrOptions({"auto", "faiss", "torch"})],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -407,14 +453,11 @@ class DeepClusterEstimator(
         n_neighbors=10,
         max_iter=6,
         epochs_per_iter="auto",
-        updates_per_iter=None,
         backbone="auto",
         image_shape=None,
         image_size="auto",
         on_error="raise",
-        cache="memory",
-        cache_bytes=2**30,
-        features_dir=None,
+        cache_dir=None,
         sobel=False,
         augment="auto",
         n_crops=1,
@@ -433,7 +476,6 @@ class DeepClusterEstimator(
         weight_decay=1e-5,
         device="auto",
         precision="auto",
-        kmeans_backend="auto",
         n_jobs=None,
         random_state=None,
         verbose=0,
@@ -449,14 +491,11 @@ class DeepClusterEstimator(
         self.n_neighbors = n_neighbors
         self.max_iter = max_iter
         self.epochs_per_iter = epochs_per_iter
-        self.updates_per_iter = updates_per_iter
         self.backbone = backbone
         self.image_shape = image_shape
         self.image_size = image_size
         self.on_error = on_error
-        self.cache = cache
-        self.cache_bytes = cache_bytes
-        self.features_dir = features_dir
+        self.cache_dir = cache_dir
         self.sobel = sobel
         self.augment = augment
         self.n_crops = n_crops
@@ -475,7 +514,6 @@ class DeepClusterEstimator(
         self.weight_decay = weight_decay
         self.device = device
         self.precision = precision
-        self.kmeans_backend = kmeans_backend
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
@@ -490,40 +528,42 @@ class DeepClusterEstimator(
 
         Parameters
         ----------
-        X : array-like, tensor, folder, paths, pictures or dataset
-            Images (n, H, W), (n, C, H, W) or (n, H, W, C), uint8 or other numbers; or
-            rows (n, n_features), see `image_shape`. Of the second and the last
-            dimension of a 4-D array the smaller one is the channels, unless
-            `image_shape` tells. Memory maps, and the path of a ``.npy`` file, are read
-            by the batch.
+        X : array-like, tensor, folder, paths, images or dataset
+            Images in one of these forms:
 
-            Or pictures of any size, see `image_size`: the path of a folder, whose
-            image files, also those further below, are taken in sorted order; a list,
-            array or Series of paths; a list of PIL images or arrays; or a map-style
-            `torch.utils.data.Dataset` of PIL images, arrays or tensors, alone or
-            as (image, label), of which labels are ignored.
+            - an array or tensor (n, H, W), (n, C, H, W) or (n, H, W, C), uint8 or other
+              numbers. Of the second and the last dimension of a 4-D array, the smaller
+              one is the channels, unless `image_shape` decides;
+            - the path of a ``.npy`` file, or a memory map, which is read in batches;
+            - the path of a folder: its image files, and those in its sub-folders, are
+              read in sorted order;
+            - a list, array or Series of paths;
+            - a list of PIL images or arrays, of any sizes (see `image_size`);
+            - a map-style `torch.utils.data.Dataset` of PIL images, arrays or tensors,
+              alone or as (image, label), where labels are ignored;
+            - rows (n, n_features), see `image_shape`.
         y : array-like of shape (n,), default=None
-            Never learned from. Where it holds class labels, their NMI with the
-            pseudo-labels is logged in `history_`.
+            Not used for learning. If it holds class labels, their NMI with the
+            pseudo-labels is recorded in `history_`.
 
         Returns
         -------
         self : DeepClusterEstimator
-            Fitted.
+            Fitted estimator.
 
         Raises
         ------
         ValueError, TypeError
-            If a parameter or `X` is not usable, before any training; ValueError also
-            if the loss diverges. The estimator is then as it was before the call.
+            If a parameter or `X` is invalid, before any training. ValueError if the
+            loss diverges. The estimator is then the same as before the call.
 
         Warns
         -----
         ConvergenceWarning
-            After the round that shows it, if the network has learned nothing for two
-            rounds or one pseudo-label takes most images; at the end, if the network is
-            worse than before training, the pseudo-labels did not settle, or there are
-            fewer groups than `n_clusters`. It names the parameter to change.
+            After a round, if the network has learned nothing for two rounds or one
+            pseudo-label takes most images. At the end, if the network is worse than
+            before training, if the pseudo-labels did not settle, or if there are fewer
+            clusters than `n_clusters`. The warning names the parameter to change.
         """
         self._fit(X, y)
         return self
@@ -534,45 +574,44 @@ class DeepClusterEstimator(
 
         Parameters
         ----------
-        X : array-like, tensor, folder, paths, pictures or dataset
-            As in `fit`.
+        X : array-like, tensor, folder, paths, images or dataset
+            Images in any form that `fit` takes.
         y : array-like of shape (n,), default=None
             As in `fit`.
 
         Returns
         -------
         embedding : ndarray of shape (n, n_features_out), float32
-            The same as `fit(X).transform(X)`, without a second pass over the images.
+            Equal to `fit(X).transform(X)`, without a second pass over the images.
         """
-        given, fitted = self._fit(X, y)
-        embedding = Sharded(fitted.features, fitted.shard).gather()
-        return given.in_place(embedding, np.nan)
+        data, result = self._fit(X, y)
+        return data.scatter_rows(result.features.gather(), np.nan)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def recover(self, X, y=None):
-        """Be fitted as after the last complete round of a fit that was stopped.
+        """End an interrupted fit at its last complete round.
 
-        For a fit that is to end here rather than go on: after Ctrl-C, say, or when
-        training diverged. Its checkpoints stay, and `fit` would still go on from them.
+        Use it after Ctrl-C or a diverged training, if the fit is not to be resumed. The
+        checkpoints are kept, so that `fit` can still resume.
 
         Parameters
         ----------
-        X : array-like, tensor, folder, paths, pictures or dataset
-            The images of that fit.
+        X : array-like, tensor, folder, paths, images or dataset
+            Images of the interrupted fit.
         y : None
             Ignored.
 
         Returns
         -------
         self : DeepClusterEstimator
-            Fitted, with the rounds in `history_` that were complete.
+            Fitted estimator, with the complete rounds in `history_`.
 
         Raises
         ------
         ValueError
-            If `checkpoint_dir` holds no complete round, or one of another fit.
+            If `checkpoint_dir` holds no complete round, or a round of another fit.
         """
-        self._fit(X, None, recovering=True)
+        self._fit(X, None, recover=True)
         return self
 
     def transform(self, X):
@@ -580,87 +619,88 @@ class DeepClusterEstimator(
 
         Parameters
         ----------
-        X : array-like, tensor, folder, paths, pictures or dataset
-            As in `fit`.
+        X : array-like, tensor, folder, paths, images or dataset
+            Images in any form that `fit` takes.
 
         Returns
         -------
         embedding : ndarray of shape (n, n_features_out), float32
-            Output of the network before its head. With `head_norm="batch"` each
-            feature has about zero mean and unit variance over the training images.
+            Output of the network before its head. With `head_norm="batch"` each feature
+            has about zero mean and unit variance over the training images.
         """
         check_is_fitted(self)
-        return self._shared(X, lambda features: features, np.nan)
+        return self._map_features(X, lambda features: features, fill_value=np.nan)
 
     def predict(self, X):
-        """Assign images to the groups found in `fit`.
+        """Assign images to the clusters of `fit`.
 
         Parameters
         ----------
-        X : array-like, tensor, folder, paths, pictures or dataset
-            As in `fit`.
+        X : array-like, tensor, folder, paths, images or dataset
+            Images in any form that `fit` takes.
 
         Returns
         -------
         labels : ndarray of shape (n,), int32
-            Group of each image. For the images of `fit` this equals `labels_`.
+            Cluster of each image. For the images of `fit` it equals `labels_`.
         """
         check_is_fitted(self)
-        return self._shared(X, self._assign, NO_CLUSTER)
+        return self._map_features(X, self._assign, fill_value=NO_CLUSTER)
 
     def score(self, X, y=None):
-        """Measure, without labels, how well-defined the groups are.
+        """Measure, without labels, how well-defined the clusters are.
 
         Parameters
         ----------
-        X : array-like or tensor
-            At least two images or rows, as in `fit`; best some that `fit` has not
-            seen. Of more than 20,000 a random sample is looked at.
+        X : array-like, tensor, folder, paths, images or dataset
+            At least two images in any form that `fit` takes, preferably images that
+            `fit` has not seen. Of more than 20,000 images a random sample is used.
         y : None
             Ignored.
 
         Returns
         -------
         score : float
-            How much the group of an image tells about the group of what looks like
-            it: mean of `metrics.reproduced_information` between the images and
-            slightly cropped, turned and relit ones (rows with 10 % noise), and
-            between the images and the nearest others by their pixels. In [0, 1), and
-            0.70 at best for 10 equal groups; 0 is what chance or a single group
-            gives. Larger is better, also between different `n_clusters`.
+            Information that the cluster of an image gives about the clusters of similar
+            images: mean of `metrics.reproduced_information` between the images and
+            mildly cropped, rotated and relit copies (rows get 10 % noise), and between
+            the images and their nearest neighbors in pixels. It lies in [0, 1). Ten
+            equal clusters reach at most 0.70. Chance, or a single cluster, gives 0.
+            Larger is better, also across different `n_clusters`.
         """
         check_is_fitted(self)
-        given = read_input(self, X)
-        rows = RandomStreams(0).sample("score", given.n, SCORE_ROWS)
-        source = given.source.take(rows)
-        if given.failures:
-            source = source.take(np.flatnonzero(~np.isin(rows, list(given.failures))))
+        data, failures = read_input(X, self._input_spec(fitted=True))
+        rows = RandomStreams(0).sample("score", data.n, SCORE_ROWS)
+        source = data.source.take(rows)
+        if failures:
+            source = source.take(np.flatnonzero(~failures.mask(rows)))
         if len(source) < 2:
-            raise ValueError("score compares images: pass at least 2.")
-        pixels = project_pixels(
-            source, fit_pixel_projection(source, np.arange(len(source)))
-        )
+            raise ValueError("score compares images. Pass at least 2 readable images.")
+        projection = fit_pixel_projection(source, np.arange(len(source)))
+        pixels = project_pixels(source, projection)
         nearest = nearest_neighbors(pixels, 1)[0][:, 0]
-        groups = self._assign(self._embed(source))
-        viewed = self._assign(self._embed(source, mild_augment(source)))
-        others = [viewed, groups[nearest]]
-        return float(np.mean([reproduced_information(groups, o) for o in others]))
+        labels = self._assign(self._embed(source))
+        augment = mild_augment(len(source.shape))
+        changed_labels = self._assign(self._embed(source, augment))
+        return float(
+            np.mean(
+                [
+                    reproduced_information(labels, changed_labels),
+                    reproduced_information(labels, labels[nearest]),
+                ]
+            )
+        )
 
     def save(self, path):
         """Write the fitted estimator to one file, without pickle.
 
-        Weights and arrays are in safetensors' format, parameters as JSON in its
-        header. The file is whole or not there.
+        Weights and arrays are in the safetensors format, parameters as JSON in its
+        header. The file is written completely or not at all.
 
         Parameters
         ----------
         path : str or path-like
-            Name of the file, which is replaced if it exists.
-
-        Raises
-        ------
-        ImportError
-            If safetensors is missing (``pip install skdeepcluster[save]``).
+            Path of the file, which is replaced if it exists.
 
         Warns
         -----
@@ -674,147 +714,211 @@ class DeepClusterEstimator(
     def load(cls, path, *, device=None, backbone=None):
         """Read an estimator from a file that `save` wrote.
 
-        Nothing in the file is executed, and no more memory is taken than its size.
+        Nothing in the file is executed, and reading needs no more memory than the size
+        of the file.
 
         Parameters
         ----------
         path : str or path-like
-            Name of the file.
+            Path of the file.
         device : str, torch.device or None, default=None
-            Where the network is to run. None is where it was fitted, or the CPU where
-            there is no such device.
+            Device of the network. None is the device of the fit, or the CPU if that
+            device is not available.
         backbone : torch.nn.Module or None, default=None
-            A module built like the one that was fitted, if `backbone` was a module;
-            its weights are replaced by those of the file.
+            A module with the architecture of the fitted backbone, if `backbone` was a
+            module. Its weights are replaced.
 
         Returns
         -------
         estimator : DeepClusterEstimator
-            Fitted, with the same parameters.
+            Fitted estimator with the same parameters.
 
         Raises
         ------
         ValueError
-            If the file is damaged, is no such file, or does not fit the backbone.
-        ImportError
-            If safetensors is missing (``pip install skdeepcluster[save]``).
+            If the file is damaged, was not written by `save`, or does not match the
+            backbone.
         """
         return persistence.load(cls, path, device, backbone)
 
-    def _shared(self, X, compute, blank: float) -> np.ndarray:
-        """Return what is computed of features, by all processes that there are."""
+    def _map_features(
+        self, X, function: Callable[[np.ndarray], np.ndarray], fill_value: float
+    ) -> np.ndarray:
+        """Apply a function to the features of all images, shared by all processes.
+
+        Images that cannot be read get the fill value.
+        """
         processes = get_processes()
         with processes.guard_collectives():
-            given = read_input(self, X)
-            few = len(given.source) < processes.size
-            shard = (SINGLE_PROCESS if few else processes).shard(len(given.source))
-            values = Sharded(
-                compute(self._embed(given.source, rows=shard.rows)), shard
-            ).gather()
-            given.share_failures(processes)
-            warn_unreadable(given.failures, given.n)
-            return given.in_place(values, blank)
+            data, failures = read_input(X, self._input_spec(fitted=True))
+            n = len(data.source)
+            # Processes without an image would have nothing to extract features from.
+            shard = (SINGLE_PROCESS if n < processes.size else processes).shard(n)
+            features = self._embed(data.source, rows=shard.rows)
+            values = Sharded(function(features), shard).gather()
+            failures.share(processes)
+            failures.warn(data.n)
+            return data.scatter_rows(values, fill_value)
 
-    def _fit(self, X, y, recovering: bool = False) -> tuple[InputData, Fitted]:
-        """Fit, and return what was given and what was learned."""
-        functions = check_callbacks(self.callbacks)
+    def _input_spec(self, fitted: bool) -> InputSpec:
+        """Return how X is read: in the format of the fit, or in a format of its own."""
+        return InputSpec(
+            image_shape=self.image_shape,
+            image_size=self.image_size,
+            on_error=self.on_error,
+            n_jobs=self.n_jobs,
+            cache_dir=self.cache_dir,
+            validate_rows=partial(validate_data, self, reset=not fitted),
+            fitted=self._input_format if fitted else None,
+        )
+
+    def _fit(self, X, y, recover: bool = False) -> tuple[InputData, FitResult]:
+        """Fit, set the fitted attributes, and return the data with the result."""
+        callbacks = check_callbacks(self.callbacks)
         context = None
-        if not recovering:
+        if not recover:
             context = self._init_callback_context(max_subtasks=self.max_iter)
-        before = dict(vars(self))
         processes = get_processes()
-        try:
-            with (
-                limit_threads(self.n_jobs),
-                processes.guard_collectives(),
-                explain_memory_error("a fit", LESS),
-            ):
-                return self._fit_validated(
-                    X, y, recovering, functions, context, processes
-                )
-        except BaseException:
-            # Nothing half-fitted is left behind, whatever stopped the fit.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        with (
+            limit_threads(self.n_jobs),
+            processes.guard_collectives(),
+            explain_memory_error("a fit", MEMORY_REMEDY),
+        ):
+            if recover:
+                return self._recover(X, processes)
+            return self._run_fit(X, y, callbacks, context, processes)
 
-    def _fit_validated(
-        self,
-        X,
-        y,
-        recovering: bool,
-        functions: list[Callback],
-        context,
-        processes: Processes,
-    ) -> tuple[InputData, Fitted]:
+    def _run_fit(
+        self, X, y, callbacks: list[Callback], context, processes: Processes
+    ) -> tuple[InputData, FitResult]:
+        """Run a new or interrupted fit to its end."""
         task = {"estimator": self, "X": X, "y": y}
         if context is not None:
             context.call_on_fit_task_begin(**task)
-        warm = self.warm_start and hasattr(self, "module_")
-        given = read_input(self, X, fitting=True, reset=not warm)
-        source = given.source
-        y = check_class_labels(y, given.n)
-        y = None if y is None else y[given.rows]
-        before: Any = self.module_ if warm else None
-        history = self.history_ if warm else []
-        params = self.get_params(deep=False)
-        fit = Fit(params, source, given.paths, before, history, processes)
-        if recovering:
-            fitted = fit.recover()
-        else:
-            onlookers = CallbackRunner(functions, context, task)
-            fitted = fit.run(y, onlookers, partial(self._as_fitted, given))
-        given.share_failures(processes)
-        self._set_fitted(given, fitted)
-        n_groups = len(self.cluster_centers_)
-        for words in final_symptoms(fitted.history, n_groups, self.n_clusters):
-            warn(words, ConvergenceWarning)
-        warn_unreadable(given.failures, given.n)
-        if fit.checkpoints is not None and not recovering:
+        reading = self._read_training(X)
+        y = check_class_labels(y, reading.data.n)
+        fit = self._new_fit(reading, processes)
+        result = fit.run(
+            y=None if y is None else y[reading.data.rows],
+            callback_runner=CallbackRunner(callbacks, context, task),
+            make_estimator=partial(self._make_fitted, reading),
+        )
+        self._complete_fit(reading, result, processes)
+        if fit.checkpoints is not None:
             fit.checkpoints.clear()
         if context is not None:
-            learned = partial(vars, self)
-            context.call_on_fit_task_end(**task, reconstruction_attributes=learned)
-        return given, fitted
+            attributes = partial(vars, self)
+            context.call_on_fit_task_end(**task, reconstruction_attributes=attributes)
+        return reading.data, result
 
-    def _as_fitted(self, given: InputData, fitted: Fitted) -> "DeepClusterEstimator":
-        """Return the estimator that this one would be if it had learned `fitted`."""
-        model = copy.copy(self)
-        for name in [name for name in vars(model) if "_callback" in name]:
-            delattr(model, name)  # of the fit that goes on
-        model._set_fitted(given, fitted)
+    def _recover(self, X, processes: Processes) -> tuple[InputData, FitResult]:
+        """End an interrupted fit at its last complete round."""
+        reading = self._read_training(X)
+        result = self._new_fit(reading, processes).recover()
+        self._complete_fit(reading, result, processes)
+        return reading.data, result
+
+    @property
+    def _is_warm(self) -> bool:
+        return self.warm_start and hasattr(self, "module_")
+
+    def _read_training(self, X) -> TrainingInput:
+        """Read X for training, without changing this estimator.
+
+        scikit-learn's validation of rows sets attributes. It sets them on a copy, so
+        that an error during the fit leaves this estimator as it was.
+        """
+        reader = copy.copy(self)
+        if not self._is_warm:
+            # A data frame of an earlier fit may have had names of columns.
+            reader.__dict__.pop("feature_names_in_", None)
+        spec = reader._input_spec(fitted=self._is_warm)
+        data, failures = read_input(X, spec, for_training=True)
+        names = getattr(reader, "feature_names_in_", None)
+        return TrainingInput(data, failures, feature_names=names)
+
+    def _new_fit(self, reading: TrainingInput, processes: Processes) -> Fit:
+        return Fit(
+            Parameters(**self.get_params(deep=False)),
+            reading.data.source,
+            reading.data.paths,
+            previous_network=self.module_ if self._is_warm else None,
+            previous_history=self.history_ if self._is_warm else [],
+            processes=processes,
+        )
+
+    def _complete_fit(
+        self, reading: TrainingInput, result: FitResult, processes: Processes
+    ) -> None:
+        """Set the fitted attributes, and warn about problems of the whole fit."""
+        reading.failures.share(processes)
+        self._set_fitted(reading, result)
+        for message in final_symptoms(
+            result.history, len(self.cluster_centers_), self.n_clusters
+        ):
+            warn(message, ConvergenceWarning)
+        reading.failures.warn(reading.data.n)
+
+    def _make_fitted(
+        self, reading: TrainingInput, result: FitResult
+    ) -> "DeepClusterEstimator":
+        """Return a new estimator that has learned `result`, for callbacks."""
+        model = type(self)(**self.get_params(deep=False))
+        model._set_fitted(reading, result)
         return model
 
-    def _set_fitted(self, given: InputData, fitted: Fitted) -> None:
-        source = given.source
-        self.module_: torch.nn.Module = fitted.network
-        self.device_ = fitted.recipe.device
-        self._dtype = fitted.recipe.dtype
-        self.image_shape_ = source.shape if len(source.shape) == 3 else None
-        self._image_dtype = source.dtype
-        self.history_: list[dict] = fitted.history
-        self.n_iter_ = len(fitted.history)
-        self.inertia_ = fitted.inertia
-        self._groups = fitted.groups
-        self._n_features_out = fitted.network.n_features
-        own, processes = self._assign(fitted.features), fitted.shard.processes
-        self.cluster_centers_ = mean_embeddings(fitted.features, own, processes)
-        labels = Sharded(own, fitted.shard).gather()
-        self.paths_ = given.paths
-        self.skipped_ = np.array(sorted(given.failures), dtype=np.int64)
-        self.labels_ = given.in_place(labels, NO_CLUSTER)
+    def _set_fitted(self, reading: TrainingInput, result: FitResult) -> None:
+        """Set the fitted attributes."""
+        data, features = reading.data, result.features
+        local_labels = result.assigner.predict(features.values)
+        labels = Sharded(local_labels, features.shard).gather()
+        mean, scale = result.network.statistics
+        input_format = InputFormat(data.source.shape, data.source.dtype, mean, scale)
+        attributes = {
+            "module_": result.network,
+            "device_": result.recipe.compute.device,
+            "image_shape_": input_format.image_shape,
+            "recipe_": result.choices,
+            "history_": result.history,
+            "n_iter_": len(result.history),
+            "inertia_": result.inertia,
+            "cluster_centers_": mean_embeddings(features, local_labels),
+            "labels_": data.scatter_rows(labels, NO_CLUSTER),
+            "paths_": data.paths,
+            "skipped_": reading.failures.rows,
+            "n_features_in_": math.prod(data.source.shape),
+            "_assigner": result.assigner,
+            "_dtype": result.recipe.compute.dtype,
+            "_input_format": input_format,
+            "_n_features_out": result.network.n_features,
+        }
+        # A data frame of an earlier fit may have had names of columns.
+        self.__dict__.pop("feature_names_in_", None)
+        if reading.feature_names is not None:
+            attributes["feature_names_in_"] = reading.feature_names
+        self.__dict__.update(attributes)
+
+    @property
+    def _compute(self) -> Compute:
+        return Compute(self.device_, self._dtype)
 
     def _embed(
-        self, source: Source, augment=None, rows: slice | None = None
+        self,
+        source: Source,
+        augment: Augment | None = None,
+        rows: slice | None = None,
     ) -> np.ndarray:
+        """Return the embedding of images, float32 (n, n_features_out)."""
         with limit_threads(self.n_jobs):
             self.module_.to(self.device_)
-            how = self.device_, self._dtype, augment
-            return extract_features(self.module_, source, *how, rows=rows)
+            return extract_features(
+                self.module_, source, self._compute, augment=augment, rows=rows
+            )
 
     def _assign(self, features: np.ndarray) -> np.ndarray:
+        """Return the cluster of each row of features, int32 (n,)."""
         with limit_threads(self.n_jobs):
-            return self._groups.predict(features)
+            return self._assigner.predict(features)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")
@@ -828,7 +932,7 @@ class DeepClusterEstimator(
     def __getstate__(self):
         state = super().__getstate__()
         if "module_" in state and self.device_.type != "cpu":
-            # So that it can be loaded where there is no such device.
+            # The pickle may be loaded on a machine without the device of the fit.
             state["module_"] = copy.deepcopy(self.module_).cpu()
         return state
 

@@ -9,7 +9,8 @@ import torch
 
 from ._clustering.merging import LinearAssigner, NearestCenterAssigner
 from ._clustering.whitening import Projection
-from ._fit.recipe import projected_size
+from ._fit.recipe import Parameters
+from ._inputs.spec import InputFormat
 from ._training.network import Network, build_network
 from ._utils.device import resolve_device
 from ._utils.messages import warn
@@ -25,7 +26,7 @@ IMAGE_DTYPES = {"uint8": np.uint8, "float32": np.float32}
 
 def save(estimator, path: str | os.PathLike) -> None:
     """Write a fitted estimator to a file; see `DeepClusterEstimator.save`."""
-    assigner, arrays = _pack_assigner(estimator._groups)
+    assigner, arrays = _pack_assigner(estimator._assigner)
     arrays["labels"] = estimator.labels_
     arrays["cluster_centers"] = estimator.cluster_centers_
     arrays["skipped"] = estimator.skipped_
@@ -46,12 +47,13 @@ def save(estimator, path: str | os.PathLike) -> None:
         "custom_backbone": isinstance(estimator.backbone, torch.nn.Module),
         "groups": assigner,
         "dtype": str(estimator._dtype).removeprefix("torch."),
-        "image_dtype": np.dtype(estimator._image_dtype).name,
+        "image_dtype": np.dtype(estimator._input_format.dtype).name,
         "image_shape": estimator.image_shape_,
         "feature_names": None if feature_names is None else list(feature_names),
         "n_features_in": int(estimator.n_features_in_),
         "n_iter": int(estimator.n_iter_),
         "inertia": float(estimator.inertia_),
+        "recipe": estimator.recipe_,
         "history": estimator.history_,
         "device": str(estimator.device_),
     }
@@ -154,13 +156,17 @@ def _build_estimator(cls, metadata: dict, backbone: torch.nn.Module | None):
         raise ValueError(
             f"its backbone is {params['backbone']!r}: remove backbone= from load"
         )
-    for name, value in params.items():
-        # JSON has no tuples.
-        if isinstance(value, list):
-            params[name] = tuple(value)
-    estimator = cls(**params)
+    estimator = cls(**_lists_to_tuples(params))
     estimator._validate_params()
     return estimator
+
+
+def _lists_to_tuples(values: dict) -> dict:
+    """Return values from JSON, which has no tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
 
 
 def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> None:
@@ -176,7 +182,7 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
     n_clusters, n_features = centers.shape
     if n_features != network.n_features:
         raise ValueError("its cluster centers do not fit its embedding")
-    estimator._groups = _load_assigner(
+    estimator._assigner = _load_assigner(
         metadata["groups"], n_clusters, n_features, tensors
     )
     labels = _check_array(tensors, "labels", np.int32, ndim=1)
@@ -196,10 +202,15 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
         estimator.feature_names_in_ = np.array(names, dtype=object)
     estimator.n_iter_ = _check_integer(metadata["n_iter"])
     estimator.inertia_ = float(metadata["inertia"])
+    estimator.recipe_ = _lists_to_tuples(dict(metadata["recipe"]))
     estimator.history_ = [dict(record) for record in metadata["history"]]
     estimator._n_features_out = network.n_features
     estimator._dtype = DTYPES[metadata["dtype"]]
-    estimator._image_dtype = IMAGE_DTYPES[metadata["image_dtype"]]
+    estimator._input_format = InputFormat(
+        shape or (n_features_in,),
+        IMAGE_DTYPES[metadata["image_dtype"]],
+        *network.statistics,
+    )
 
 
 def _load_network(
@@ -225,7 +236,7 @@ def _load_network(
             *statistics,
             sobel=estimator.sobel,
             head_norm=estimator.head_norm,
-            n_projected=projected_size(estimator.get_params(deep=False)),
+            n_projected=Parameters(**estimator.get_params(deep=False)).n_projected,
         )
     _check_weights(weights, expected=network.state_dict())
     network.load_state_dict(weights, assign=True)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._estimator import DeepClusterEstimator
 from ._inputs.decoding import ImageFormat, decode
-from ._inputs.read import NO_CLUSTER, InputData, read_input, warn_unreadable
+from ._inputs.read import NO_CLUSTER, InputData, read_input
 from ._utils.distributed import get_processes
 from ._utils.files import write_atomically
 from ._utils.hashing import hash_content
@@ -119,7 +119,7 @@ def write_embeddings(estimator, X, path):
     folder = path.with_name(path.name + ".partial")
     processes = get_processes()
     with processes.guard_collectives():
-        data = read_input(estimator, X)
+        data, failures = read_input(X, estimator._input_spec(fitted=True))
         description = _describe(estimator, data)
         processes.check_same(description)
         processes.run_on_first(lambda: _begin(folder, description))
@@ -128,17 +128,14 @@ def write_embeddings(estimator, X, path):
         missing = processes.run_on_first(
             lambda: [start for start in starts if not chunks[start].exists()]
         )
-        failures: dict[int, str] = {}
         for start in missing[processes.rank :: processes.size]:
             chunk = data.part(start, min(start + CHUNK_ROWS, data.n))
             features = estimator._embed(chunk.source)
-            labels = chunk.in_place(estimator._assign(features), NO_CLUSTER)
-            embeddings = chunk.in_place(features, np.nan)
-            failures |= chunk.failures
+            labels = chunk.scatter_rows(estimator._assign(features), NO_CLUSTER)
+            embeddings = chunk.scatter_rows(features, np.nan)
             with write_atomically(chunks[start]) as file:
                 write_chunk(file, embeddings, labels, chunk.paths)
-        for failures_of_process in processes.all_gather_object(failures):
-            failures |= failures_of_process
+        failures.share(processes)
 
         def complete() -> None:
             with write_atomically(path) as file:
@@ -146,7 +143,7 @@ def write_embeddings(estimator, X, path):
             shutil.rmtree(folder)
 
         processes.run_on_first(complete)
-        warn_unreadable(failures, data.n)
+        failures.warn(data.n)
 
 
 def _describe(estimator: DeepClusterEstimator, data: InputData) -> dict:
@@ -160,7 +157,7 @@ def _describe(estimator: DeepClusterEstimator, data: InputData) -> dict:
         "version": 1,
         "rows": data.n,
         "chunk_rows": CHUNK_ROWS,
-        "estimator": hash_content(estimator.module_.state_dict(), estimator._groups),
+        "estimator": hash_content(estimator.module_.state_dict(), estimator._assigner),
         "paths": hash_content(data.paths),
         "images": hash_content(images),
     }

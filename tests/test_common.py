@@ -1,4 +1,4 @@
-"""scikit-learn's common checks, in full: real training, no expected failure."""
+"""scikit-learn's common checks, with real training and no expected failure."""
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 

@@ -1,7 +1,6 @@
 """The pages are valid reStructuredText, readable without Sphinx, and complete.
 
-Their code is run by the doctests; ``make docs`` builds the site from them, which also
-checks each reference.
+The doctests run the code of the pages. `make docs` checks each reference.
 """
 
 import inspect
@@ -26,8 +25,8 @@ PAGES = [
     *(DOCS / "inside").glob("*.rst"),
     *(ROOT / "examples").glob("*.rst"),
 ]
-# These hold the site together; all others are plain reStructuredText.
-BY_SPHINX = {
+# Only these pages, which list pages and public names, may use directives of Sphinx.
+SPHINX_DIRECTIVES = {
     "docs/index.rst": ["toctree"],
     "docs/guide.rst": ["toctree"],
     "docs/inside/index.rst": ["toctree"],
@@ -35,8 +34,8 @@ BY_SPHINX = {
 }
 
 
-class Anything(rst.Directive):
-    """A directive of Sphinx, whose content is for Sphinx."""
+class IgnoredDirective(rst.Directive):
+    """Stand-in for a directive of Sphinx."""
 
     optional_arguments = 1
     final_argument_whitespace = True
@@ -47,8 +46,8 @@ class Anything(rst.Directive):
 
 
 def parse(page, monkeypatch):
-    for name in BY_SPHINX.get(page.relative_to(ROOT).as_posix(), []):
-        monkeypatch.setitem(rst.directives._directives, name, Anything)
+    for name in SPHINX_DIRECTIVES.get(page.relative_to(ROOT).as_posix(), []):
+        monkeypatch.setitem(rst.directives._directives, name, IgnoredDirective)
     settings = {"halt_level": utils.Reporter.WARNING_LEVEL}
     return core.publish_doctree(
         page.read_text(encoding="utf-8"),
@@ -57,29 +56,51 @@ def parse(page, monkeypatch):
     )
 
 
-def entries(page, directive):
-    """Return the lines inside a page's directives of that name, but for options."""
+def directive_entries(page, directive):
+    """Return the content lines of all directives of this name, without options."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(rf"^\.\. {directive}::\n((?:\n| +.*\n)+)", text, re.MULTILINE)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith(":")]
 
 
-def test_promises_are_held_by_tests_that_are_there():
+def test_guarantees_name_existing_tests():
     text = (DOCS / "promises.rst").read_text(encoding="utf-8")
-    named = set(re.findall(r"``((?:tests|benchmarks)/\w+\.py)``", text))
-    assert len(named) > 15
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    paths = set(re.findall(r"``((?:tests|benchmarks)/[\w/]+\.py)``", text))
+    assert len(paths) > 15
+    assert [path for path in sorted(paths) if not (ROOT / path).is_file()] == []
+
+
+def test_method_pages_name_existing_code():
+    package = Path(skdeepcluster.__file__).parent
+    sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    defined = set(
+        re.findall(r"^ *(?:def|class) (\w+)", "\n".join(sources.values()), re.M)
+    )
+    architecture = (DOCS / "architecture.rst").read_text(encoding="utf-8")
+    pages = [
+        page.read_text(encoding="utf-8") for page in (DOCS / "inside").glob("*.rst")
+    ]
+    modules = set(re.findall(r"``(_\w+/\w+\.py)``", "\n".join([architecture, *pages])))
+    assert len(modules) > 15
+    assert [name for name in sorted(modules) if package / name not in sources] == []
+    # The last column of the tables has functions, classes and methods.
+    names = re.findall(
+        r"``([A-Za-z_.]+)``", "".join(re.findall(r"\|[^|\n]+\|\n", architecture))
+    )
+    members = {part for name in names for part in name.split(".")}
+    assert len(members) > 15
+    assert sorted(members - defined) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_page(page, monkeypatch):
+def test_page_is_valid(page, monkeypatch):
     tree = parse(page, monkeypatch)
     links = [link.get("refuri", "://") for link in tree.findall(nodes.reference)]
-    # What the gallery will hold is not there yet.
+    # The build of the site makes the pages of the gallery.
     files = [link for link in links if not re.match(r".*://|auto_examples/", link)]
     assert [name for name in files if not (page.parent / name).is_file()] == []
-    # In a simple table each line of the first column is a row: these want a grid.
+    # A simple table cannot wrap its first column: each line of it starts a new row.
     rows = [[cell.astext() for cell in row] for row in tree.findall(nodes.row)]
     assert [cells[0] for cells in rows if not any(cells[1:])] == []
     for formula in tree.findall(lambda n: isinstance(n, nodes.math | nodes.math_block)):
@@ -87,13 +108,13 @@ def test_page(page, monkeypatch):
 
 
 def test_every_page_is_on_the_site_once():
-    found = []
-    for name in BY_SPHINX:
-        for entry in entries(ROOT / name, "toctree"):
+    listed = []
+    for name in SPHINX_DIRECTIVES:
+        for entry in directive_entries(ROOT / name, "toctree"):
             path = re.sub(r".*<(.*)>", r"\1", entry) + ".rst"
-            found.append(((ROOT / name).parent / path).resolve())
+            listed.append(((ROOT / name).parent / path).resolve())
     pages = {*DOCS.glob("*.rst"), *(DOCS / "inside").glob("*.rst")}
-    on_site = sorted(page for page in found if page in pages)
+    on_site = sorted(page for page in listed if page in pages)
     assert on_site == sorted(pages - {DOCS / "index.rst"})
 
 
@@ -103,12 +124,12 @@ def test_every_public_name_is_in_the_reference():
         if not inspect.ismodule(obj := getattr(skdeepcluster, name)):
             public.add(name)
             continue
-        public |= {f"{name}.{each}" for each in obj.__all__}
-    assert set(entries(DOCS / "api.rst", "autosummary")) == public
+        public |= {f"{name}.{member}" for member in obj.__all__}
+    assert set(directive_entries(DOCS / "api.rst", "autosummary")) == public
 
 
-def test_every_example_that_is_named_is_there():
+def test_every_named_example_exists():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"examples/\w+\.py", text))
-    assert len(named) > 3
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    paths = set(re.findall(r"examples/\w+\.py", text))
+    assert len(paths) > 3
+    assert [path for path in sorted(paths) if not (ROOT / path).is_file()] == []

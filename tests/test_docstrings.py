@@ -20,10 +20,13 @@ IGNORED_IN_METHODS = IGNORED | {"EX01", "SA01"}
 
 def public_names():
     """(dotted name, whether it is a method), without what is inherited from outside."""
+    # Modules and packages, such as evaluation.
     package = Path(skdeepcluster.__file__).parent
     namespaces = [
         importlib.import_module(f"skdeepcluster.{path.stem}")
-        for path in sorted(package.glob("[!_]*.py"))
+        for path in sorted(package.iterdir())
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+        if not path.name.startswith("_")
     ]
     for module in [skdeepcluster, *namespaces]:
         for name in module.__all__:

@@ -1,6 +1,6 @@
-"""Faults as they happen: processes are killed, starved and interrupted.
+"""Fits survive real faults: processes are killed, starved and interrupted.
 
-What happens is told by `benchmarks/faults.py`, which does the same more often.
+The faults are caused by `benchmarks/faults.py`, which repeats each of them more often.
 """
 
 import importlib
@@ -9,38 +9,36 @@ from pathlib import Path
 
 import pytest
 
-NAME = "faults"
-PATH = Path(__file__).parent.parent / "benchmarks" / f"{NAME}.py"
-
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="signals, limits and /proc of Linux"
+    not sys.platform.startswith("linux"), reason="needs signals and /proc of Linux"
 )
 
 
 @pytest.fixture(scope="module")
 def faults():
-    """The benchmark as a module, under a name that its processes know as well."""
-    sys.path.insert(0, str(PATH.parent))
-    yield importlib.import_module(NAME)
-    sys.path.remove(str(PATH.parent))
+    """The benchmark as a module, importable by name in its processes as well."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("faults")
+    sys.path.remove(str(BENCHMARKS))
 
 
 TRIALS = {
-    "killed": lambda faults, folder: faults.killed(3, folder),
-    "interrupted": lambda faults, folder: faults.interrupted(1, folder, max_iter=2),
-    "disk full": lambda faults, folder: faults.disk_full(1, folder),
-    "damaged": lambda faults, folder: faults.damaged(2, folder),
-    "decoder killed": lambda faults, folder: faults.decoder_killed(1, folder, 1),
-    "out of memory": lambda faults, folder: faults.out_of_memory(folder),
-    "poisoned": lambda faults, folder: faults.poisoned(1, folder),
-    "raising": lambda faults, folder: faults.raising(1, folder),
-    "soak": lambda faults, folder: faults.soak(16, folder),
+    "killed": lambda faults, folder: faults.kill_fits(3, folder),
+    "interrupted": lambda faults, folder: faults.interrupt_fits(1, folder, max_iter=2),
+    "disk full": lambda faults, folder: faults.fill_disk(1, folder),
+    "damaged": lambda faults, folder: faults.damage_checkpoints(2, folder),
+    "worker killed": lambda faults, folder: faults.kill_workers(1, folder, n_kills=1),
+    "out of memory": lambda faults, folder: faults.exhaust_memory(folder),
+    "poisoned": lambda faults, folder: faults.poison_weights(1, folder),
+    "raising": lambda faults, folder: faults.raise_errors(1, folder),
+    "soak": lambda faults, folder: faults.repeat_fits(16, folder),
 }
 
 
 @pytest.mark.parametrize("fault", TRIALS)
-def test_a_fit_comes_through(faults, fault, tmp_path):
-    row = TRIALS[fault](faults, tmp_path)
-    assert row.tried > 0
-    assert row.recovered == row.tried, row
+def test_fit_recovers(faults, fault, tmp_path):
+    result = TRIALS[fault](faults, tmp_path)
+    assert result.n_trials > 0
+    assert result.n_recovered == result.n_trials, result

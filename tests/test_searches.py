@@ -1,4 +1,4 @@
-"""Searches on a cluster find what searches in this process find."""
+"""Searches on a Dask or Ray cluster find the results of searches in one process."""
 
 import os
 import pickle
@@ -14,25 +14,29 @@ from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._utils.device import limit_threads
 
 
-def search(X, *, n_clusters=(3, 5), **parameters):
-    """Search over short fits, two for each number, without a last one of the best."""
-    short = {
+def search(X, n_clusters=(3, 5), **parameters):
+    """Search the number of clusters with two short fits for each, without a refit."""
+    parameters = {
         "max_iter": 1,
         "epochs_per_iter": 1,
         "random_state": 0,
         "n_jobs": 1,
         "backbone": "mlp",
+        **parameters,
     }
-    model = DeepClusterEstimator(**{**short, **parameters})
     return GridSearchCV(
-        model, {"n_clusters": n_clusters}, cv=2, refit=False, error_score="raise"
+        DeepClusterEstimator(**parameters),
+        {"n_clusters": n_clusters},
+        cv=2,
+        refit=False,
+        error_score="raise",
     ).fit(X)
 
 
-def assert_same(found, expected):
-    assert found.best_params_ == expected.best_params_
+def assert_same_results(actual, expected):
+    assert actual.best_params_ == expected.best_params_
     for name in ("split0_test_score", "split1_test_score", "mean_test_score"):
-        assert_allclose(found.cv_results_[name], expected.cv_results_[name], rtol=1e-6)
+        assert_allclose(actual.cv_results_[name], expected.cv_results_[name], rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +46,32 @@ def images(digits_images):
 
 @pytest.fixture(scope="module")
 def paths(images, tmp_path_factory):
+    """Long paths of the images, so that sending them is noticed."""
     folder = tmp_path_factory.mktemp("name" * 25)
-    found = [str(folder / f"{row:03d}.png") for row in range(len(images))]
-    for path, image in zip(found, images.astype(np.uint8), strict=True):
+    paths = [str(folder / f"{row:03d}.png") for row in range(len(images))]
+    for path, image in zip(paths, images.astype(np.uint8), strict=True):
         Image.fromarray(image).save(path)
-    return found
+    return paths
+
+
+@pytest.fixture(scope="module")
+def image_search(images):
+    """The search in this process."""
+    return search(images)
+
+
+@pytest.fixture(scope="module")
+def path_search(paths):
+    """The search in this process, with decoding in two workers."""
+    return search(paths, n_clusters=[5], n_jobs=2)
 
 
 @pytest.fixture(scope="module")
 def client():
-    """Of two worker processes, with a thread each, which keep what they were given."""
+    """Client of a Dask cluster of two worker processes with one thread each."""
     distributed = pytest.importorskip("distributed")
     with (
-        # Else Dask drops copies that nobody waits for, at some moment between two fits.
+        # Otherwise Dask drops copies of data that no task waits for.
         pytest.importorskip("dask").config.set(
             {"distributed.scheduler.active-memory-manager.start": False}
         ),
@@ -66,44 +83,49 @@ def client():
         yield client
 
 
-def sent_to_workers(client):
-    """Return how many bytes tasks have taken, with what they carry."""
-    return sum(c.byte_count for c in client.cluster.scheduler.stream_comms.values())
+def count_bytes_to_workers(client):
+    """Return the number of bytes that all tasks and their arguments have taken."""
+    connections = client.cluster.scheduler.stream_comms.values()
+    return sum(connection.byte_count for connection in connections)
 
 
-def copies_between_workers(client, n_bytes):
-    """Return how often one worker has sent another as many bytes."""
+def count_copies_between_workers(client, n_bytes):
+    """Return the number of transfers of at least so many bytes between workers."""
 
-    def sizes(dask_worker):
-        return [sent["total"] for sent in dask_worker.transfer_outgoing_log]
+    def list_sizes(dask_worker):
+        return [transfer["total"] for transfer in dask_worker.transfer_outgoing_log]
 
-    return sum(size >= n_bytes for one in client.run(sizes).values() for size in one)
+    sizes_of_workers = client.run(list_sizes).values()
+    return sum(size >= n_bytes for sizes in sizes_of_workers for size in sizes)
 
 
-def test_arrays_are_scattered_once_and_searched_by_dask(client, images):
-    sent = sent_to_workers(client)
+def test_dask_scatters_arrays_once(client, images, image_search):
+    n_bytes = count_bytes_to_workers(client)
     with joblib.parallel_config("dask", scatter=[images]):
-        copies = copies_between_workers(client, images.nbytes)
-        found = search(images)
-        again = search(images, n_components=5)
-        # Each worker has them from the start, and keeps them from fit to fit.
-        assert copies_between_workers(client, images.nbytes) == copies
-    assert sent_to_workers(client) - sent < 8 * images.nbytes / 4  # of 8 fits
-    assert_same(found, search(images))
-    assert_same(again, search(images, n_components=5))
+        n_copies = count_copies_between_workers(client, images.nbytes)
+        actual = search(images)
+        actual_with_components = search(images, n_components=5)
+        # Each worker holds the images from the start, and keeps them from fit to fit.
+        assert count_copies_between_workers(client, images.nbytes) == n_copies
+    # Eight fits would send the images eight times.
+    assert count_bytes_to_workers(client) - n_bytes < 8 * images.nbytes / 4
+    assert_same_results(actual, image_search)
+    assert_same_results(actual_with_components, search(images, n_components=5))
 
 
-def test_paths_are_scattered_once_and_decoded_by_dask(client, paths):
-    """Workers of Dask are daemons, which may not start processes that decode."""
-    sent = sent_to_workers(client)
+def test_dask_scatters_paths_once(client, paths, path_search):
+    # Workers of Dask are daemons, which may not start processes that decode.
+    n_bytes = count_bytes_to_workers(client)
     with joblib.parallel_config("dask", scatter=[paths]):
-        found = search(paths, n_clusters=[5], n_jobs=2)
-    assert sent_to_workers(client) - sent < 2 * len(pickle.dumps(paths))  # of 2 fits
-    assert_same(found, search(paths, n_clusters=[5], n_jobs=2))
+        actual = search(paths, n_clusters=[5], n_jobs=2)
+    # Two fits would send the paths twice.
+    assert count_bytes_to_workers(client) - n_bytes < 2 * len(pickle.dumps(paths))
+    assert_same_results(actual, path_search)
 
 
-def test_threads_of_a_fit_are_not_the_workers_of_the_cluster(client):
-    def threads():  # in here, so that it is sent by its code
+def test_threads_of_a_fit_are_not_workers_of_the_cluster(client):
+    # A nested function is sent by value.
+    def count_threads():
         import faiss
         import torch
 
@@ -112,13 +134,13 @@ def test_threads_of_a_fit_are_not_the_workers_of_the_cluster(client):
 
     with joblib.parallel_config("dask"):
         assert joblib.effective_n_jobs(3) == 2
-        assert threads() == (3, 3)
-        assert joblib.Parallel()([joblib.delayed(threads)()]) == [(3, 3)]
+        assert count_threads() == (3, 3)
+        assert joblib.Parallel()([joblib.delayed(count_threads)()]) == [(3, 3)]
 
 
 @pytest.fixture(scope="module")
 def ray():
-    """Its backend of joblib, for two workers."""
+    """Ray with two workers, as a backend of joblib."""
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.util.joblib").register_ray()
     ray.init(num_cpus=2, include_dashboard=False)
@@ -126,10 +148,11 @@ def ray():
     ray.shutdown()
 
 
-def test_arrays_and_paths_are_searched_by_ray(ray, images, paths):
+def test_ray_searches_arrays_and_paths(ray, images, paths, image_search, path_search):
     with joblib.parallel_config("ray", n_jobs=-1):
-        processes = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(2))
-        assert os.getpid() not in processes
-        found, of_paths = search(images), search(paths, n_clusters=[5], n_jobs=2)
-    assert_same(found, search(images))
-    assert_same(of_paths, search(paths, n_clusters=[5], n_jobs=2))
+        process_ids = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(2))
+        assert os.getpid() not in process_ids
+        actual = search(images)
+        actual_of_paths = search(paths, n_clusters=[5], n_jobs=2)
+    assert_same_results(actual, image_search)
+    assert_same_results(actual_of_paths, path_search)

@@ -1,4 +1,4 @@
-"""The same images through every X that holds them, and what becomes of broken ones."""
+"""The same images give the same result in every form of X; broken images are named."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 
 from skdeepcluster import DeepClusterEstimator
 
-# Quick fits may well say that they are.
+# Quick fits may warn that they have not converged.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 N = 200
@@ -35,8 +35,8 @@ def quick(**params):
     return DeepClusterEstimator(**params)
 
 
-class Pictures(Dataset):
-    """Pictures of one form, as (image, label)."""
+class LabeledImages(Dataset):
+    """Images of one form, as (image, label)."""
 
     def __init__(self, images, form):
         self.images, self.form = images, form
@@ -58,20 +58,20 @@ def images(digits_images):
 
 @pytest.fixture(scope="module")
 def folder(images, tmp_path_factory):
-    """PNG files, half of them in another folder each."""
-    place = tmp_path_factory.mktemp("images")
+    """PNG files in two subfolders."""
+    folder = tmp_path_factory.mktemp("images")
     for i, values in enumerate(images):
-        below = place / ("a" if i < N // 2 else "b")
-        below.mkdir(exist_ok=True)
-        Image.fromarray(values).save(below / f"{i:03d}.png")
-    return place
+        subfolder = folder / ("a" if i < N // 2 else "b")
+        subfolder.mkdir(exist_ok=True)
+        Image.fromarray(values).save(subfolder / f"{i:03d}.png")
+    return folder
 
 
-def paths_in(folder):
+def list_paths(folder):
     return sorted(folder.rglob("*.png"))
 
 
-def saved(images, path):
+def save_array(images, path):
     np.save(path, images)
     return path
 
@@ -82,24 +82,26 @@ SOURCES = {
     "tensor": lambda images, folder, tmp: torch.tensor(images),
     "list of arrays": lambda images, folder, tmp: list(images),
     "memory map": lambda images, folder, tmp: np.load(
-        saved(images, tmp / "x.npy"), mmap_mode="r"
+        save_array(images, tmp / "x.npy"), mmap_mode="r"
     ),
-    ".npy file": lambda images, folder, tmp: saved(images, tmp / "x.npy"),
-    "name of .npy": lambda images, folder, tmp: str(saved(images, tmp / "x.npy")),
+    ".npy file": lambda images, folder, tmp: save_array(images, tmp / "x.npy"),
+    "name of .npy": lambda images, folder, tmp: str(save_array(images, tmp / "x.npy")),
     "folder": lambda images, folder, tmp: folder,
     "name of a folder": lambda images, folder, tmp: str(folder),
-    "list of paths": lambda images, folder, tmp: paths_in(folder),
-    "list of names": lambda images, folder, tmp: list(map(str, paths_in(folder))),
-    "array of paths": lambda images, folder, tmp: np.array(paths_in(folder)),
+    "list of paths": lambda images, folder, tmp: list_paths(folder),
+    "list of names": lambda images, folder, tmp: list(map(str, list_paths(folder))),
+    "array of paths": lambda images, folder, tmp: np.array(list_paths(folder)),
     "Series of paths": lambda images, folder, tmp: pytest.importorskip("pandas").Series(
-        paths_in(folder)
+        list_paths(folder)
     ),
     "PIL images": lambda images, folder, tmp: list(map(Image.fromarray, images)),
     "ImageFolder": lambda images, folder, tmp: ImageFolder(folder),
-    "PIL dataset": lambda images, folder, tmp: Pictures(images, Image.fromarray),
-    "array dataset": lambda images, folder, tmp: Pictures(images, np.array),
+    "PIL dataset": lambda images, folder, tmp: LabeledImages(images, Image.fromarray),
+    "array dataset": lambda images, folder, tmp: LabeledImages(images, np.array),
     "tensor dataset": lambda images, folder, tmp: TensorDataset(torch.tensor(images)),
-    "subset": lambda images, folder, tmp: Subset(Pictures(images, np.array), range(N)),
+    "subset": lambda images, folder, tmp: Subset(
+        LabeledImages(images, np.array), range(N)
+    ),
 }
 
 
@@ -118,26 +120,27 @@ def test_every_source_gives_the_same_labels(source, images, folder, tmp_path, ex
     assert_array_equal(model.transform(X), embedding)
     assert_array_equal(model.predict(images), expected.labels_)
     assert model.score(X) == expected.score(images)
-    with_files = "folder" in source or "paths" in source or "names" in source
-    assert (model.paths_ is not None) == with_files
-    if with_files:
-        assert_array_equal(model.paths_, list(map(str, paths_in(folder))))
+    has_files = "folder" in source or "paths" in source or "names" in source
+    assert (model.paths_ is not None) == has_files
+    if has_files:
+        assert_array_equal(model.paths_, list(map(str, list_paths(folder))))
     assert len(model.skipped_) == 0
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_the_cache_changes_nothing(folder, tmp_path, n_jobs):
-    in_memory = quick(n_jobs=n_jobs).fit(folder)
-    embedding = in_memory.transform(folder)
-    for cache in (tmp_path / "decoded", None):
-        model = quick(cache=cache, n_jobs=n_jobs).fit(folder)
-        assert_array_equal(model.labels_, in_memory.labels_)
+def test_cache_changes_nothing(folder, make_cache, n_jobs):
+    expected = quick(n_jobs=n_jobs).fit(folder)
+    embedding = expected.transform(folder)
+    for kind in ("folder", "temporary file", "none"):
+        model = quick(cache_dir=make_cache(kind), n_jobs=n_jobs).fit(folder)
+        assert_array_equal(model.labels_, expected.labels_)
         assert_array_equal(model.transform(folder), embedding)
 
 
-def test_datasets_go_through_workers(images, expected):
-    X = Pictures(images, Image.fromarray)
-    assert_array_equal(quick(cache=None).fit_predict(X), expected.labels_)
+def test_datasets_are_decoded_in_workers(images, expected, make_cache):
+    make_cache("none")
+    X = LabeledImages(images, Image.fromarray)
+    assert_array_equal(quick().fit_predict(X), expected.labels_)
 
 
 def test_mixed_sizes_and_modes(tmp_path):
@@ -165,16 +168,16 @@ def test_mixed_sizes_and_modes(tmp_path):
         max_size=5,
     )
 )
-def test_any_mix_gives_finite_features_or_a_clear_error(expected, pictures):
+def test_any_mix_gives_finite_features_or_a_clear_error(expected, formats):
     rng = np.random.default_rng(0)
     X = []
-    for mode, width, height in pictures:
+    for mode, width, height in formats:
         values = rng.integers(0, 256, (height, width)).astype(np.uint8)
         if mode == "I;16":
             X.append(Image.fromarray(values.astype(np.uint16) << 8))
         else:
             X.append(Image.fromarray(values).convert(mode))
-    modes = [mode for mode, *_ in pictures]
+    modes = [mode for mode, *_ in formats]
     if "F" in modes:
         with pytest.raises(ValueError, match=f"row {modes.index('F')}: its pixels are"):
             expected.transform(X)
@@ -182,34 +185,34 @@ def test_any_mix_gives_finite_features_or_a_clear_error(expected, pictures):
         assert np.isfinite(expected.transform(X)).all()
 
 
-def test_a_warm_start_decodes_once(images):
-    decoded = []
+def test_warm_start_decodes_once(images):
+    calls = []
 
     def form(values):
-        decoded.append(1)
+        calls.append(1)
         return Image.fromarray(values)
 
     model = quick(warm_start=True, n_jobs=1).fit(images)
-    model.fit(Pictures(images, form))
-    assert len(decoded) == N
+    model.fit(LabeledImages(images, form))
+    assert len(calls) == N
     assert model.n_iter_ == 2
 
 
-def test_image_size_resizes_arrays_as_well(images):
+def test_image_size_resizes_arrays(images):
     model = quick(image_size=12).fit(images)
     assert model.image_shape_ == (3, 12, 12)
     assert_array_equal(model.predict(images), model.labels_)
     assert_array_equal(model.predict(list(map(Image.fromarray, images))), model.labels_)
 
 
-def test_image_shape_settles_what_files_become(folder):
+def test_image_shape_settles_the_format_of_files(folder):
     model = quick(image_shape=(1, 8, 8)).fit(folder)
     assert model.image_shape_ == (1, 8, 8)
     assert model.n_features_in_ == 64
 
 
-def test_one_picture(images, folder, expected):
-    path = paths_in(folder)[7]
+def test_single_image(images, folder, expected):
+    path = list_paths(folder)[7]
     for X in ([path], [Image.open(path)], images[7:8], np.array([str(path)])):
         assert expected.predict(X).tolist() == [expected.labels_[7]]
 
@@ -218,32 +221,32 @@ def test_one_picture(images, folder, expected):
 
 
 def test_paths_in_searches_and_pipelines(folder):
-    paths, y = np.array(paths_in(folder)), np.arange(N) % 2
-    found = cross_validate(quick(), paths, cv=2)
-    assert np.isfinite(found["test_score"]).all()
+    paths, y = np.array(list_paths(folder)), np.arange(N) % 2
+    results = cross_validate(quick(), paths, cv=2)
+    assert np.isfinite(results["test_score"]).all()
     pipeline = make_pipeline(quick(), LogisticRegression())
     assert cross_validate(pipeline, list(paths), y, cv=2)["test_score"].shape == (2,)
     search = GridSearchCV(quick(), {"n_clusters": [2, 3]}, cv=2).fit(paths)
     assert len(search.best_estimator_.labels_) == N
 
 
-def test_a_column_of_paths_in_a_column_transformer(folder, expected):
+def test_column_of_paths_in_a_column_transformer(folder, expected):
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"path": list(map(str, paths_in(folder))), "size": 1.0})
+    frame = pandas.DataFrame({"path": list(map(str, list_paths(folder))), "size": 1.0})
     columns = make_column_transformer((quick(), "path"), remainder="passthrough")
-    found = columns.fit_transform(frame)
-    assert_array_equal(found[:, :-1], expected.transform(paths_in(folder)))
+    embedding = columns.fit_transform(frame)
+    assert_array_equal(embedding[:, :-1], expected.transform(list_paths(folder)))
 
 
-# Broken pictures.
+# Broken images.
 
 
-def broken_folder(folder, bomb):
-    """One file of each kind; returns their names in sorted order."""
-    good = (folder / "000.png").read_bytes()
+def add_broken_files(folder, bomb):
+    """Write one broken file of each kind; return their names in sorted order."""
+    content = (folder / "000.png").read_bytes()
     (folder / "01_empty.png").write_bytes(b"")
     (folder / "02_text.png").write_text("no image at all")
-    (folder / "03_cut.png").write_bytes(good[: len(good) - 40])
+    (folder / "03_cut.png").write_bytes(content[: len(content) - 40])
     (folder / "04_loop.png").symlink_to(folder / "04_loop.png")
     (folder / "05_gone.png").symlink_to(folder / "nowhere.png")
     (folder / "06_bomb.png").write_bytes(bomb)
@@ -252,8 +255,8 @@ def broken_folder(folder, bomb):
 
 
 @pytest.fixture
-def pictures(tmp_path, images):
-    """A folder of 40 good files, and two whose shape is extreme but valid."""
+def image_folder(tmp_path, images):
+    """A folder of 40 files of one size, and two of extreme but valid sizes."""
     for i in range(40):
         Image.fromarray(images[i]).save(tmp_path / f"{i:03d}.png")
     Image.new("RGB", (1, 1), "red").save(tmp_path / "040.png")
@@ -262,42 +265,43 @@ def pictures(tmp_path, images):
 
 
 @pytest.mark.parametrize(
-    ("cache", "n_jobs"), [("memory", 1), ("folder", 2), (None, 1), (None, 2)]
+    ("kind", "n_jobs"), [("memory", 1), ("folder", 2), ("none", 1), ("none", 2)]
 )
-def test_broken_files_are_skipped(pictures, bomb, tmp_path_factory, cache, n_jobs):
-    broken = broken_folder(pictures, bomb)
-    where = tmp_path_factory.mktemp("cache") if cache == "folder" else cache
-    before = sorted(pictures.iterdir())
-    model = quick(image_size=10, on_error="skip", cache=where, n_jobs=n_jobs)
+def test_broken_files_are_skipped(image_folder, bomb, make_cache, kind, n_jobs):
+    broken = add_broken_files(image_folder, bomb)
+    cache_dir = make_cache(kind)
+    before = sorted(image_folder.iterdir())
+    model = quick(image_size=10, on_error="skip", cache_dir=cache_dir, n_jobs=n_jobs)
     with pytest.warns(UserWarning, match=r"7 of 49 images cannot be read .*01_empty"):
-        embedding = model.fit_transform(pictures)
+        embedding = model.fit_transform(image_folder)
     names = [os.path.basename(path) for path in model.paths_]
     assert [names[row] for row in model.skipped_] == broken
-    bad = np.isin(np.arange(49), model.skipped_)
-    assert (model.labels_[bad] == -1).all()
-    assert (model.labels_[~bad] >= 0).all()
-    assert np.isnan(embedding[bad]).all()
-    assert np.isfinite(embedding[~bad]).all()
+    is_broken = np.isin(np.arange(49), model.skipped_)
+    assert (model.labels_[is_broken] == -1).all()
+    assert (model.labels_[~is_broken] >= 0).all()
+    assert np.isnan(embedding[is_broken]).all()
+    assert np.isfinite(embedding[~is_broken]).all()
     with pytest.warns(UserWarning, match="7 of 49 images"):
-        assert_array_equal(model.predict(pictures), model.labels_)
+        assert_array_equal(model.predict(image_folder), model.labels_)
     with pytest.warns(UserWarning, match="7 of 49 images"):
-        assert_array_equal(model.transform(pictures), embedding)
-    assert sorted(pictures.iterdir()) == before  # nothing is written there
+        assert_array_equal(model.transform(image_folder), embedding)
+    # Nothing is written next to the images.
+    assert sorted(image_folder.iterdir()) == before
 
 
-def test_what_is_skipped_changes_nothing_else(pictures, bomb):
-    expected = quick(image_size=10).fit(pictures)
-    broken_folder(pictures, bomb)
+def test_skipped_images_change_nothing_else(image_folder, bomb):
+    expected = quick(image_size=10).fit(image_folder)
+    add_broken_files(image_folder, bomb)
     with pytest.warns(UserWarning, match="7 of 49 images"):
-        model = quick(image_size=10, on_error="skip").fit(pictures, np.zeros(49))
-    good = np.setdiff1d(np.arange(49), model.skipped_)
-    assert_array_equal(model.labels_[good], expected.labels_)
+        model = quick(image_size=10, on_error="skip").fit(image_folder, np.zeros(49))
+    readable = np.setdiff1d(np.arange(49), model.skipped_)
+    assert_array_equal(model.labels_[readable], expected.labels_)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        assert model.score(pictures) == expected.score(model.paths_[good])
+        assert model.score(image_folder) == expected.score(model.paths_[readable])
 
 
-@pytest.mark.parametrize("cache", ["memory", None])
+@pytest.mark.parametrize("cache", ["memory", "none"])
 @pytest.mark.parametrize(
     ("kind", "cause"),
     [
@@ -310,46 +314,48 @@ def test_what_is_skipped_changes_nothing_else(pictures, bomb):
         ("07_float", "black and white are not known"),
     ],
 )
-def test_a_broken_file_is_named(pictures, bomb, kind, cause, cache):
-    for name in broken_folder(pictures, bomb):
+def test_broken_file_is_named(image_folder, bomb, make_cache, kind, cause, cache):
+    for name in add_broken_files(image_folder, bomb):
         if kind not in name:
-            (pictures / name).unlink()
-    model = quick(cache=cache)
+            (image_folder / name).unlink()
+    make_cache(cache)
+    model = quick()
     with pytest.raises(
         ValueError, match=rf"row \d+: .*{kind}.*{cause}.*on_error='skip'"
     ):
-        model.fit(pictures)
+        model.fit(image_folder)
     assert not hasattr(model, "module_")
-    assert vars(model) == vars(quick(cache=cache))
+    assert vars(model) == vars(quick())
 
 
 @pytest.mark.skipif(
     os.name == "nt" or os.geteuid() == 0, reason="root may read every file"
 )
-def test_a_file_without_permission_is_named(pictures):
-    (pictures / "003.png").chmod(0)
+def test_file_without_permission_is_named(image_folder):
+    (image_folder / "003.png").chmod(0)
     with pytest.raises(ValueError, match=r"003.png: Permission denied"):
-        quick().fit(pictures)
+        quick().fit(image_folder)
 
 
-def test_a_file_that_vanishes_between_rounds(pictures):
-    lost = pictures / "005.png"
+def test_file_that_vanishes_between_rounds(image_folder, make_cache):
+    make_cache("none")
+    lost_path = image_folder / "005.png"
 
-    def losing(batch):
-        lost.unlink(missing_ok=True)
+    def remove_file(batch):
+        lost_path.unlink(missing_ok=True)
         return batch
 
-    model = quick(cache=None, augment=losing, image_size=10)
+    model = quick(augment=remove_file, image_size=10)
     with pytest.raises(ValueError, match=r"row 5: .*005.png: No such file"):
-        model.fit(pictures)
-    Image.new("RGB", (10, 8)).save(lost)
+        model.fit(image_folder)
+    Image.new("RGB", (10, 8)).save(lost_path)
     with pytest.warns(UserWarning, match="1 of 42 images cannot be read"):
-        model.set_params(on_error="skip").fit(pictures)
+        model.set_params(on_error="skip").fit(image_folder)
     assert model.skipped_.tolist() == [5]
     assert model.labels_[5] == -1
 
 
-def test_nothing_can_be_read(tmp_path):
+def test_no_image_can_be_read(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"")
     for on_error in ("raise", "skip"):
@@ -361,18 +367,18 @@ def test_nothing_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
-def test_a_file_that_is_no_array(tmp_path, content):
+def test_file_without_an_array(tmp_path, content):
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(ValueError, match=r"x.npy' is no array on disk"):
+    with pytest.raises(ValueError, match=r"x.npy' is not an array on disk"):
         quick().fit(tmp_path / "x.npy")
     np.save(tmp_path / "y.npy", np.array([{}]))
-    with pytest.raises(ValueError, match=r"y.npy' is no array on disk"):
+    with pytest.raises(ValueError, match=r"y.npy' is not an array on disk"):
         quick().fit(tmp_path / "y.npy")
 
 
-def test_files_where_fit_saw_something_else(images, folder):
+def test_files_after_a_fit_on_other_data(images, folder):
     rows = np.random.default_rng(0).random((30, 8))
-    with pytest.raises(ValueError, match="holds pictures, but fit saw rows of 8"):
+    with pytest.raises(ValueError, match="holds images, but fit saw rows of 8"):
         quick().fit(rows).predict(folder)
     floats = quick().fit(images / 255)
     with pytest.raises(ValueError, match="bytes from 0 to 255, but fit saw floating"):
@@ -383,17 +389,23 @@ SCRIPT = """
 import os, sys
 from torch.utils.data._utils import worker
 from skdeepcluster import DeepClusterEstimator
-worker.MP_STATUS_CHECK_INTERVAL = 0.5  # seconds until they look who is there, of 5
-def killing(batch):
+from skdeepcluster._utils import allocation
+# Workers check every half second, instead of five, that their parent lives.
+worker.MP_STATUS_CHECK_INTERVAL = 0.5
+# Without room for decoded images, workers decode in each pass.
+allocation.MEMORY_BYTES = 0
+allocation.MAX_DISK_SHARE = 0.0
+def kill(batch):
     os.kill(os.getpid(), 9)
-params = {"init": "features", "n_neighbors": None, "augment": killing}
-DeepClusterEstimator(3, cache=None, n_jobs=2, **params).fit(sys.argv[1])
+params = {"init": "features", "n_neighbors": None, "augment": kill}
+DeepClusterEstimator(3, n_jobs=2, **params).fit(sys.argv[1])
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_workers_end_with_the_process_that_started_them(folder):
-    done = subprocess.run(
+    # `run` waits until all workers have closed the pipe of their output.
+    process = subprocess.run(
         [sys.executable, "-c", SCRIPT, folder], timeout=120, stdout=subprocess.PIPE
-    )  # would wait for the pipe that living workers hold open
-    assert done.returncode == -signal.SIGKILL
+    )
+    assert process.returncode == -signal.SIGKILL

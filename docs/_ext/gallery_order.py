@@ -1,6 +1,6 @@
-"""The order of the examples in the gallery: from first steps to large sets."""
+"""Order of the examples in the gallery: from first steps to large sets."""
 
-FIRST = [
+ORDER = [
     "plot_digits.py",
     "plot_few_labels.py",
     "plot_number_of_clusters.py",
@@ -10,9 +10,10 @@ FIRST = [
     "plot_unbalanced.py",
     "plot_empty_clusters.py",
     "train_large.py",
+    "train_distributed.py",
 ]
 
 
-def in_order(name: str) -> tuple[int, str]:
-    """Return what to sort by; those that are not listed come last, by name."""
-    return FIRST.index(name) if name in FIRST else len(FIRST), name
+def sort_key(name: str) -> tuple[int, str]:
+    """Return the place of an example; unlisted examples come last, by name."""
+    return ORDER.index(name) if name in ORDER else len(ORDER), name

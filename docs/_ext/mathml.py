@@ -1,4 +1,4 @@
-"""Write formulas as MathML, which browsers show without a script from elsewhere."""
+"""Write formulas as MathML, which browsers draw without a script from another site."""
 
 from docutils import nodes
 from docutils.utils.math import MathError
@@ -28,7 +28,7 @@ def _block(translator, node: nodes.math_block) -> None:
 
 
 def setup(app) -> dict:
-    """Register the renderer, and make it the one that is used."""
+    """Register the renderer and select it."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.config.html_math_renderer = "mathml"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

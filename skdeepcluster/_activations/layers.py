@@ -1,4 +1,4 @@
-"""A network, images, names of layers -> what these layers give for every image."""
+"""Find the layers of a network and compute their outputs for images."""
 
 import contextlib
 import itertools
@@ -14,44 +14,101 @@ from torch.nn import functional
 
 from .._inputs.sources import Source
 from .._training.features import extract_features
+from .._utils.compute import Compute
 from .._utils.device import autocast
 from .._utils.memory import explain_memory_error, is_memory_error
 from .._utils.random import isolated_torch_rng
 
-EMBEDDING = "embedding"  # name of the network's own output
+# Name of the layer that is the output of the network.
+EMBEDDING = "embedding"
+# Base class of all convolutions of torch, also of transposed ones.
 CONVOLUTION = nn.modules.conv._ConvNd
 
-# Turns maps (n, C, H, W) or vectors (n, d) into float32 (n, width).
+# A function from maps (n, C, H, W) or vectors (n, d) to float32 (n, width).
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
 class Call:
-    """One call of a submodule in a forward pass."""
+    """One call of a submodule in a forward pass.
 
-    path: str  # as in `named_modules`
+    Attributes
+    ----------
+    path : str
+        Path of the submodule, as in `named_modules`.
+    module : torch.nn.Module
+    index : int
+        Position among the calls of this submodule, from 0. A forward pass may call
+        one submodule several times.
+    input : object
+        First argument of the call.
+    output : object
+    """
+
+    path: str
     module: nn.Module
-    number: int  # of this module's calls, from 0: a module may be called again
-    given: Any  # its first argument
-    result: Any = None
+    index: int
+    input: Any
+    output: Any = None
 
     @property
     def is_activation(self) -> bool:
-        """Whether the module is torch's ReLU or one of its kin."""
+        """Return True for ReLU and the other activations that torch defines."""
         return type(self.module).__module__ == nn.ReLU.__module__
+
+    @property
+    def is_convolution(self) -> bool:
+        """Return True for a convolution of any dimension."""
+        return isinstance(self.module, CONVOLUTION)
+
+
+@dataclass(frozen=True)
+class LayerEnd:
+    """The call whose output is the output of a layer.
+
+    Attributes
+    ----------
+    call : Call
+    start_path : str
+        Path of the submodule at which the layer starts.
+    rectified : bool
+        True if the layer has no negative values.
+    """
+
+    call: Call
+    start_path: str
+    rectified: bool
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Where in a forward pass the output of a layer is found."""
+    """Position of a layer's output in a forward pass.
+
+    Attributes
+    ----------
+    name : str
+    start_path : str
+        Path of the submodule at which the layer starts.
+    path : str
+        Path of the submodule whose output is the layer's output.
+    call_index : int
+        Call of that submodule, if a forward pass calls it several times.
+    rectified : bool
+        True if the layer has no negative values.
+    ends_in_activation : bool
+        True if the submodule is an activation that removes the negative values. Its
+        input still has them.
+    shape : tuple of int
+        Shape of the output for one image, (C, H, W) or (d,).
+    """
 
     name: str
-    start: str  # path of the submodule that the layer begins with
-    path: str  # of the submodule whose output it is,
-    number: int  # in this of its calls
-    rectified: bool  # whether negative values are removed from it:
-    activation: bool  # by the submodule, whose argument has them still; else here
-    shape: tuple[int, ...]  # of it for one image: (C, H, W) or (d,)
+    start_path: str
+    path: str
+    call_index: int
+    rectified: bool
+    ends_in_activation: bool
+    shape: tuple[int, ...]
 
 
 @explain_memory_error("a forward pass", "Pass smaller images.")
@@ -63,32 +120,38 @@ def trace_calls(
     Raises
     ------
     ValueError
-        If the network does not take items of `shape`.
+        If the network rejects images of this shape.
     """
     calls: list[Call] = []
-    under_way: list[Call] = []
+    open_calls: list[Call] = []
     counts: Counter[str] = Counter()
 
-    def enter(path: str):
+    def open_call(path: str):
         def hook(module, args):
-            call = Call(path, module, counts[path], args[0] if args else None)
+            call = Call(
+                path=path,
+                module=module,
+                index=counts[path],
+                input=args[0] if args else None,
+            )
             counts[path] += 1
             calls.append(call)
-            under_way.append(call)
+            open_calls.append(call)
 
         return hook
 
-    def leave(module, args, result):
-        under_way.pop().result = result
+    def close_call(module, args, output):
+        open_calls.pop().output = output
 
     hooks = []
     try:
         for path, module in network.named_modules():
-            hooks.append(module.register_forward_pre_hook(enter(path)))
-            hooks.append(module.register_forward_hook(leave))
+            hooks.append(module.register_forward_pre_hook(open_call(path)))
+            hooks.append(module.register_forward_hook(close_call))
         with evaluation_mode(network, device), torch.no_grad(), autocast(device, dtype):
             network(torch.zeros(2, *shape, device=device))
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:
+        # The module is a user's and may raise any exception.
         if is_memory_error(error):
             raise
         raise ValueError(
@@ -103,106 +166,130 @@ def trace_calls(
 
 @contextlib.contextmanager
 def evaluation_mode(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Hold a network in evaluation mode, and leave no trace of what it does there."""
+    """Put a network in evaluation mode; restore its modes and torch's generators."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()
         with isolated_torch_rng(0, device):
             yield
     finally:
+        # Module.train() would set one mode for all submodules, also for frozen ones.
         for module, mode in modes:
             module.training = mode
 
 
-def default_layers(calls: list[Call]) -> dict[str, tuple[Call, str, bool]]:
-    """Return the layers of a network by their order: convolutions, and its output.
+def default_layers(calls: list[Call]) -> dict[str, LayerEnd]:
+    """Return the layers of a network by name: its convolutions and its output.
 
-    A convolution's maps are those after the norm and the activation that follow it.
-    They are followed by the identity of tensors, so that a sum in place (the shortcut
-    of a residual block) belongs to them; where no activation is a submodule, negative
-    values are removed here. Networks without convolutions have their activations.
-
-    Returns
-    -------
-    layers : dict of name to (call that ends it, path of its start, whether rectified)
+    The layer of a convolution ends with the norm and the activation that follow. The
+    calls are linked by the identity of their tensors, so an in-place sum, such as the
+    shortcut of a residual block, belongs to the layer. If the network applies the
+    activation as a function, `LayerOutputs` removes the negative values. The layers
+    of a network without convolutions are its activations.
     """
-    leaves = [c for c in calls if _is_convolution(c) or not any(c.module.children())]
-    found: dict[str, tuple[Call, str, bool]] = {}
-    for place, call in enumerate(leaves):
-        if _is_convolution(call):
-            last = _followed(call, leaves[place + 1 :])
-            found[f"conv{len(found) + 1}"] = last, call.path, True
-    if not found:
+    # A container returns the output of its last child, which would count twice. A
+    # convolution may have children: torch registers parametrizations as such.
+    leaves = [c for c in calls if c.is_convolution or not any(c.module.children())]
+    layers: dict[str, LayerEnd] = {}
+    for position, call in enumerate(leaves):
+        if call.is_convolution:
+            end = _end_of_convolution(call, leaves[position + 1 :])
+            name = f"conv{len(layers) + 1}"
+            layers[name] = LayerEnd(end, start_path=call.path, rectified=True)
+    if not layers:
         activations = [call for call in leaves if call.is_activation]
-        found = {f"layer{i}": (c, c.path, True) for i, c in enumerate(activations, 1)}
-    return {**found, EMBEDDING: (calls[0], "", False)}
+        for i, call in enumerate(activations, 1):
+            layers[f"layer{i}"] = LayerEnd(call, start_path=call.path, rectified=True)
+    # The first call is the network itself.
+    layers[EMBEDDING] = LayerEnd(calls[0], start_path="", rectified=False)
+    return layers
 
 
-def _followed(call: Call, later: list[Call]) -> Call:
-    """Return the last of what keeps the shape of maps, up to an activation."""
-    for following in later:
-        if following.given is not call.result or _is_convolution(following):
+def _end_of_convolution(convolution: Call, next_calls: list[Call]) -> Call:
+    """Return the last call that keeps the shape of the maps, up to an activation."""
+    end = convolution
+    for call in next_calls:
+        if call.input is not end.output or call.is_convolution:
             continue
-        if getattr(following.result, "shape", None) != call.result.shape:
+        if getattr(call.output, "shape", None) != end.output.shape:
             break
-        call = following
-        if call.is_activation:
+        end = call
+        if end.is_activation:
             break
-    return call
-
-
-def _is_convolution(call: Call) -> bool:
-    return isinstance(call.module, CONVOLUTION)
+    return end
 
 
 def find_layers(calls: list[Call], names: list[str] | None) -> list[Layer]:
-    """Return the layers of these names: default ones, or paths of submodules.
+    """Return layers by name.
 
     Parameters
     ----------
     calls : list of Call
     names : list of str or None
-        None is all default layers. Of a submodule that is called more than once the
-        last output counts.
+        Names of default layers or paths of submodules. None selects all default
+        layers. If a submodule is called several times, its last output is used.
 
     Raises
     ------
     ValueError
-        Listing the names there are, if one is unknown; or if the output of one is
-        neither maps nor vectors.
+        If a name is unknown, or the output of a layer is neither maps nor vectors.
+        The message lists all names.
     """
     defaults = default_layers(calls)
-    by_path = {call.path: (call, call.path, False) for call in calls if call.path}
-    known = {**by_path, **defaults}
+    # Later calls overwrite earlier ones: the last output of a submodule counts.
+    by_path = {
+        call.path: LayerEnd(call, start_path=call.path, rectified=False)
+        for call in calls
+        if call.path
+    }
+    # ResNets have a submodule conv1. The default layer of that name takes precedence.
+    ends = {**by_path, **defaults}
     layers = []
     for name in defaults if names is None else names:
-        if name not in known:
+        if name not in ends:
             raise ValueError(
-                f"{name!r} is no layer of the model. There are {', '.join(defaults)}, "
-                f"and the submodules {', '.join(by_path) or '(none)'}."
+                f"{name!r} is not a layer of the model. Its layers are "
+                f"{', '.join(defaults)}, and its submodules "
+                f"{', '.join(by_path) or '(none)'}."
             )
-        call, start, rectified = known[name]
-        activation = rectified and call.is_activation
-        found = getattr(call.result, "shape", type(call.result).__name__)
-        if not isinstance(call.result, torch.Tensor) or len(found) not in (2, 4):
+        end = ends[name]
+        call = end.call
+        shape = getattr(call.output, "shape", type(call.output).__name__)
+        if not isinstance(call.output, torch.Tensor) or len(shape) not in (2, 4):
             raise ValueError(
-                f"Layer {name!r} gives {found} for 2 images, but only maps "
-                "(n, C, H, W) and vectors (n, d) are looked at. Choose other layers, "
-                "or wrap the model."
+                f"Layer {name!r} returns {shape} for 2 images, but should return maps "
+                "(n, C, H, W) or vectors (n, d). Choose another layer, or wrap the "
+                "model."
             )
-        where = start, call.path, call.number, rectified, activation
-        layers.append(Layer(name, *where, tuple(call.result.shape[1:])))
+        layers.append(
+            Layer(
+                name=name,
+                start_path=end.start_path,
+                path=call.path,
+                call_index=call.index,
+                rectified=end.rectified,
+                ends_in_activation=end.rectified and call.is_activation,
+                shape=tuple(call.output.shape[1:]),
+            )
+        )
     return layers
 
 
-class _Reached(Exception):
-    """Ends a forward pass at the last of the layers that it was for."""
+class _AllLayersComputed(Exception):
+    """Stop a forward pass once every requested layer has its output."""
 
 
 class LayerOutputs(nn.Module):
-    """A network whose output is that of some of its layers, side by side.
+    """Wrap a network so that it returns the reduced outputs of some layers.
 
-    With `raw` it is what they were before negative values were removed.
+    Parameters
+    ----------
+    network : torch.nn.Module
+    layers : list of Layer
+    reduce : callable
+        Applied to the output of each layer.
+    raw : bool
+        True to return the outputs before their negative values are removed.
     """
 
     def __init__(
@@ -214,48 +301,50 @@ class LayerOutputs(nn.Module):
         self.n_features = sum(reduced_width(layer, reduce) for layer in layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return float32 (n, sum of the widths)."""
-        found: list = [None] * len(self.layers)
+        """Return the outputs of all layers side by side, float32 (n, sum of widths)."""
+        outputs: list = [None] * len(self.layers)
 
-        def note(place: int, layer: Layer):
+        def save_output(position: int, layer: Layer):
             calls = itertools.count()
 
-            def hook(module, args, result=None):
-                if next(calls) != layer.number:
+            def hook(module, args, output=None):
+                if next(calls) != layer.call_index:
                     return
-                # At once, and a copy: the next submodule may change them in place.
-                maps = args[0] if result is None else result
-                if layer.rectified and not layer.activation and not self.raw:
+                maps = args[0] if output is None else output
+                if layer.rectified and not layer.ends_in_activation and not self.raw:
                     maps = maps.relu()
-                found[place] = self.reduce(maps).clone()
-                if all(each is not None for each in found):
-                    raise _Reached
+                # Copied now: the next submodule may change the maps in place.
+                outputs[position] = self.reduce(maps).clone()
+                # The rest of the network would be computed in vain.
+                if all(value is not None for value in outputs):
+                    raise _AllLayersComputed
 
             return hook
 
+        # The hooks exist during this pass only, so the network is not changed.
         hooks = []
-        for place, layer in enumerate(self.layers):
+        for position, layer in enumerate(self.layers):
             module = self.network.get_submodule(layer.path)
-            hook = note(place, layer)
-            if self.raw and layer.activation:
+            hook = save_output(position, layer)
+            if self.raw and layer.ends_in_activation:
                 hooks.append(module.register_forward_pre_hook(hook))
             else:
                 hooks.append(module.register_forward_hook(hook))
         try:
-            with contextlib.suppress(_Reached):
+            with contextlib.suppress(_AllLayersComputed):
                 self.network(images.float())
         finally:
-            for each in hooks:
-                each.remove()
-        return torch.cat(found, dim=1)
+            for hook in hooks:
+                hook.remove()
+        return torch.cat(outputs, dim=1)
 
 
 def reduced_width(layer: Layer, reduce: Reduce) -> int:
-    """Return the number of values of one image that are left of a layer."""
+    """Return the number of values that `reduce` keeps of a layer for one image."""
     return reduce(torch.zeros(1, *layer.shape)).shape[1]
 
 
-def layer_features(
+def extract_layer_features(
     network: nn.Module,
     source: Source,
     device: torch.device,
@@ -263,27 +352,31 @@ def layer_features(
     layers: list[Layer],
     reduce: Reduce,
 ) -> np.ndarray:
-    """Return what is left of these layers for every item, side by side.
+    """Return the reduced outputs of some layers for every image, side by side.
+
+    Besides the result, one batch of maps is held in memory.
 
     Returns
     -------
-    features : ndarray of shape (n, sum of the widths), float32
-        Besides it, one batch is held in memory.
+    features : ndarray of shape (n, sum of widths), float32
     """
     with evaluation_mode(network, device):
         return extract_features(
-            LayerOutputs(network, layers, reduce), source, device, dtype
+            LayerOutputs(network, layers, reduce), source, Compute(device, dtype)
         )
 
 
-def average_pooled(maps: torch.Tensor, n_values: int) -> torch.Tensor:
-    """Average maps to at most `n_values` an image, or one a channel; keep vectors."""
+def average_pool(maps: torch.Tensor, n_values: int) -> torch.Tensor:
+    """Average maps down to `n_values` an image, at least one a channel.
+
+    Vectors are returned as they are.
+    """
     if maps.ndim == 2:
         return maps.float()
-    channels, height, breadth = maps.shape[1:]
-    share = min(1.0, (n_values / (channels * height * breadth)) ** 0.5)
-    # Of maps that are nearly a line, one side is kept longer than its share.
-    rows = max(1, min(int(height * share), n_values // channels))
-    columns = max(1, min(int(breadth * share), n_values // (channels * rows)))
+    n_channels, height, width = maps.shape[1:]
+    scale = min(1.0, (n_values / (n_channels * height * width)) ** 0.5)
+    # If the height rounds up to one row, the width takes the values that remain.
+    rows = max(1, min(int(height * scale), n_values // n_channels))
+    columns = max(1, min(int(width * scale), n_values // (n_channels * rows)))
     pooled = functional.adaptive_avg_pool2d(maps.float(), (rows, columns))
     return pooled.flatten(1)

@@ -1,4 +1,4 @@
-"""A model and labeled images, in any form, -> features to be judged, and classes."""
+"""Run a network in evaluation mode on labeled images, and cache its features."""
 
 import os
 import warnings
@@ -8,214 +8,281 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import nn
 
 from .._estimator import DeepClusterEstimator
-from .._inputs.images import find_images
-from .._inputs.read import InputData, read_input, warn_unreadable
-from .._inputs.sources import (
-    ArraySource,
-    Source,
-    as_array,
-    check_finite,
-    is_table,
-    read_images,
-)
+from .._inputs.arrays import is_table
+from .._inputs.collection import find_images
+from .._inputs.failures import ReadFailures
+from .._inputs.read import InputData, read_input
+from .._inputs.sources import Source
+from .._inputs.spec import InputSpec
 from .._utils.device import limit_threads
 from .._utils.hashing import hash_content
-from .layers import Call, Layer, Reduce, find_layers, layer_features, trace_calls
+from .layers import (
+    Call,
+    Layer,
+    Reduce,
+    extract_layer_features,
+    find_layers,
+    trace_calls,
+)
 
-# Of parameters: what is judged, and numbers of something.
+# Constraints of the public functions for a model and for a positive number.
 MODEL = [DeepClusterEstimator, nn.Module]
 COUNT = Interval(Integral, 1, None, closed="left")
 
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images, and a class for each."""
+    """Images and their classes.
 
-    given: InputData
-    y: np.ndarray  # of the items of the source
+    Attributes
+    ----------
+    data : InputData
+    failures : ReadFailures
+    y : ndarray of shape (n,)
+        Class of each image in `data.source`.
+    """
+
+    data: InputData
+    failures: ReadFailures
+    y: np.ndarray
 
     @property
-    def readable(self) -> np.ndarray:
-        """Whether each item could be read, as far as it has been tried."""
-        return ~np.isin(self.given.rows, list(self.given.failures))
+    def is_readable(self) -> np.ndarray:
+        """Mask of the images for which no read has failed so far."""
+        return self.data.readable
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A network, and how it is run."""
+    """A network and how to run it.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+    device : torch.device
+    dtype : torch.dtype
+        Precision of convolutions and matrix products.
+    estimator : DeepClusterEstimator or None
+        Estimator that holds the network; None for a module.
+    """
 
     network: nn.Module
     device: torch.device
-    dtype: torch.dtype  # of convolutions and products
-    estimator: DeepClusterEstimator | None  # that the network belongs to
+    dtype: torch.dtype
+    estimator: DeepClusterEstimator | None
 
     @classmethod
-    def of(cls, model: DeepClusterEstimator | nn.Module) -> "EvaluatedModel":
-        """Take a fitted estimator, or any module where it is, in float32."""
+    def from_model(cls, model: DeepClusterEstimator | nn.Module) -> "EvaluatedModel":
+        """Wrap a fitted estimator, or a module, which runs in float32 on its device."""
         if isinstance(model, nn.Module):
+            # A module stays on its device. Without tensors, that is the CPU.
             tensors = [*model.parameters(), *model.buffers()]
-            device = tensors[0].device if tensors else torch.device("cpu")
-            return cls(model, device, torch.float32, None)
+            return cls(
+                network=model,
+                device=tensors[0].device if tensors else torch.device("cpu"),
+                dtype=torch.float32,
+                estimator=None,
+            )
         check_is_fitted(model)
+        # The user may have moved the module, or assigned another one.
         model.module_.to(model.device_)
-        return cls(model.module_, model.device_, model._dtype, model)
+        return cls(
+            network=model.module_,
+            device=model.device_,
+            dtype=model._dtype,
+            estimator=model,
+        )
 
     @property
     def n_jobs(self) -> int | None:
-        """Number of threads; None where nothing is told."""
+        """Number of threads; None leaves torch's setting."""
         return None if self.estimator is None else self.estimator.n_jobs
 
-    def read(self, X, fitting: bool = False) -> InputData:
-        """Return what X holds, after checks.
+    @property
+    def input_spec(self) -> InputSpec:
+        """How images are read. A module takes images of any format."""
+        if self.estimator is None:
+            return InputSpec()
+        return self.estimator._input_spec(fitted=True)
 
-        `fitting` tells that it is read again and again. Images that cannot be read are
-        then known at once, and are not in the source.
+    def read(self, X, fitting: bool = False) -> tuple[InputData, ReadFailures]:
+        """Read and check images.
+
+        Parameters
+        ----------
+        X : images
+            In any form that the estimator reads; a module takes arrays and tensors.
+        fitting : bool
+            True if the images are read in every epoch. Unreadable images are then
+            found at once and left out of the source.
         """
         if self.estimator is None:
-            source = _read_arrays(X)
-            return InputData(source, len(source), np.arange(len(source)), {})
-        return read_input(self.estimator, X, fitting)
+            _check_no_files(X)
+        return read_input(X, self.input_spec, for_training=fitting)
 
-    def labeled(self, X, y, suffix: str = "", fitting: bool = False) -> LabeledImages:
-        """Return images and their classes, `X_train` and `y_train`, say.
+    def read_labeled(
+        self, X, y, suffix: str = "", fitting: bool = False
+    ) -> LabeledImages:
+        """Read images and their classes.
+
+        Parameters
+        ----------
+        X : images
+        y : array-like of shape (n,)
+        suffix : str
+            End of the parameters' names in errors, such as "_train".
+        fitting : bool
+            As in `read`.
 
         Raises
         ------
         ValueError
-            If there is not one class for each image.
+            If `y` does not hold one class for each image.
         """
-        given = self.read(X, fitting)
+        data, failures = self.read(X, fitting)
         y = np.asarray(y)
-        if y.shape != (given.n,):
+        if y.shape != (data.n,):
             cure = "Pass one class for each image."
             if y.ndim == 2:
-                cure += f" Of one-hot rows that is y{suffix}.argmax(axis=1)."
-            elif y.ndim > 2 and suffix:
-                cure = "Pass X_train, y_train, X_test and y_test in this order."
+                cure += f" For one-hot rows, pass y{suffix}.argmax(axis=1)."
             raise ValueError(
-                f"X{suffix} holds {given.n} images, but y{suffix} has shape {y.shape}. "
+                f"X{suffix} holds {data.n} images, but y{suffix} has shape {y.shape}. "
                 f"{cure}"
             )
-        with warnings.catch_warnings():  # of as many classes as images
+        with warnings.catch_warnings():
+            # scikit-learn warns if nearly every image has a class of its own.
             warnings.simplefilter("ignore")
-            kind = type_of_target(y, input_name=f"y{suffix}")
-        if kind not in ("binary", "multiclass"):
+            target_type = type_of_target(y, input_name=f"y{suffix}")
+        if target_type not in ("binary", "multiclass"):
             raise ValueError(
-                f"y{suffix} should hold classes, but is {kind}. Pass integers or "
-                "strings."
+                f"y{suffix} should hold classes, but is {target_type}. Pass integers "
+                "or strings."
             )
-        return LabeledImages(given, y[given.rows])
+        return LabeledImages(data, failures, y[data.rows])
 
-    def split(
+    def read_split(
         self, X_train, y_train, X_test, y_test, fitting: bool = False
     ) -> tuple[LabeledImages, LabeledImages]:
-        """Return images to learn classes from, and images to be judged by."""
-        train = self.labeled(X_train, y_train, "_train", fitting)
-        test = self.labeled(X_test, y_test, "_test")
-        shapes = train.given.source.shape, test.given.source.shape
-        if shapes[0] != shapes[1]:
+        """Read training and test images, and check that they fit together.
+
+        `fitting` applies to the training images.
+        """
+        train = self.read_labeled(X_train, y_train, suffix="_train", fitting=fitting)
+        test = self.read_labeled(X_test, y_test, suffix="_test")
+        train_shape, test_shape = train.data.source.shape, test.data.source.shape
+        if train_shape != test_shape:
             raise ValueError(
-                f"X_train holds items of shape {shapes[0]}, but X_test of {shapes[1]}."
+                f"X_train holds images of shape {train_shape}, but X_test of "
+                f"{test_shape}. Resize them to one shape."
             )
         classes = np.unique(train.y)
         if len(classes) < 2:
             raise ValueError(
-                f"y_train holds a single class, {train.y[0]}: there is nothing to tell "
-                "apart. Pass images of two classes or more."
+                f"y_train holds a single class, {train.y[0]}. Pass images of at least "
+                "two classes."
             )
+        # With disjoint names, such as 1 and "1", every accuracy would be 0.
         if not np.isin(test.y, classes).any():
-            one, other = test.y[:1].tolist()[0], classes[:1].tolist()[0]
+            test_class, train_class = test.y[:1].tolist()[0], classes[:1].tolist()[0]
             raise ValueError(
-                f"y_test holds {one!r} and no class of y_train, which has {other!r}. "
-                "Name classes alike in both."
+                f"y_test holds {test_class!r} and no class of y_train, which has "
+                f"{train_class!r}. Use the same class names in both."
             )
         return train, test
 
     def trace(self, images: LabeledImages) -> list[Call]:
-        """Return the calls of submodules in a forward pass of such images."""
-        shape = images.given.source.shape
+        """Return the calls of submodules in a forward pass of these images."""
+        shape = images.data.source.shape
         return trace_calls(self.network, shape, self.device, self.dtype)
 
-    def layers(self, images: LabeledImages, names: list[str] | None) -> list[Layer]:
-        """Return the layers of these names, for such images."""
+    def find_layers(
+        self, images: LabeledImages, names: list[str] | None
+    ) -> list[Layer]:
+        """Return layers by name; None selects all default layers."""
         return find_layers(self.trace(images), names)
 
-    def features(
+    def extract_features(
         self, images: LabeledImages, layers: list[Layer], reduce: Reduce, memory
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is left of layers for the readable images, and their classes.
+        """Return the reduced outputs of layers and the classes of readable images.
 
         Parameters
         ----------
+        images : LabeledImages
+        layers : list of Layer
+        reduce : callable
+            Applied to the output of each layer.
         memory : None, str or joblib.Memory
-            Where features are kept, under hashes of the images, the weights, the
+            Cache of the features. The key is a hash of the images, the weights, the
             architecture and the layers.
+
+        Raises
+        ------
+        ValueError
+            If no image can be read.
         """
-        source = images.given.source
+        source = images.data.source
 
         def compute() -> np.ndarray:
             with limit_threads(self.n_jobs):
-                return layer_features(
+                return extract_layer_features(
                     self.network, source, self.device, self.dtype, layers, reduce
                 )
 
         if memory is None:
             features = compute()
         else:
-            key = self._key(source, layers, reduce)
-            kept = check_memory(memory).cache(_kept, ignore=["compute"])
-            features = kept(key, compute)
-        readable = images.readable
-        if not readable.any():
-            raise ValueError(f"None of the {len(readable)} images can be read.")
-        if readable.all():
+            key = self._cache_key(source, layers, reduce)
+            # The key stands for the images and the network, which joblib need not hash.
+            cached = check_memory(memory).cache(_compute_cached, ignore=["compute"])
+            features = cached(key, compute)
+        # Only reading shows which files are broken, so the mask is taken here.
+        is_readable = images.is_readable
+        if not is_readable.any():
+            raise ValueError(
+                f"None of the {len(is_readable)} images can be read. Check the files."
+            )
+        if is_readable.all():
             return features, images.y
-        return features[readable], images.y[readable]
+        return features[is_readable], images.y[is_readable]
 
-    def _key(self, source: Source, layers: list[Layer], reduce: Reduce) -> str:
+    def _cache_key(self, source: Source, layers: list[Layer], reduce: Reduce) -> str:
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
         weights = [(name, t.float()) for name, t in tensors]
-        runs = repr(self.network), self.device.type, self.dtype
-        return hash_content(weights, runs, layers, reduce, _hashes(source))
+        # The device and the precision change the last bits of features.
+        setup = repr(self.network), self.device.type, self.dtype
+        return hash_content(weights, setup, layers, reduce, _hash_batches(source))
 
 
-def _kept(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+def _compute_cached(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
     return compute()
 
 
-def _hashes(source: Source) -> list[str]:
-    """Return hashes of the pixels, a few images at a time; broken files are noticed."""
+def _hash_batches(source: Source) -> list[str]:
+    """Return a hash of the pixels of each batch, which also finds broken files."""
+    # A hash of a batch at a time: the images need not fit into memory.
     pieces = source.split(np.arange(len(source)))
-    parts = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in pieces]
-    return [hash_content(batch) for batch in source.batches(parts)]
+    batches = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in pieces]
+    return [hash_content(batch) for batch in source.batches(batches)]
 
 
-def _read_arrays(X) -> ArraySource:
-    """Read what a module takes: arrays and tensors."""
+def _check_no_files(X) -> None:
+    """Raise TypeError if X holds files or PIL images, which a module does not take."""
     if isinstance(X, str | os.PathLike) or (not is_table(X) and find_images(X)):
         raise TypeError(
             "A torch module takes arrays or tensors of images of one size. For files "
-            "and pictures, put it as module_ into a copy.copy of a fitted "
+            "and PIL images, assign it to module_ of a copy.copy of a fitted "
             "DeepClusterEstimator, which reads them."
         )
-    values = X if is_table(X) else as_array(X)
-    if getattr(values, "ndim", 2) in (3, 4):
-        source = read_images(values, None, fitted=False)
-    else:
-        kinds = [np.float32, np.float64, np.uint8, np.float16]
-        source = ArraySource(check_array(values, dtype=kinds, ensure_all_finite=False))
-    check_finite(source)
-    return source
 
 
 def warn_unreadable_images(*images: LabeledImages) -> None:
-    """Warn of images that could not be read."""
-    for each in images:
-        warn_unreadable(each.given.failures, each.given.n)
+    """Warn about the images that could not be read."""
+    for labeled in images:
+        labeled.failures.warn(labeled.data.n)

@@ -1,187 +1,196 @@
-"""What to do with clusters that got no point."""
+"""Policies for clusters that no point belongs to."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import csc_matrix
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
-from .._utils.distributed import SINGLE_PROCESS, Processes
+from .._utils.distributed import Processes, Sharded
 from .._utils.messages import warn
+from .sums import cluster_sizes, cluster_sums, divide_sums
 
-# Centers (k, d) -> labels (n,) and squared distances (n,) of the points.
+# A function from centers (k, d) to labels (n,) and squared distances (n,) of points.
 Nearest = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-# Each round can double the clusters, so that this many reach any k from one cluster.
-MAX_ROUNDS = 20
+# Maximum number of re-seedings at the end. Each can double the number of clusters, so
+# that this many reach any k from a single cluster.
+MAX_RESEEDINGS = 20
+BATCH_ROWS = 4096
 
 
 def scale_to_unit_length(rows: np.ndarray) -> np.ndarray:
-    """Return `rows` at length 1; rows of zeros stay."""
+    """Return rows at length 1. Rows of zeros stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)
 
 
-def cluster_means(
-    points: np.ndarray, labels: np.ndarray, centers: np.ndarray
-) -> np.ndarray:
-    """Return the mean of each cluster, and the old center of those without points."""
-    sums = cluster_sums(points, labels, len(centers))
-    return means_from_sums(sums, cluster_sizes(labels, len(centers)), centers)
-
-
-def means_from_sums(
-    sums: np.ndarray, sizes: np.ndarray, centers: np.ndarray
-) -> np.ndarray:
-    """Return means, float32 (k, d), from sums and counts; where none, the center."""
-    counts = sizes[:, None]
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), centers)
-    return means.astype(np.float32)
-
-
-def cluster_sizes(
-    labels: np.ndarray, k: int, processes: Processes = SINGLE_PROCESS
-) -> np.ndarray:
-    """Return how many points of all processes each of `k` clusters has."""
-    return processes.sum(np.bincount(labels, minlength=k))
-
-
-def cluster_sums(points: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Return the sum of each cluster's points, float64 (k, d)."""
-    size = 4096
-    ones, starts = np.ones(size, np.float32), np.arange(size + 1, dtype=np.int32)
-    sums = np.zeros((k, points.shape[1]))
-    # Batches, because one sum over a large cluster in float32 drifts away.
-    for first in range(0, len(points), size):
-        chosen = labels[first : first + size]
-        m = len(chosen)
-        one_hot = csc_matrix((ones[:m], chosen, starts[: m + 1]), shape=(k, m))
-        sums += one_hot @ points[first : first + m]
-    return sums
-
-
 def distinct_rows(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return one row's index for each distinct row, and each row's number there."""
-    rows = points + np.float32(0)  # -0.0 becomes 0.0, which has other bytes
+    """Find the distinct rows.
+
+    Returns
+    -------
+    representatives : ndarray of shape (n_distinct,), int
+        Index of one row for each distinct row.
+    numbers : ndarray of shape (n,), int
+        Position of each row's representative.
+    """
+    rows = points + np.float32(0)  # -0.0 becomes 0.0: equal numbers, equal bytes
     row_bytes = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
-    _, first, number = np.unique(
+    _, representatives, numbers = np.unique(
         row_bytes.ravel(), return_index=True, return_inverse=True
     )
-    return first, number.ravel()
+    return representatives, numbers.ravel()
 
 
 @dataclass
-class EmptyClusters:
+class EmptyClusterPolicy:
     """A policy for empty clusters, bound to the points.
 
-    With several processes each holds some of the points. All of them move the same
-    centers to the same places, and are told no more than a few points for each cluster.
+    Every process moves the same centers to the same places. Processes exchange only a
+    few points for each cluster.
+
+    Parameters
+    ----------
+    points : Sharded array of shape (n, d), float32
+    name : {"split", "farthest", "drop", "raise"}
+    spherical : bool
+        Centers have unit length.
+    rng : numpy.random.Generator
+        In the same state in each process.
     """
 
-    points: np.ndarray  # (n, d) float32, of this process
-    policy: str  # "split", "farthest", "drop" or "raise"
-    spherical: bool  # whether centers have unit length
-    rng: np.random.Generator  # in the same state everywhere
-    processes: Processes = SINGLE_PROCESS
+    points: Sharded
+    name: str
+    spherical: bool
+    rng: np.random.Generator
+
+    @property
+    def processes(self) -> Processes:
+        """Processes that hold the points."""
+        return self.points.processes
 
     @cached_property
     def _distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        return distinct_rows(self.points)
+        return distinct_rows(self.points.values)
 
-    def _are_more_than(self, k: int) -> bool:
-        """Tell whether there are more than `k` distinct points in all."""
-        some = self.points[self._distinct[0][: k + 1]]
-        found = np.concatenate(self.processes.all_gather_object(some))
-        return len(distinct_rows(found)[0]) > k
+    def _sizes(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
+        return cluster_sizes(labels, n_clusters, self.processes)
 
-    def _can_lose(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
-        """Return whether each cluster has two distinct points or more."""
-        own, rows = np.unique(labels, return_index=True)
-        known = np.full(n_clusters, False)
-        pattern = np.empty((n_clusters, self.points.shape[1]), np.float32)
-        for clusters, points in self.processes.all_gather_object(
-            (own, self.points[rows])
-        ):
-            new = ~known[clusters]
-            pattern[clusters[new]], known[clusters] = points[new], True
-        differ = np.full(n_clusters, False)
-        for batch in gen_batches(max(1, len(labels)), 4096):
-            chosen = labels[batch]
-            unlike = (self.points[batch] != pattern[chosen]).any(axis=1)
-            differ[chosen[unlike]] = True
-        return self.processes.sum(differ.astype(np.int64)) > 0
+    def _has_more_points_than(self, n_clusters: int) -> bool:
+        """Return whether there are more than `n_clusters` distinct points."""
+        sample = self.points.values[self._distinct[0][: n_clusters + 1]]
+        gathered = np.concatenate(self.processes.all_gather_object(sample))
+        return len(distinct_rows(gathered)[0]) > n_clusters
+
+    def _can_split(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
+        """Return whether each cluster has at least two distinct points."""
+        points = self.points.values
+        local_labels, rows = np.unique(labels, return_index=True)
+        has_pattern = np.full(n_clusters, False)
+        pattern = np.empty((n_clusters, points.shape[1]), np.float32)
+        local_patterns = (local_labels, points[rows])
+        for clusters, candidates in self.processes.all_gather_object(local_patterns):
+            is_new = ~has_pattern[clusters]
+            pattern[clusters[is_new]] = candidates[is_new]
+            has_pattern[clusters] = True
+        differs = np.full(n_clusters, False)
+        for batch in gen_batches(max(1, len(labels)), BATCH_ROWS):
+            batch_labels = labels[batch]
+            is_different = (points[batch] != pattern[batch_labels]).any(axis=1)
+            differs[batch_labels[is_different]] = True
+        return self.processes.sum(differs.astype(np.int64)) > 0
 
     def reseed(
         self, centers: np.ndarray, labels: np.ndarray, distances: np.ndarray
     ) -> np.ndarray:
-        """Move the centers of empty clusters to where there are points, once.
+        """Move the centers of empty clusters to points, once.
 
-        "drop" and "raise" leave them where they are.
+        The policies "drop" and "raise" leave the centers unchanged.
         """
-        counts = cluster_sizes(labels, len(centers), self.processes)
-        empty = np.flatnonzero(counts == 0)
-        if not empty.size or self.policy in ("drop", "raise"):
+        sizes = self._sizes(labels, len(centers))
+        empty = np.flatnonzero(sizes == 0)
+        if not empty.size or self.name in ("drop", "raise"):
             return centers
-        can_lose = self._can_lose(labels, len(centers))
-        step = self._split if self.policy == "split" else self._farthest
-        moved = step(centers, labels, distances, empty, np.where(can_lose, counts, 0))
+        sizes = np.where(self._can_split(labels, len(centers)), sizes, 0)
+        if self.name == "split":
+            moved = self._split_largest(centers, labels, empty, sizes)
+        else:
+            moved = self._move_to_farthest(centers, labels, distances, empty, sizes)
         return scale_to_unit_length(moved) if self.spherical else moved
 
-    def _split(self, centers, labels, distances, empty, sizes):
-        """Cut the largest clusters in two, and give each half its mean.
+    def _split_largest(
+        self,
+        centers: np.ndarray,
+        labels: np.ndarray,
+        empty: np.ndarray,
+        sizes: np.ndarray,
+    ) -> np.ndarray:
+        """Split the largest clusters in two, and give each half its mean.
 
-        The cut is a random hyperplane through the mean: how points are shared out
-        between a center and its copy at a small random offset (paper, section 3.3).
+        The cut is a random hyperplane through the mean. It divides the points like a
+        center and its copy at a small random offset (paper, section 3.3).
         """
         donors = np.argsort(-sizes, kind="stable")[: len(empty)]
         donors = donors[sizes[donors] > 0]
         if not donors.size:
             return centers
-        receiver = np.full(len(centers), -1, dtype=labels.dtype)
+        n_clusters = len(centers)
+        receiver = np.full(n_clusters, -1, dtype=labels.dtype)
         receiver[donors] = empty[: len(donors)]
         rows = np.flatnonzero(receiver[labels] >= 0)
-        points, halves, k = self.points[rows], labels[rows], len(centers)
-        # float64, and from the mean: else rounding decides where points are far from 0.
+        points, halves = self.points.values[rows], labels[rows]
+        # Projections are in float64 and relative to the mean. Otherwise rounding
+        # decides about points that lie close together and far from zero.
         direction = self.rng.standard_normal(points.shape[1])
-        side = np.empty(len(rows))
-        for batch in gen_batches(max(1, len(rows)), 4096):
-            side[batch] = (points[batch] - centers[halves[batch]]) @ direction
-        total = np.bincount(halves, side, minlength=k).astype(float)  # int if empty
+        projection = np.empty(len(rows))
+        for batch in gen_batches(max(1, len(rows)), BATCH_ROWS):
+            offsets = points[batch] - centers[halves[batch]]
+            projection[batch] = offsets @ direction
+        # numpy returns integers for empty input, which would not add up with floats.
+        total = np.bincount(halves, projection, minlength=n_clusters).astype(float)
         middle = self.processes.sum(total)
-        middle /= np.maximum(cluster_sizes(halves, k, self.processes), 1)
-        halves = np.where(side > middle[halves], receiver[halves], halves)
-        sums = self.processes.sum(cluster_sums(points, halves, k))
-        return means_from_sums(sums, cluster_sizes(halves, k, self.processes), centers)
+        middle /= np.maximum(self._sizes(halves, n_clusters), 1)
+        halves = np.where(projection > middle[halves], receiver[halves], halves)
+        sums = self.processes.sum(cluster_sums(points, halves, n_clusters))
+        return divide_sums(sums, self._sizes(halves, n_clusters), centers)
 
-    def _farthest(self, centers, labels, distances, empty, sizes):
-        """Put centers on the points that are worst explained."""
-        worst = self._worst(np.where(sizes[labels] > 0, distances, -1), len(empty))
+    def _move_to_farthest(
+        self,
+        centers: np.ndarray,
+        labels: np.ndarray,
+        distances: np.ndarray,
+        empty: np.ndarray,
+        sizes: np.ndarray,
+    ) -> np.ndarray:
+        """Move the centers of empty clusters to the points farthest from theirs."""
+        candidates = np.where(sizes[labels] > 0, distances, -1)
+        farthest = self._farthest_points(candidates, len(empty))
         moved = centers.copy()
-        moved[empty[: len(worst)]] = worst
+        moved[empty[: len(farthest)]] = farthest
         return moved
 
-    def _worst(self, distances: np.ndarray, count: int) -> np.ndarray:
-        """Return points of the largest distances >= 0, all of them distinct."""
-        rows = _largest(distances, self._distinct[1], count)
-        own = distances[rows], self.points[rows]
+    def _farthest_points(self, distances: np.ndarray, count: int) -> np.ndarray:
+        """Return distinct points with the largest non-negative distances."""
+        rows = _largest_distinct(distances, self._distinct[1], count)
+        local = distances[rows], self.points.values[rows]
         distances, points = map(
-            np.concatenate, zip(*self.processes.all_gather_object(own), strict=True)
+            np.concatenate, zip(*self.processes.all_gather_object(local), strict=True)
         )
-        return points[_largest(distances, distinct_rows(points)[1], count)]
+        return points[_largest_distinct(distances, distinct_rows(points)[1], count)]
 
-    def _best(self, labels: np.ndarray, distances: np.ndarray) -> np.ndarray:
-        """Return the point of each cluster that is explained best."""
-        best_first = np.argsort(distances, kind="stable")
-        rows = best_first[np.unique(labels[best_first], return_index=True)[1]]
-        own = labels[rows], distances[rows], self.points[rows]
+    def _nearest_points(self, labels: np.ndarray, distances: np.ndarray) -> np.ndarray:
+        """Return the point nearest to its center for each cluster."""
+        order = np.argsort(distances, kind="stable")
+        rows = order[np.unique(labels[order], return_index=True)[1]]
+        local = labels[rows], distances[rows], self.points.values[rows]
         labels, distances, points = map(
-            np.concatenate, zip(*self.processes.all_gather_object(own), strict=True)
+            np.concatenate, zip(*self.processes.all_gather_object(local), strict=True)
         )
-        best_first = np.argsort(distances, kind="stable")
-        return points[best_first[np.unique(labels[best_first], return_index=True)[1]]]
+        order = np.argsort(distances, kind="stable")
+        return points[order[np.unique(labels[order], return_index=True)[1]]]
 
     def repair(
         self,
@@ -190,7 +199,7 @@ class EmptyClusters:
         distances: np.ndarray,
         nearest: Nearest,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return centers none of which is empty, with their labels and distances.
+        """Return centers without an empty cluster, with their labels and distances.
 
         Raises
         ------
@@ -200,56 +209,66 @@ class EmptyClusters:
         Warns
         -----
         ConvergenceWarning
-            If there are fewer distinct points than centers. As many are left.
+            If there are fewer distinct points than centers. Each distinct point is then
+            a cluster.
         """
-        k = len(centers)
-        n_empty = k - np.count_nonzero(cluster_sizes(labels, k, self.processes))
-        if n_empty and self.policy == "raise":
+        n_clusters = len(centers)
+        n_empty = n_clusters - np.count_nonzero(self._sizes(labels, n_clusters))
+        if n_empty and self.name == "raise":
             raise ValueError(
-                f"{n_empty} of {k} clusters are empty after k-means. Lower n_clusters, "
-                "or let empty_clusters='split' or 'farthest' fill them or 'drop' "
-                "remove them."
+                f"{n_empty} of {n_clusters} clusters are empty after k-means. Lower "
+                "n_clusters, fill empty clusters with empty_clusters='split' or "
+                "'farthest', or remove them with 'drop'."
             )
-        if n_empty and self.policy in ("split", "farthest"):
+        if n_empty and self.name in ("split", "farthest"):
             centers, labels, distances = self._fill(centers, labels, distances, nearest)
-        while not (
-            filled := cluster_sizes(labels, len(centers), self.processes) > 0
-        ).all():
+        while not (filled := self._sizes(labels, len(centers)) > 0).all():
             centers = centers[filled]
             labels, distances = nearest(centers)
-        if len(centers) < k and self.policy != "drop":
+        if len(centers) < n_clusters and self.name != "drop":
             warn(
                 f"Number of distinct points ({len(centers)}) is smaller than "
-                f"n_clusters ({k}) in float32 arithmetic: {len(centers)} clusters are "
-                "left. Lower n_clusters, or look for rows that repeat.",
+                f"n_clusters ({n_clusters}) in float32 arithmetic: {len(centers)} "
+                "clusters remain. Lower n_clusters, or look for repeated rows.",
                 ConvergenceWarning,
             )
         return centers, labels, distances
 
-    def _fill(self, centers, labels, distances, nearest):
-        """Reseed until no cluster is empty; at the last, put centers on points."""
-        k = len(centers)
-        if self._are_more_than(k):
-            for _ in range(MAX_ROUNDS):
+    def _fill(
+        self,
+        centers: np.ndarray,
+        labels: np.ndarray,
+        distances: np.ndarray,
+        nearest: Nearest,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Re-seed until no cluster is empty. In the end, put centers on points."""
+        n_clusters = len(centers)
+        if self._has_more_points_than(n_clusters):
+            for _ in range(MAX_RESEEDINGS):
                 centers = self.reseed(centers, labels, distances)
                 labels, distances = nearest(centers)
-                if cluster_sizes(labels, k, self.processes).all():
+                if self._sizes(labels, n_clusters).all():
                     return centers, labels, distances
-        # Centers on distinct points: each owns at least its own. The best explained
-        # point of each cluster keeps it in place, the worst explained fill the rest.
-        best = self._best(labels, distances)
-        best = best[distinct_rows(best)[0]]
-        number = distinct_rows(np.concatenate([best, self.points]))[1]
-        taken = np.isin(number[len(best) :], number[: len(best)])
-        others = self._worst(np.where(taken, -1, distances), k - len(best))
-        centers = np.concatenate([best, others])
+        # Each center lies on a distinct point, so that it keeps at least this point.
+        # The point nearest to each center holds its cluster in place, and the points
+        # farthest from their centers fill the remaining clusters.
+        anchors = self._nearest_points(labels, distances)
+        anchors = anchors[distinct_rows(anchors)[0]]
+        numbers = distinct_rows(np.concatenate([anchors, self.points.values]))[1]
+        is_anchor = np.isin(numbers[len(anchors) :], numbers[: len(anchors)])
+        fillers = self._farthest_points(
+            np.where(is_anchor, -1, distances), n_clusters - len(anchors)
+        )
+        centers = np.concatenate([anchors, fillers])
         centers = scale_to_unit_length(centers) if self.spherical else centers
         return centers, *nearest(centers)
 
 
-def _largest(values: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
-    """Return places of the largest values >= 0, whose numbers are all different."""
+def _largest_distinct(
+    values: np.ndarray, numbers: np.ndarray, count: int
+) -> np.ndarray:
+    """Return positions of the largest non-negative values with different numbers."""
     order = np.argsort(-values, kind="stable")
     order = order[values[order] >= 0]
-    _, place = np.unique(numbers[order], return_index=True)
-    return order[np.sort(place)[:count]]
+    _, positions = np.unique(numbers[order], return_index=True)
+    return order[np.sort(positions)[:count]]

@@ -1,4 +1,4 @@
-"""FaissKMeans: k-means as an estimator of its own."""
+"""FaissKMeans: k-means on faiss or torch as a scikit-learn estimator."""
 
 from functools import partial
 from numbers import Integral, Real
@@ -18,18 +18,20 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from .._inputs.tables import ROW_FORMS, check_rows
 from .._utils.device import resolve_device
+from .._utils.distributed import Sharded
 from .._utils.random import RandomStreams
-from .kmeans import assign, kmeans
+from .kmeans import KMeansOptions, kmeans
+from .nearest_centers import assign
 
 
 class FaissKMeans(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
 ):
-    """K-means on faiss, that leaves no cluster empty.
+    """K-means on faiss, without empty clusters.
 
-    Lloyd's algorithm on all rows in float32, with exact nearest centers from faiss
-    (or torch on accelerators that faiss does not know). It is meant for many rows and
-    many clusters, where :class:`sklearn.cluster.KMeans` is slow.
+    Lloyd's algorithm on all rows in float32. The nearest centers are exact and come
+    from faiss, or from torch on accelerators that faiss does not support. Use it for
+    many rows and many clusters, where :class:`sklearn.cluster.KMeans` is slow.
 
     Parameters
     ----------
@@ -38,93 +40,95 @@ class FaissKMeans(
 
     init : {"k-means++", "random"} or array-like of shape (n_clusters, n_features), \
             default="k-means++"
-        Where the centers start:
+        Method for initialization:
 
-        - "k-means++": rows drawn one after another, with probability proportional to
-          the squared distance from those drawn before;
-        - "random": rows drawn uniformly, without replacement;
-        - an array: these centers.
+        - "k-means++": draw rows one after another, with probability proportional to
+          the squared distance to the nearest row drawn so far;
+        - "random": draw rows uniformly, without replacement;
+        - an array: the initial centers.
 
     n_init : int, default=1
-        Number of runs from different starts, of which the one of lowest inertia is
-        kept. With an array as `init` there is only one run.
+        Number of runs from different initial centers. The run with the lowest inertia
+        is kept. With an array as `init` there is a single run. Raise it for few
+        clusters, where single runs end in poor optima.
 
     max_iter : int, default=25
-        Largest number of iterations of a run.
+        Maximum number of iterations of a run.
 
     tol : float, default=1e-4
-        A run ends when the squared shift of all centers together is at most `tol`
+        Tolerance. A run ends when the squared shift of all centers is at most `tol`
         times the mean variance of the features.
 
     spherical : bool, default=False
-        Whether centers are scaled to unit length and a row belongs to the center of
-        the largest inner product. Rows are taken as they are; scale them to unit
-        length for clusters by cosine similarity.
+        Scale centers to unit length, and assign each row to the center with the
+        largest inner product. Rows are used as they are. Scale rows to unit length to
+        cluster by cosine similarity.
 
     empty_clusters : {"split", "farthest", "drop", "raise"}, default="split"
-        What is done with clusters that got no row, while iterating and at the end:
+        Policy for clusters without rows, in each iteration and at the end:
 
         - "split": cut a large cluster in two by a random hyperplane through its
           center, as DeepCluster does [1]_;
-        - "farthest": move the center to the row farthest from its own center;
-        - "drop": remove them at the end, so that there are fewer than `n_clusters`;
+        - "farthest": move the center to the row that is farthest from its center;
+        - "drop": remove empty clusters at the end, so that fewer than `n_clusters`
+          remain;
         - "raise": raise a `ValueError` at the end.
 
     backend : {"auto", "faiss", "torch"}, default="auto"
-        What finds the nearest centers. "auto" is faiss on the CPU, and on CUDA where
-        the installed faiss has GPU support; torch on any other accelerator.
+        Library that finds the nearest centers. "auto" is faiss on the CPU, and on CUDA
+        if the installed faiss supports GPUs; it is torch on other accelerators.
 
     device : str or torch.device, default="auto"
-        Where nearest centers are found. "auto" is CUDA, else XPU, else MPS, else the
-        CPU.
+        Device that finds the nearest centers. "auto" is the first available of CUDA,
+        XPU, MPS and the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the starts and the cuts of "split". Pass an int for results that
-        are the same, bit by bit, on the same machine and number of threads.
+        Seed of the initial centers and of the cuts of "split". Pass an int for results
+        that are the same, bit for bit, on the same machine with the same number of
+        threads.
 
     verbose : int, default=0
-        Prints one line a run where larger than 0.
+        Print one line per run if larger than 0.
 
     Attributes
     ----------
     cluster_centers_ : ndarray of shape (n_clusters, n_features), float32
-        The centers. There are fewer rows if clusters were dropped, or if `X` has fewer
-        distinct rows than `n_clusters`.
+        Centers. There are fewer than `n_clusters` if clusters were dropped, or if `X`
+        has fewer distinct rows.
 
     labels_ : ndarray of shape (n_samples,), int32
-        Cluster of each row of the training data, the same as `predict` gives it.
+        Cluster of each row of the training data, equal to `predict(X)`.
 
     inertia_ : float
         Sum of the squared distances of the rows to their centers.
 
     n_iter_ : int
-        Number of iterations of the run that was kept.
+        Number of iterations of the best run.
 
     n_empty_clusters_ : int
-        Number of clusters that were empty at the end, before `empty_clusters` was
-        applied.
+        Number of clusters that were empty at the end of the best run, before
+        `empty_clusters` was applied.
 
     n_features_in_ : int
         Number of features seen during :meth:`fit`.
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of features seen during :meth:`fit`. Defined only where `X` has feature
+        Names of features seen during :meth:`fit`. Defined only when `X` has feature
         names that are all strings.
 
     See Also
     --------
-    DeepClusterEstimator : Clusters images by features that it learns from clusters.
-    sklearn.cluster.KMeans : K-means in float32 or float64 with sample weights.
+    DeepClusterEstimator : Cluster images by features learned from the clusters.
+    sklearn.cluster.KMeans : K-means in float32 or float64, with sample weights.
 
     Notes
     -----
     Input of any type is converted to float32, which holds seven decimal digits.
 
-    No cluster is empty after "split" and "farthest" if `X` has at least `n_clusters`
-    distinct rows. If it has fewer, a
-    :class:`~sklearn.exceptions.ConvergenceWarning` says so, and each distinct row is
-    a cluster. Unlike `faiss.Kmeans`, no rows are left out where there are more than
-    256 for each cluster.
+    With "split" and "farthest" no cluster is empty if `X` has at least `n_clusters`
+    distinct rows. If `X` has fewer, each distinct row becomes a cluster and a
+    :class:`~sklearn.exceptions.ConvergenceWarning` is raised. All rows are used, while
+    `faiss.Kmeans` by default samples 256 rows per cluster.
 
     References
     ----------
@@ -188,7 +192,7 @@ class FaissKMeans(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Compute the clusters.
+        """Compute k-means clusters.
 
         Parameters
         ----------
@@ -210,7 +214,8 @@ class FaissKMeans(
             )
         init = self.init
         if not isinstance(init, str):
-            with np.errstate(over="ignore"):  # found below, with its row
+            # Values that overflow float32 are reported below, with their row.
+            with np.errstate(over="ignore"):
                 init = check_array(
                     init,
                     dtype=np.float32,
@@ -226,9 +231,7 @@ class FaissKMeans(
                     f"init has shape {init.shape}, but needs (n_clusters, n_features)="
                     f"{shape}."
                 )
-        result = kmeans(
-            points,
-            self.n_clusters,
+        options = KMeansOptions(
             init=init,
             n_init=self.n_init,
             max_iter=self.max_iter,
@@ -237,10 +240,12 @@ class FaissKMeans(
             empty_clusters=self.empty_clusters,
             backend=self.backend,
             device=resolve_device(self.device),
-            seed=RandomStreams.from_random_state(self.random_state).seed("kmeans"),
             verbose=self.verbose,
         )
-        # Kept beside: where values are tiny, the product is rounded.
+        seed = RandomStreams.from_random_state(self.random_state).seed("kmeans")
+        result = kmeans(Sharded.whole(points), self.n_clusters, options, seed)
+        # The scaled centers are stored as well, since multiplication by the unit
+        # rounds tiny values.
         self._unit, self._centers = unit, result.centers
         self.cluster_centers_ = result.centers if unit == 1 else result.centers * unit
         self.labels_ = result.labels
@@ -250,7 +255,7 @@ class FaissKMeans(
         return self
 
     def predict(self, X):
-        """Find the nearest center of each row.
+        """Predict the nearest center of each row.
 
         Parameters
         ----------
@@ -260,7 +265,7 @@ class FaissKMeans(
         Returns
         -------
         ndarray of shape (n_samples,), int32
-            Clusters, exactly `labels_` for the training data.
+            Cluster of each row. For the training data it equals `labels_`.
         """
         return self._assign(X)[0]
 
@@ -275,7 +280,7 @@ class FaissKMeans(
         Returns
         -------
         ndarray of shape (n_samples, n_clusters), float32
-            Euclidean distances, also where `spherical` is set.
+            Euclidean distances, also with `spherical=True`.
         """
         check_is_fitted(self)
         points, unit = self._points(X)
@@ -296,8 +301,8 @@ class FaissKMeans(
         Returns
         -------
         float
-            Minus the sum of the squared distances of rows to their centers. Larger is
-            better, among equal numbers of clusters.
+            Negative sum of the squared distances of rows to their centers. Larger is
+            better, for equal numbers of clusters.
         """
         distances = self._assign(X)[1].sum(dtype=np.float64)
         return -float(distances) * float(self._unit) ** 2
@@ -313,7 +318,7 @@ class FaissKMeans(
         )
 
     def _points(self, X, reset=False):
-        """Return X as float32, and the unit in which float32 holds its squares."""
+        """Return X / unit as float32, and the unit in which its squares are exact."""
         check = partial(
             validate_data,
             self,
@@ -322,11 +327,13 @@ class FaissKMeans(
             order="C",
             ensure_all_finite=False,
         )
-        with np.errstate(over="ignore"):  # found below, with its row
+        # Values that overflow float32 are reported below, with their row.
+        with np.errstate(over="ignore"):
             points = check_rows(X, ROW_FORMS, check)
             unit = self._unit if not reset else np.float32(1)
-            if reset and not self.spherical:  # whose centers have a unit of their own
-                unit = _unit_of(points)
+            # Spherical centers have unit length, whatever the unit of the rows.
+            if reset and not self.spherical:
+                unit = _choose_unit(points)
             points = points / unit if unit != 1 else points
         _check_squares(points, unit, "X")
         return points, unit
@@ -344,8 +351,8 @@ class FaissKMeans(
         return tags
 
 
-def _unit_of(points: np.ndarray) -> np.float32:
-    """Return the power of two to divide by: not 1 only where all values are tiny."""
+def _choose_unit(points: np.ndarray) -> np.float32:
+    """Return the power of two to divide by. It is 1 unless all values are tiny."""
     exponent = np.frexp(max(points.max(), -points.min()))[1]
     return np.float32(2.0 ** max(exponent, -100) if exponent < -30 else 1)
 
@@ -357,10 +364,10 @@ def _check_squares(rows: np.ndarray, unit: np.float32, name: str) -> None:
     bad = np.flatnonzero(~(squares < np.finfo(np.float32).max / 8))
     if bad.size:
         is_nan = np.isnan(rows[bad[0]]).any()
-        what = "NaN" if is_nan else "infinity or a value too large"
-        largest = f"{1e18 * unit:.0e}".replace("+", "")
+        problem = "NaN" if is_nan else "infinity or a value too large"
+        limit = f"{1e18 * unit:.0e}".replace("+", "")
         raise ValueError(
-            f"Input {name} contains {what} in row {bad[0]} (of {bad.size} such rows), "
-            f"and distances in float32 need finite values below about {largest}: "
-            f"remove or impute such rows, or scale {name}."
+            f"Input {name} contains {problem} in row {bad[0]} ({bad.size} such rows). "
+            f"Distances in float32 need finite values below about {limit}. Remove or "
+            f"impute these rows, or scale {name}."
         )

@@ -1,4 +1,4 @@
-"""The nearest-neighbor graph of points, and its spectral embedding."""
+"""Nearest-neighbor graph of points, and its spectral embedding."""
 
 import faiss
 import numpy as np
@@ -9,27 +9,33 @@ from sklearn.preprocessing import normalize
 
 from .._utils.memory import check_faiss_memory
 
-DENSE_ROWS = 500  # fewer go to the dense eigensolver, which cannot fail
-MAX_RESTARTS = 300  # of the sparse one, which a long line keeps busy
-LOCAL_NEIGHBOR = 6  # from 0: the neighbor whose distance is a point's local scale
+# Smaller graphs go to the dense eigensolver, which cannot fail.
+DENSE_ROWS = 500
+# Restarts of the sparse eigensolver. A graph like a long line takes thousands.
+MAX_RESTARTS = 300
+# Iterations of the fallback, which gives rough eigenvectors in bounded time.
+ORTHOGONAL_ITERATIONS = 200
+# The distance to this neighbor, counted from 0, is the local scale of a point
+# (Zelnik-Manor and Perona use the seventh).
+LOCAL_NEIGHBOR = 6
 
 
 def nearest_neighbors(
     points: np.ndarray, n_neighbors: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest other points of each point.
+    """Find the nearest neighbors of each point among the remaining points.
 
     Parameters
     ----------
     points : ndarray of shape (n, d), float32
-        At least two of them.
+        At least two points.
     n_neighbors : int
-        Fewer are returned where there are not as many.
+        Number of neighbors, capped at n - 1.
 
     Returns
     -------
     neighbors : ndarray of shape (n, n_neighbors), int64
-        Exact, the nearest first.
+        Exact neighbors, the nearest first.
     distances : ndarray of shape (n, n_neighbors), float32
         Squared Euclidean distances.
     """
@@ -38,27 +44,29 @@ def nearest_neighbors(
     check_faiss_memory()
     index = faiss.IndexFlatL2(points.shape[1])
     index.add(points)
-    distances, found = index.search(points, n_neighbors + 1)
-    # A point is not its own neighbor; where duplicates hid it, the last one goes.
-    own = found == np.arange(n)[:, None]
-    own[~own.any(axis=1), -1] = True
+    distances, neighbors = index.search(points, n_neighbors + 1)
+    # A point is not its own neighbor. If duplicates of the point displaced it from the
+    # result, the last neighbor is removed instead.
+    is_self = neighbors == np.arange(n)[:, None]
+    is_self[~is_self.any(axis=1), -1] = True
     shape = (n, n_neighbors)
-    return found[~own].reshape(shape), distances[~own].reshape(shape).clip(min=0)
+    distances = distances[~is_self].reshape(shape).clip(min=0)
+    return neighbors[~is_self].reshape(shape), distances
 
 
 def spectral_embedding(
     points: np.ndarray, n_neighbors: int, n_components: int
 ) -> np.ndarray:
-    """Embed points by the leading eigenvectors of their neighbor graph.
+    """Embed points by the leading eigenvectors of their nearest-neighbor graph.
 
     Parameters
     ----------
     points : ndarray of shape (n, d), float32
-        At least two of them.
+        At least two points.
     n_neighbors : int
-        Edges from each point.
+        Number of edges from each point.
     n_components : int
-        Fewer are returned where there are not as many points.
+        Number of eigenvectors, capped at n - 1.
 
     Returns
     -------
@@ -67,15 +75,15 @@ def spectral_embedding(
 
     Notes
     -----
-    Spectral clustering of Ng, Jordan and Weiss (NeurIPS 2001), with the edges scaled
-    to the distances around their ends (Zelnik-Manor and Perona, NeurIPS 2004).
+    Spectral clustering of Ng, Jordan and Weiss (NeurIPS 2001), with edges scaled by
+    the distances around both ends (Zelnik-Manor and Perona, NeurIPS 2004).
     """
     n = len(points)
     n_components = min(n_components, n - 1)
     neighbors, distances = nearest_neighbors(points, n_neighbors)
     local = min(LOCAL_NEIGHBOR, neighbors.shape[1] - 1)
     radius = np.sqrt(distances[:, local], dtype=np.float64) + 1e-9
-    # The floor keeps outliers, all of whose weights underflow, in the graph.
+    # The weights of outliers underflow. The constant keeps them in the graph.
     weights = np.exp(-distances / (radius[:, None] * radius[neighbors])) + 1e-6
     starts = np.repeat(np.arange(n), neighbors.shape[1])
     graph = csr_array((weights.ravel(), (starts, neighbors.ravel())), shape=(n, n))
@@ -91,40 +99,57 @@ def leading_eigenvectors(
 ) -> np.ndarray:
     """Return the leading eigenvectors of a normalized graph.
 
-    Each part without an edge to the others has an eigenvalue of 1, with `perron` on
-    the part as its vector. Of equal eigenvalues a Krylov space misses some, so these
-    are taken out of the graph, and only the others are searched for.
+    Each connected component has an eigenvalue of 1, and its eigenvector is `perron`
+    restricted to the component. A Krylov space misses some of several equal
+    eigenvalues. Therefore these eigenvectors are written down, deflated from the
+    graph, and only the remaining ones are searched for.
+
+    Parameters
+    ----------
+    graph : sparse array of shape (n, n)
+        Symmetric, with a largest eigenvalue of 1.
+    perron : ndarray of shape (n,)
+        Square roots of the nodes' degrees.
+    n_components : int
     """
     n = len(perron)
-    n_parts, part = connected_components(graph, directed=False)
-    parts = normalize(csr_array((perron, (np.arange(n), part))), axis=0)
+    n_connected, component = connected_components(graph, directed=False)
+    indicators = normalize(csr_array((perron, (np.arange(n), component))), axis=0)
     rng = np.random.default_rng(0)
-    if n_parts >= n_components:
-        mix = np.linalg.qr(rng.standard_normal((n_parts, n_components)))[0]
-        return parts @ mix
-    n_others = n_components - n_parts
+    if n_connected >= n_components:
+        # A random mixture separates all components, while a selection of some
+        # eigenvectors would put the remaining components at one point.
+        mixture = np.linalg.qr(rng.standard_normal((n_connected, n_components)))[0]
+        return indicators @ mixture
+    n_remaining = n_components - n_connected
+    # Deflation turns the eigenvalues of 1 into -1.
     if n <= DENSE_ROWS:
-        others = graph.toarray() - 2 * (parts @ parts.T).toarray()  # 1 becomes -1
-        vectors = np.linalg.eigh(others)[1][:, -n_others:]
-    else:
-        others = LinearOperator(
-            (n, n), lambda x: graph @ x - 2 * (parts @ (parts.T @ x)), dtype=float
-        )
-        start = rng.standard_normal(n)
-        size = min(n, 4 * n_components + 20)
-        try:
-            vectors = eigsh(
-                others, n_others, which="LA", v0=start, ncv=size, maxiter=MAX_RESTARTS
-            )[1]
-        except ArpackNoConvergence:
-            return orthogonal_iteration(graph, n_components)
-    return np.hstack([vectors, parts.toarray()])
+        deflated = graph.toarray() - 2 * (indicators @ indicators.T).toarray()
+        vectors = np.linalg.eigh(deflated)[1][:, -n_remaining:]
+        return np.hstack([vectors, indicators.toarray()])
+    operator = LinearOperator(
+        (n, n),
+        lambda x: graph @ x - 2 * (indicators @ (indicators.T @ x)),
+        dtype=float,
+    )
+    try:
+        vectors = eigsh(
+            operator,
+            n_remaining,
+            which="LA",
+            v0=rng.standard_normal(n),
+            ncv=min(n, 4 * n_components + 20),
+            maxiter=MAX_RESTARTS,
+        )[1]
+    except ArpackNoConvergence:
+        return orthogonal_iteration(graph, n_components)
+    return np.hstack([vectors, indicators.toarray()])
 
 
 def orthogonal_iteration(graph: csr_array, n_components: int) -> np.ndarray:
-    """Return leading eigenvectors, roughly, in bounded time and without failing."""
+    """Return approximate leading eigenvectors in bounded time, without failing."""
     start = np.random.default_rng(0).standard_normal((graph.shape[0], n_components))
     vectors = np.linalg.qr(start)[0]
-    for _ in range(200):
+    for _ in range(ORTHOGONAL_ITERATIONS):
         vectors = np.linalg.qr(graph @ vectors + vectors)[0]
     return vectors

@@ -1,4 +1,4 @@
-"""What the pixels tell without any network: components, and mirror symmetry."""
+"""Structure of the pixels without any network: components and mirror symmetry."""
 
 import math
 
@@ -6,22 +6,28 @@ import numpy as np
 import torch
 
 from .._inputs.sources import ArraySource, Source
+from .._utils.distributed import Sharded
 from .graph import nearest_neighbors
-from .kmeans import assign, kmeans
+from .kmeans import KMeansOptions, kmeans
+from .nearest_centers import assign
 from .whitening import Projection, fit_projection
 
-MAX_VALUES = 1024  # of an image whose principal components are taken
+# Number of values that an image is averaged down to before PCA.
+MAX_VALUES = 1024
 N_COMPONENTS = 64
-BATCH_VALUES = 2**22  # read at once
-SYMMETRY_RATIO = 1.15  # largest ratio of distances at which they do
-SYMMETRY_SHARE = 0.1  # smallest of neighbors in the own cluster, to unmirrored ones
+# Number of values in one batch of images.
+BATCH_VALUES = 2**22
+# Mirrored images may be this much farther from their nearest image than images are.
+SYMMETRY_RATIO = 1.15
+# Mirrored images have to hit their own cluster at least this often, relative to images.
+SYMMETRY_SHARE = 0.1
 
 
 def fit_pixel_projection(source: Source, rows: np.ndarray) -> Projection:
-    """Fit the principal components, at most 64, of the items at `rows`."""
-    parts = [_pooled(batch) for batch in source.batches(_split(source, rows))]
+    """Fit the principal components, at most 64, of the images at `rows`."""
+    values = [_pool_pixels(batch) for batch in source.batches(_split(source, rows))]
     return fit_projection(
-        np.concatenate(parts), N_COMPONENTS, whiten=False, normalize=False
+        np.concatenate(values), N_COMPONENTS, whiten=False, normalize=False
     )
 
 
@@ -31,49 +37,63 @@ def project_pixels(
     out: np.ndarray | None = None,
     rows: slice | None = None,
 ) -> np.ndarray:
-    """Return the principal components of every item, or of those at `rows`, float32."""
-    wanted = np.arange(len(source))[slice(None) if rows is None else rows]
-    shape = len(wanted), projection.components.shape[1]
-    found = np.empty(shape, np.float32) if out is None else out
-    parts, start = _split(source, wanted), 0
-    for batch in source.batches(parts):
-        found[start : start + len(batch)] = projection(_pooled(batch))
+    """Return the principal components of each image, float32 (n, n_components).
+
+    Parameters
+    ----------
+    source : Source
+    projection : Projection
+        As `fit_pixel_projection` returns it.
+    out : ndarray or None
+        Array that the result is written to. None is a new array.
+    rows : slice or None
+        Images to project. None is all images.
+    """
+    selected = np.arange(len(source))[slice(None) if rows is None else rows]
+    shape = len(selected), projection.components.shape[1]
+    components = np.empty(shape, np.float32) if out is None else out
+    start = 0
+    for batch in source.batches(_split(source, selected)):
+        components[start : start + len(batch)] = projection(_pool_pixels(batch))
         start += len(batch)
-    return found
+    return components
 
 
 def is_mirror_symmetric(source: Source, rows: np.ndarray, n_clusters: int) -> bool:
-    """Tell whether the images at `rows`, mirrored, look like others of the same kind.
+    """Return whether mirrored images look like images of the same cluster.
 
-    They do where their distance to the nearest image is, in the median, not much
-    larger than that of the images themselves, unless that nearest image is hardly ever
-    in the same cluster of pixels. Photographs pass; digits and letters, of which flips
-    would make other signs, do not, nor do images whose kind is a side.
+    Two conditions have to hold for the images at `rows`. The median distance of a
+    mirrored image to its nearest image is not much larger than that of an image. And
+    the nearest image often lies in the same cluster of pixels. Photographs meet both.
+    Digits and letters do not, since a mirrored sign is a different sign. Neither do
+    images of classes that differ in direction.
     """
-    sample = source.batch(rows).numpy()
+    images = source.batch(rows).numpy()
     projection = fit_pixel_projection(source, rows)
-    points, mirrored = (
-        project_pixels(ArraySource(images), projection)
-        for images in (sample, sample[..., ::-1])
-    )
+    points = project_pixels(ArraySource(images), projection)
+    mirrored = project_pixels(ArraySource(images[..., ::-1]), projection)
     nearest, distances = nearest_neighbors(points, 1)
-    other_nearest, other_distances = assign(mirrored, points)
-    k = min(n_clusters, len(points))
-    clusters = kmeans(points, k, n_init=3, empty_clusters="drop", seed=0).labels
-    own = np.mean(clusters[nearest[:, 0]] == clusters)
-    other = np.mean(clusters[other_nearest] == clusters)
-    # Distances are squared.
-    farthest = SYMMETRY_RATIO**2 * np.median(distances)
-    fits_in = np.median(other_distances) <= farthest
-    return bool(fits_in and other >= SYMMETRY_SHARE * own)
+    mirrored_nearest, mirrored_distances = assign(mirrored, points)
+    labels = kmeans(
+        Sharded.whole(points),
+        min(n_clusters, len(points)),
+        KMeansOptions(n_init=3, empty_clusters="drop"),
+        seed=0,
+    ).labels
+    agreement = np.mean(labels[nearest[:, 0]] == labels)
+    mirrored_agreement = np.mean(labels[mirrored_nearest] == labels)
+    # The distances are squared, and so is the ratio.
+    max_distance = SYMMETRY_RATIO**2 * np.median(distances)
+    is_close = np.median(mirrored_distances) <= max_distance
+    return bool(is_close and mirrored_agreement >= SYMMETRY_SHARE * agreement)
 
 
 def _split(source: Source, rows: np.ndarray) -> list[np.ndarray]:
-    step = max(16, BATCH_VALUES // math.prod(source.shape))
-    return [rows[start : start + step] for start in range(0, len(rows), step)]
+    size = max(16, BATCH_VALUES // math.prod(source.shape))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _pooled(batch: torch.Tensor) -> np.ndarray:
+def _pool_pixels(batch: torch.Tensor) -> np.ndarray:
     """Average blocks of pixels down to at most 1,024 values; return float32 rows."""
     batch = batch.float().contiguous()
     if batch.ndim == 4:

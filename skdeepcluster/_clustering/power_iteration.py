@@ -5,23 +5,24 @@ from scipy.sparse import coo_array
 
 from .graph import nearest_neighbors
 
-N_NEIGHBORS = 5  # edges from each point
-LOCAL_SHARE = 0.001  # of what flows along edges, in one iteration
+# Number of edges from each point.
+N_NEIGHBORS = 5
+# Share of a point's height that flows in along its edges in one iteration.
+EDGE_SHARE = 0.001
 N_ITERATIONS = 200
 
 
 def power_iteration_clusters(points: np.ndarray) -> np.ndarray:
-    """Cluster points by where a walk uphill on their neighbor graph ends.
+    """Cluster points by the summits of their nearest-neighbor graph.
 
-    A few power iterations give each point a height, the larger the better its
-    neighbors are connected. From each point the walk goes to the neighbor to which
-    the edge rises most; points whose walks end on the same summit are a cluster. How
-    many there are follows from the points.
+    A few power iterations give each point a height. Points with many close neighbors
+    are high. From each point a walk follows the edges that rise most. Walks to the same
+    summit start in the same cluster. The number of clusters follows from the points.
 
     Parameters
     ----------
     points : ndarray of shape (n, d), float32
-        At least two of them.
+        At least two points.
 
     Returns
     -------
@@ -30,10 +31,9 @@ def power_iteration_clusters(points: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    M. Cho and K. M. Lee, "Mode-seeking on graphs via random walks", CVPR 2012, as the
-    DeepCluster paper uses it in its appendix. The width of the edges' kernel is the
-    median distance of neighbors here, for points of any scale, where the paper has a
-    constant.
+    M. Cho and K. M. Lee, "Mode-seeking on graphs via random walks", CVPR 2012, as used
+    in the appendix of the DeepCluster paper. The paper's kernel has a constant width.
+    Here the width is the median distance of neighbors, which suits points of any scale.
     """
     n = len(points)
     neighbors, distances = nearest_neighbors(points, N_NEIGHBORS)
@@ -44,20 +44,22 @@ def power_iteration_clusters(points: np.ndarray) -> np.ndarray:
     graph = graph + graph.T
     height = np.full(n, 1 / n)
     for _ in range(N_ITERATIONS):
-        height = LOCAL_SHARE * (graph @ height) + (1 - LOCAL_SHARE) / n
+        height = EDGE_SHARE * (graph @ height) + (1 - EDGE_SHARE) / n
         height /= height.sum()
-    return _summits(graph.tocoo(), height)
+    return _find_summits(graph.tocoo(), height)
 
 
-def _summits(graph: coo_array, height: np.ndarray) -> np.ndarray:
+def _find_summits(graph: coo_array, height: np.ndarray) -> np.ndarray:
     """Return the number of the summit that the walk from each point ends on."""
     start, end = graph.coords
     rise = graph.data * (height[end] - height[start])
-    steepest = np.lexsort((end, -rise, start))  # ties go to the first point
-    first = steepest[np.unique(start[steepest], return_index=True)[1]]
-    uphill = first[rise[first] > 0]
-    following = np.arange(len(height))
-    following[start[uphill]] = end[uphill]
-    while (following[following] != following).any():
-        following = following[following]
-    return np.unique(following, return_inverse=True)[1].astype(np.int32)
+    # The steepest edge of each point comes first. Ties go to the first end.
+    order = np.lexsort((end, -rise, start))
+    steepest = order[np.unique(start[order], return_index=True)[1]]
+    uphill = steepest[rise[steepest] > 0]
+    successor = np.arange(len(height))
+    successor[start[uphill]] = end[uphill]
+    # Pointer doubling: each pass skips twice as many steps of the walk.
+    while (successor[successor] != successor).any():
+        successor = successor[successor]
+    return np.unique(successor, return_inverse=True)[1].astype(np.int32)

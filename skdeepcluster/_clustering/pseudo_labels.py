@@ -1,52 +1,88 @@
-"""Features -> pseudo-labels for training."""
+"""Pseudo-labels for training: clusters of features or pixels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from sklearn.base import ClusterMixin, clone
 from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 
-from .._utils.distributed import SINGLE_PROCESS, Processes, Shard, Sharded
+from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
-from .empty_clusters import cluster_means, cluster_sizes, distinct_rows
+from .empty_clusters import distinct_rows
 from .graph import spectral_embedding
-from .kmeans import Clusters, assign, kmeans
+from .kmeans import Clusters, KMeansOptions, kmeans
+from .nearest_centers import assign
 from .power_iteration import power_iteration_clusters
+from .sums import cluster_means, cluster_sizes
 from .whitening import Projection, principal_components
 
-GRAPH_ROWS = 20_000  # largest graph; of more rows, a random sample stands for all
-KMEANS_ROWS = 2**18  # of more rows, k-means sees a random sample, and all are assigned
-ASSIGNED_ROWS = 2**16  # at once, of more
-GRAPH_COMPONENTS = 64  # of the features, at unit length, whose graph it is
-PIXEL_SHARE = 0.1  # length of the pixels beside the first graph's unit rows
-REMEDY = "Lower n_pseudo_labels or n_components, or set n_neighbors=None."
-MAX_EIGENVECTORS = 100  # of a graph: their cost grows with the square of their number
+# Size of the largest graph. A random sample represents larger sets.
+GRAPH_ROWS = 20_000
+# Number of rows that k-means sees. Larger sets are sampled, then assigned completely.
+KMEANS_ROWS = 2**18
+# Number of rows that are assigned in one batch.
+ASSIGN_ROWS = 2**16
+# Number of principal components, at unit length, whose neighbors form the graph.
+GRAPH_COMPONENTS = 64
+# Scale of the pixels beside the unit rows of the first graph. Disconnected components
+# of a graph are single points of its embedding; a small share of pixels divides them.
+PIXEL_SHARE = 0.1
+# Largest number of eigenvectors. Their cost grows with the square of their number.
+MAX_EIGENVECTORS = 100
+MEMORY_REMEDY = "Lower n_pseudo_labels or n_components, or set n_neighbors=None."
+
+# Rows of this process, and a function that computes their points.
+Rows = slice | np.ndarray
+PointsOfRows = Callable[[Rows], np.ndarray]
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Clusters of one set of points, with the labels of all of them."""
+    """Pseudo-labels of all images, with the clusters behind them.
 
-    clusters: list[Clusters]  # for each number of them
-    # Of features to the points of k-means; None where what is clustered is not that.
-    projection: Projection | None
+    Parameters
+    ----------
+    clusters : list of Clusters
+        One clustering for each number of pseudo-labels, with the labels of all images.
+    projection : Projection or None
+        Map from features to the points of k-means. None if the points are not a
+        function of the features alone.
+    n_components : int or None
+        Number of principal components of the features that were clustered. None
+        without PCA.
+    """
+
+    clusters: list[Clusters]
+    projection: Projection | None = None
+    n_components: int | None = None
 
     @property
     def labels(self) -> np.ndarray:
-        """What the network is trained on next, int32 (h, n), consecutive from 0."""
-        return np.stack([each.labels for each in self.clusters])
+        """Targets of the next round, int32 (n_clusterings, n), consecutive from 0."""
+        return np.stack([clusters.labels for clusters in self.clusters])
 
 
 @dataclass(frozen=True)
 class Clusterer:
-    """The clustering half of the method, with nothing left to be resolved.
+    """The clustering half of DeepCluster, with every "auto" resolved.
 
-    With several processes each passes what it holds of the images, in their order, and
-    gets the pseudo-labels of all.
+    Parameters
+    ----------
+    n_clusters : int
+        Number of final clusters.
+    n_pseudo_labels : tuple of int
+        Number of pseudo-labels of each clustering.
+    n_neighbors : int or None
+        Number of edges from each point in the graph. None clusters without a graph.
+    n_components : "auto", int or None
+    whiten, normalize : bool
+        Options of the projection, see `Components.projection`.
+    method : {"kmeans", "pic"} or estimator
+    kmeans_options : KMeansOptions
+        With `spherical`, features are points at unit length and are clustered without
+        a projection or a graph.
     """
 
     n_clusters: int
@@ -55,190 +91,212 @@ class Clusterer:
     n_components: str | int | None
     whiten: bool
     normalize: bool
-    empty_clusters: str
-    backend: str
-    device: torch.device
     method: str | ClusterMixin = "kmeans"
-    spherical: bool = False  # points at unit length are clustered as they are
-    processes: Processes = SINGLE_PROCESS
+    kmeans_options: KMeansOptions = field(default_factory=KMeansOptions)
 
-    @explain_memory_error("clustering", REMEDY)
-    def first_labels(self, pixels: np.ndarray, seed: int) -> PseudoLabels:
-        """Cluster the neighbor graph of the images themselves, float32 (n, m).
+    @property
+    def is_single(self) -> bool:
+        """Whether the pseudo-labels are the final clusters, as in the paper."""
+        return self.n_pseudo_labels == (self.n_clusters,) and self.method == "kmeans"
 
-        Its clusters are purer than those of an untrained network's features.
+    @explain_memory_error("clustering", MEMORY_REMEDY)
+    def cluster_pixels(self, pixels: Sharded, seed: int) -> PseudoLabels:
+        """Return the first pseudo-labels, from the pixels' nearest-neighbor graph.
+
+        They are purer than clusters of an untrained network's features.
+
+        Parameters
+        ----------
+        pixels : Sharded array of shape (n, m), float32
+            Principal components of the pixels.
+        seed : int
         """
-        shard = self.processes.shard_from_sizes(len(pixels))
-        embed = self._graph(pixels, shard, lambda rows: rows, seed)
+        embed = self._fit_graph(pixels, lambda rows: rows, seed)
 
-        def see(part: slice | np.ndarray) -> np.ndarray:
+        def points_of(rows: Rows) -> np.ndarray:
             if embed is None:
-                return pixels[part]
-            # Parts of the graph that nothing connects are single points of its
-            # embedding; what little the pixels add divides them further.
-            return np.hstack([PIXEL_SHARE * normalize(pixels[part]), embed(part)])
+                return pixels.values[rows]
+            unit_pixels = normalize(pixels.values[rows])
+            return np.hstack([PIXEL_SHARE * unit_pixels, embed(rows)])
 
-        return PseudoLabels(self._cluster(see, shard, seed), None)
+        options = replace(self.kmeans_options, spherical=False)
+        return PseudoLabels(self._cluster(points_of, pixels, options, seed))
 
-    @explain_memory_error("clustering", REMEDY)
-    def pseudo_labels(self, features: np.ndarray, seed: int) -> PseudoLabels:
+    @explain_memory_error("clustering", MEMORY_REMEDY)
+    def cluster_features(self, features: Sharded, seed: int) -> PseudoLabels:
         """Project features, cluster them by k-means and repair empty clusters.
 
         With `n_neighbors`, k-means sees the spectral embedding of the features'
-        neighbor graph beside the points: clusters follow the shape of the data.
+        nearest-neighbor graph beside the points, so that clusters follow the shape of
+        the data.
+
+        Parameters
+        ----------
+        features : Sharded array of shape (n, d), float32
+        seed : int
         """
-        shard = self.processes.shard_from_sizes(len(features))
-        if self.spherical:
-            clusters = self._cluster(features.__getitem__, shard, seed, True)
-            return PseudoLabels(clusters, None)
-        found = principal_components(features, self.processes)
-        projection = found.projection(self.n_components, self.whiten, self.normalize)
-        near = found.projection(GRAPH_COMPONENTS, whiten=False, normalize=True)
-        embed = self._graph(features, shard, near, seed)
+        if self.kmeans_options.spherical:
+            clusters = self._cluster(
+                features.values.__getitem__, features, self.kmeans_options, seed
+            )
+            return PseudoLabels(clusters)
+        components = principal_components(features)
+        project = components.projection(self.n_components, self.whiten, self.normalize)
+        project_to_graph = components.projection(
+            GRAPH_COMPONENTS, whiten=False, normalize=True
+        )
+        embed = self._fit_graph(features, project_to_graph, seed)
 
-        def see(part: slice | np.ndarray) -> np.ndarray:
-            points = projection(features[part])
-            return points if embed is None else np.hstack([points, embed(part)])
+        def points_of(rows: Rows) -> np.ndarray:
+            points = project(features.values[rows])
+            return points if embed is None else np.hstack([points, embed(rows)])
 
-        clusters = self._cluster(see, shard, seed)
-        plain = embed is None and self.method == "kmeans"
-        return PseudoLabels(clusters, projection if plain else None)
-
-    @property
-    def single(self) -> bool:
-        """Whether training and result have the same clusters, as in the paper."""
-        wanted = (self.n_clusters,)
-        return self.n_pseudo_labels == wanted and self.method == "kmeans"
-
-    def kmeans(
-        self,
-        points: np.ndarray,
-        n_clusters: int,
-        seed: int,
-        n_init: int = 1,
-        spherical: bool = False,
-        processes: Processes = SINGLE_PROCESS,
-    ) -> Clusters:
-        """Cluster what `processes` hold by k-means and repair empty clusters."""
-        return kmeans(
-            points,
-            n_clusters,
-            n_init=n_init,
-            spherical=spherical,
-            empty_clusters=self.empty_clusters,
-            backend=self.backend,
-            device=self.device,
-            seed=seed,
-            processes=processes,
+        clusters = self._cluster(points_of, features, self.kmeans_options, seed)
+        is_projection_enough = embed is None and self.method == "kmeans"
+        return PseudoLabels(
+            clusters,
+            projection=project if is_projection_enough else None,
+            n_components=project.components.shape[1],
         )
 
     def _cluster(
-        self,
-        see: Callable[[slice | np.ndarray], np.ndarray],
-        shard: Shard,
-        seed: int,
-        spherical: bool = False,
+        self, points_of: PointsOfRows, data: Sharded, options: KMeansOptions, seed: int
     ) -> list[Clusters]:
-        """Cluster the points that `see` returns for rows of the shard, for each k.
+        """Cluster points once for each number of pseudo-labels.
 
-        Those of many rows are never all in memory at once.
+        Returns
+        -------
+        clusters : list of Clusters
+            With the labels of the rows of all processes.
         """
-        rows: slice | np.ndarray = slice(None)
-        all_seen = shard.n_rows <= KMEANS_ROWS
-        if not all_seen:
-            rng = np.random.default_rng(seed)
-            some = rng.choice(shard.n_rows, KMEANS_ROWS, replace=False, shuffle=False)
-            rows = shard.locate(np.sort(some))[1]
-        points = see(rows)
-        found = [
-            self._partition(points, k, seed + i, spherical)
-            for i, k in enumerate(self.n_pseudo_labels)
+        if data.n_rows > KMEANS_ROWS:
+            return self._cluster_sample(points_of, data, options, seed)
+        points = Sharded(points_of(slice(None)), data.shard)
+        return [
+            replace(clusters, labels=Sharded(clusters.labels, data.shard).gather())
+            for clusters in self._cluster_points(points, options, seed)
         ]
-        if all_seen:
-            return [replace(c, labels=Sharded(c.labels, shard).gather()) for c in found]
-        computing: dict[str, Any] = {"backend": self.backend, "device": self.device}
-        labels = np.empty((len(found), len(shard)), np.int32)
-        inertia = np.zeros(len(found))
-        for part in gen_batches(len(shard), ASSIGNED_ROWS):
-            points = see(part)
-            for i, each in enumerate(found):
-                labels[i, part], distances = assign(
-                    points, each.centers, spherical=spherical, **computing
+
+    def _cluster_sample(
+        self, points_of: PointsOfRows, data: Sharded, options: KMeansOptions, seed: int
+    ) -> list[Clusters]:
+        """Cluster a random sample of the rows, then assign all rows in batches.
+
+        The points of all rows are never in memory at the same time.
+        """
+        processes = data.processes
+        rng = np.random.default_rng(seed)
+        sample = rng.choice(data.n_rows, KMEANS_ROWS, replace=False, shuffle=False)
+        points = points_of(data.shard.locate(np.sort(sample))[1])
+        sampled = Sharded(points, processes.shard_from_sizes(len(points)))
+        clusterings = self._cluster_points(sampled, options, seed)
+        labels = np.empty((len(clusterings), len(data.shard)), np.int32)
+        inertia = np.zeros(len(clusterings))
+        for batch in gen_batches(len(data.shard), ASSIGN_ROWS):
+            points = points_of(batch)
+            for i, clusters in enumerate(clusterings):
+                labels[i, batch], distances = assign(
+                    points,
+                    clusters.centers,
+                    spherical=options.spherical,
+                    backend=options.backend,
+                    device=options.device,
                 )
                 inertia[i] += distances.sum(dtype=np.float64)
-        inertia = self.processes.sum(inertia)
-        for i, each in enumerate(found):
-            # Means that other clusterers gave may be nearest to nothing.
-            kept = cluster_sizes(labels[i], len(each.centers), self.processes) > 0
-            named = (np.cumsum(kept) - 1)[labels[i]].astype(np.int32)
-            found[i] = replace(
-                each,
-                centers=each.centers[kept],
-                labels=Sharded(named, shard).gather(),
-                inertia=float(inertia[i]),
+        inertia = processes.sum(inertia)
+        completed = []
+        for i, clusters in enumerate(clusterings):
+            # Means that another clusterer returns may be the nearest to no point.
+            sizes = cluster_sizes(labels[i], len(clusters.centers), processes)
+            is_filled = sizes > 0
+            new_labels = (np.cumsum(is_filled) - 1)[labels[i]].astype(np.int32)
+            completed.append(
+                replace(
+                    clusters,
+                    centers=clusters.centers[is_filled],
+                    labels=Sharded(new_labels, data.shard).gather(),
+                    inertia=float(inertia[i]),
+                )
             )
-        return found
+        return completed
 
-    def _partition(
-        self, points: np.ndarray, n_clusters: int, seed: int, spherical: bool
+    def _cluster_points(
+        self, points: Sharded, options: KMeansOptions, seed: int
+    ) -> list[Clusters]:
+        """Cluster points by the chosen method, once for each number of clusters."""
+        return [
+            kmeans(points, n_clusters, options, seed + i)
+            if self.method == "kmeans"
+            else self._run_other_method(points, n_clusters, seed + i)
+            for i, n_clusters in enumerate(self.n_pseudo_labels)
+        ]
+
+    def _run_other_method(
+        self, points: Sharded, n_clusters: int, seed: int
     ) -> Clusters:
-        """Cluster points by the method that was asked for."""
-        if self.method == "kmeans":
-            return self.kmeans(
-                points, n_clusters, seed, spherical=spherical, processes=self.processes
-            )
-        held = self.processes.shard_from_sizes(len(points))
-        points = Sharded(points, held).gather()  # other methods must see them all
+        """Cluster points by a method that needs all points in one process."""
+        all_points, processes = points.gather(), points.processes
         if self.method == "pic":
-            labels = self.processes.run_on_first(
-                lambda: power_iteration_clusters(points)
+            labels = processes.run_on_first(
+                lambda: power_iteration_clusters(all_points)
             )
         else:
-            labels = self.processes.run_on_first(
-                lambda: run_user_clusterer(self.method, points, n_clusters, seed)
+            labels = processes.run_on_first(
+                lambda: run_user_clusterer(self.method, all_points, n_clusters, seed)
             )
-        k = int(labels.max()) + 1
-        nowhere = np.zeros((k, points.shape[1]), np.float32)
-        centers = cluster_means(points, labels, nowhere)
-        inertia = float(np.square(points - centers[labels], dtype=np.float64).sum())
-        return Clusters(centers, labels[held.rows], inertia, 1, 0, 0)
+        zeros = np.zeros((int(labels.max()) + 1, all_points.shape[1]), np.float32)
+        centers = cluster_means(all_points, labels, zeros)
+        distances = np.square(all_points - centers[labels], dtype=np.float64)
+        return Clusters(
+            centers=centers,
+            labels=labels[points.shard.rows],
+            inertia=float(distances.sum()),
+            n_iter=1,
+            n_empty_before=0,
+            n_empty_after=0,
+        )
 
-    def _graph(
-        self,
-        values: np.ndarray,
-        shard: Shard,
-        near: Callable[[np.ndarray], np.ndarray],
-        seed: int,
-    ) -> Callable[[slice | np.ndarray], np.ndarray] | None:
-        """Return what embeds rows of `values` in their graph, if that is wanted.
+    def _fit_graph(
+        self, data: Sharded, project: Callable[[np.ndarray], np.ndarray], seed: int
+    ) -> PointsOfRows | None:
+        """Fit the graph embedding of the distinct points among `project(data)`.
 
-        The graph is that of the distinct points among `near(values)` of all processes.
-        Of many points a sample makes the graph, and the others are embedded where their
-        nearest neighbor in it is.
+        In large sets a random sample of the points forms the graph, and each remaining
+        point is embedded at its nearest point of the graph.
+
+        Returns
+        -------
+        embed : callable or None
+            Function from rows of this process to their embedding. None if no graph is
+            wanted, or if each distinct point can be a cluster of its own.
         """
         if self.n_neighbors is None:
             return None
-        rows = np.random.default_rng(seed).permutation(shard.n_rows)[:GRAPH_ROWS]
-        points = near(Sharded(values, shard).take(rows))
-        distinct, place = distinct_rows(points)
-        if len(distinct) <= min(self.n_pseudo_labels):
-            return None  # each point is a cluster
-        nodes = points[distinct]
-        # At least two, since at unit length a single one tells nothing.
+        rows = np.random.default_rng(seed).permutation(data.n_rows)[:GRAPH_ROWS]
+        points = project(data.take(rows))
+        representatives, node_of_row = distinct_rows(points)
+        if len(representatives) <= min(self.n_pseudo_labels):
+            return None
+        nodes = points[representatives]
+        # A single component at unit length would have only two values.
         n_components = max(2, min(self.n_clusters, MAX_EIGENVECTORS))
         n_neighbors = self.n_neighbors
-        embedding = self.processes.run_on_first(
+        embedding = data.processes.run_on_first(
             lambda: spectral_embedding(nodes, n_neighbors, n_components)
         )
-        if len(rows) < shard.n_rows:
-            computing: dict[str, Any] = {"backend": self.backend, "device": self.device}
-            return lambda part: embedding[
-                assign(near(values[part]), nodes, **computing)[0]
+        if len(rows) < data.n_rows:
+            options = self.kmeans_options
+            return lambda rows: embedding[
+                assign(
+                    project(data.values[rows]),
+                    nodes,
+                    backend=options.backend,
+                    device=options.device,
+                )[0]
             ]
-        found = embedding[place]
-        in_order = np.empty_like(found)
-        in_order[rows] = found
-        return in_order[shard.rows].__getitem__
+        ordered = np.empty((len(rows), embedding.shape[1]), embedding.dtype)
+        ordered[rows] = embedding[node_of_row]
+        return ordered[data.shard.rows].__getitem__
 
 
 def run_user_clusterer(
@@ -246,8 +304,9 @@ def run_user_clusterer(
 ) -> np.ndarray:
     """Cluster points by a copy of an estimator with `fit_predict`.
 
-    It is told the number of clusters, unless it is set to find that out, and a seed,
-    unless it has one. Outliers, of negative labels, go to the nearest mean.
+    The copy gets the number of clusters, unless its parameter for the number is None,
+    and a seed, unless it has one. Outliers, which have negative labels, are assigned to
+    the nearest cluster mean.
 
     Returns
     -------
@@ -257,29 +316,30 @@ def run_user_clusterer(
     Raises
     ------
     ValueError
-        If it does not return a label for each row, or outliers alone.
+        If `fit_predict` does not return one label per row, or only outliers.
     """
     model = clone(clusterer)
     params = model.get_params(deep=False)
     sizes = [name for name in ("n_clusters", "n_components") if params.get(name)]
-    told = dict.fromkeys(sizes[:1], n_clusters)
+    new_params = dict.fromkeys(sizes[:1], n_clusters)
     if params.get("random_state", seed) is None:
-        told["random_state"] = seed
-    labels = np.asarray(model.set_params(**told).fit_predict(points))
+        new_params["random_state"] = seed
+    labels = np.asarray(model.set_params(**new_params).fit_predict(points))
     name = type(clusterer).__name__
     if labels.shape != (len(points),) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"clusterer={name} must return an integer label for each of the "
             f"{len(points)} rows, but returned {labels.dtype} of shape {labels.shape}."
         )
-    inside = labels >= 0
-    if not inside.any():
+    is_inlier = labels >= 0
+    if not is_inlier.any():
         raise ValueError(
-            f"clusterer={name} calls all images outliers. Change its parameters."
+            f"clusterer={name} labels all images as outliers. Change its parameters."
         )
-    labels[inside] = np.unique(labels[inside], return_inverse=True)[1]
-    if not inside.all():
-        nowhere = np.zeros((int(labels.max()) + 1, points.shape[1]), np.float32)
-        centers = cluster_means(points[inside], labels[inside], nowhere)
-        labels[~inside] = assign(np.ascontiguousarray(points[~inside]), centers)[0]
+    labels[is_inlier] = np.unique(labels[is_inlier], return_inverse=True)[1]
+    if not is_inlier.all():
+        zeros = np.zeros((int(labels.max()) + 1, points.shape[1]), np.float32)
+        centers = cluster_means(points[is_inlier], labels[is_inlier], zeros)
+        outliers = np.ascontiguousarray(points[~is_inlier])
+        labels[~is_inlier] = assign(outliers, centers)[0]
     return labels.astype(np.int32)

@@ -1,4 +1,4 @@
-"""The state of a fit -> files, from which the same fit goes on."""
+"""Checkpoints: files from which the same fit resumes."""
 
 import os
 import time
@@ -12,30 +12,30 @@ from .._utils.files import make_folder
 from .._utils.hashing import hash_content
 from .._utils.messages import warn
 from .._utils.tensors import pack, read_tensors, unpack, write_tensors
+from .recipe import Parameters
+from .state import CHECKPOINT_FORMAT
 
-FORMAT = 5
-KEPT = 2  # last files, and that of the last complete round
-SECONDS = 120.0  # between two checkpoints inside a round
-COMPARED = 64  # images by which X is known again
-# Parameters that may change between a fit and its continuation.
-FREE = (
-    *("checkpoint_dir", "verbose", "callbacks", "n_jobs"),
-    *("features_dir", "cache", "cache_bytes"),
-)
+# Number of last files that are kept, besides the last complete round.
+MAX_FILES = 2
+SECONDS_BETWEEN_CHECKPOINTS = 120.0
+# Number of images that a fingerprint of X compares.
+COMPARED_IMAGES = 64
+# Parameters that may change between a fit and its resumption.
+FREE_PARAMETERS = ("checkpoint_dir", "verbose", "callbacks", "n_jobs", "cache_dir")
 
 
 class Checkpoints:
-    """The files of one fit in a folder.
+    """Checkpoints of one fit in a folder.
 
-    ``round_000003`` is the state after three rounds, ``round_000003_000000417`` that
-    inside the fourth, after 417 steps in all.
+    ``round_000003`` is the state after three rounds, ``round_000003_000000417`` the
+    state inside the fourth round, after 417 steps of the fit.
 
     Parameters
     ----------
     folder : path-like
-        Made if it is not there.
-    fit : dict
-        The fit's `fingerprint`.
+        Created if it does not exist.
+    identity : dict
+        Result of `fingerprint` for the fit.
 
     Raises
     ------
@@ -43,101 +43,111 @@ class Checkpoints:
         If the folder is a file.
     """
 
-    def __init__(self, folder, fit: dict):
+    def __init__(self, folder, identity: dict):
         self.folder = make_folder(folder, "checkpoint_dir")
-        self.fit = fit
-        self.written = time.monotonic()
+        self.identity = identity
+        self.last_write = time.monotonic()
 
     def _files(self) -> list[Path]:
-        """Return the files, the last one first."""
+        """Return all files, the latest first."""
         return sorted(self.folder.glob("round_*.safetensors"), reverse=True)
 
-    def _rounds(self) -> list[Path]:
-        """Return those of complete rounds."""
+    def _complete_rounds(self) -> list[Path]:
+        """Return the files of complete rounds, the latest first."""
         return [path for path in self._files() if path.stem.count("_") == 1]
 
-    def read(self, complete: bool = False) -> dict | None:
-        """Return the last state that is whole, or None.
-
-        Parameters
-        ----------
-        complete : bool
-            Whether only states at the end of a round are wanted.
+    def read(self, only_complete_rounds: bool = False) -> dict | None:
+        """Return the content of the latest intact file, or None.
 
         Raises
         ------
         ValueError
-            If it is of another fit, naming what differs, or of another version.
+            If the file belongs to another fit, naming the differences, or to another
+            version of the package.
         """
-        paths = self._rounds() if complete else self._files()
-        for path, earlier in zip(paths, [*paths[1:], None], strict=False):
+        paths = self._complete_rounds() if only_complete_rounds else self._files()
+        for path, older in zip(paths, [*paths[1:], None], strict=False):
             try:
-                told, tensors = read_tensors(path)
-            except Exception as error:  # a damaged file may raise anything
-                instead = "The fit starts anew" if earlier is None else "Used instead"
-                name = "" if earlier is None else f": {earlier.name}"
-                warn(f"{path} cannot be read: {error}. {instead}{name}.")
+                metadata, tensors = read_tensors(path)
+            except Exception as error:
+                # Reading a damaged file may raise anything.
+                fallback = "The fit starts from the beginning"
+                if older is not None:
+                    fallback = f"Using {older.name} instead"
+                warn(f"{path} cannot be read: {error}. {fallback}.")
                 continue
-            if told["format"] != FORMAT:
+            if metadata["format"] != CHECKPOINT_FORMAT:
                 raise ValueError(
                     f"{path} was written by another version of skdeepcluster, in "
-                    f"format {told['format']}, not {FORMAT}. Go on with that version, "
-                    "or pass another checkpoint_dir."
+                    f"format {metadata['format']}, not {CHECKPOINT_FORMAT}. Resume "
+                    "with that version, or pass another checkpoint_dir."
                 )
-            fit = told["fit"]
-            differing = [n for n in self.fit if fit.get(n) != self.fit[n]]
+            identity = metadata["fit"]
+            differing = [
+                name
+                for name, value in self.identity.items()
+                if identity.get(name) != value
+            ]
             if differing:
                 raise ValueError(
-                    f"checkpoint_dir={os.fspath(self.folder)!r} holds the beginning of "
-                    f"another fit: {', '.join(differing)} differ. Pass the same, or "
-                    "another folder."
+                    f"checkpoint_dir={os.fspath(self.folder)!r} holds checkpoints of "
+                    f"another fit: {', '.join(differing)} differ. Pass the same "
+                    "values, or another folder."
                 )
-            return unpack(told["state"], tensors)
+            return unpack(metadata["state"], tensors)
         return None
 
-    def due(self) -> bool:
-        """Tell whether the last file is so old that it is time for another."""
-        return time.monotonic() - self.written > SECONDS
+    def is_due(self) -> bool:
+        """Return whether the last checkpoint is old enough to write another one."""
+        return time.monotonic() - self.last_write > SECONDS_BETWEEN_CHECKPOINTS
 
-    def write(self, state: dict, n_rounds: int, n_steps: int | None = None) -> None:
-        """Write the state of a fit; warn of a full disk or memory, and go on.
+    def write(self, content: dict, n_rounds: int, n_steps: int | None = None) -> None:
+        """Write a checkpoint. A full disk or memory is a warning, not an error.
 
         Parameters
         ----------
-        state : nested dict of tensors, arrays and plain values
+        content : nested dict of tensors, arrays and plain values
         n_rounds : int
-            Rounds that are complete.
+            Number of complete rounds.
         n_steps : int or None
-            Steps of training, inside a round; None at the end of one.
+            Number of SGD steps of the fit inside a round. None at the end of a round.
         """
         tensors: dict[str, torch.Tensor] = {}
-        told = {"format": FORMAT, "fit": self.fit, "state": pack(state, tensors)}
+        metadata = {
+            "format": CHECKPOINT_FORMAT,
+            "fit": self.identity,
+            "state": pack(content, tensors),
+        }
         name = f"round_{n_rounds:06d}" + ("" if n_steps is None else f"_{n_steps:09d}")
         path = self.folder / f"{name}.safetensors"
         try:
-            write_tensors(path, told, tensors)
+            write_tensors(path, metadata, tensors)
         except (OSError, MemoryError) as error:
-            warn(f"No checkpoint {name} in {self.folder}: {error}. The fit goes on.")
+            # Losing the fit would be worse than losing a checkpoint.
+            warn(f"No checkpoint {name} in {self.folder}: {error}. The fit continues.")
         else:
-            kept = {*self._files()[:KEPT], *self._rounds()[:1]}
+            kept = {*self._files()[:MAX_FILES], *self._complete_rounds()[:1]}
             for old in set(self._files()) - kept:
                 old.unlink(missing_ok=True)
-        self.written = time.monotonic()
+        self.last_write = time.monotonic()
 
     def clear(self) -> None:
-        """Remove the files, also unfinished ones: the fit is complete."""
+        """Remove all files, including unfinished ones, at the end of the fit."""
         for path in [*self._files(), *self.folder.glob(".round_*")]:
             path.unlink(missing_ok=True)
 
 
-def fingerprint(params: dict, source: Source, paths: np.ndarray | None) -> dict:
-    """Return what tells whether two fits are the same, by the names of what differs.
+def fingerprint(
+    parameters: Parameters, source: Source, paths: np.ndarray | None
+) -> dict:
+    """Return the identity of a fit: one value for X and one for each parameter.
 
-    Of the images a few are looked at, of their paths all.
+    The value for X covers all paths, but only a sample of the images.
     """
-    some = np.linspace(0, len(source) - 1, COMPARED).astype(int)
-    images = source.take(some).values
-    return {
-        "X": hash_content(len(source), source.shape, images, paths),
-        **{name: hash_content(v) for name, v in params.items() if name not in FREE},
-    }
+    rows = np.linspace(0, len(source) - 1, COMPARED_IMAGES).astype(int)
+    images = source.take(rows).values
+    identity = {"X": hash_content(len(source), source.shape, images, paths)}
+    for name, value in vars(parameters).items():
+        if name not in FREE_PARAMETERS:
+            identity[name] = hash_content(value)
+    return identity

@@ -1,325 +1,382 @@
-"""One fit, from fresh weights or a checkpoint to its groups."""
+"""One fit, from fresh weights or a checkpoint to its final clusters."""
 
 import contextlib
 import copy
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from .._clustering.merging import (
-    AVERAGED_ROUNDS,
     LinearAssigner,
     NearestCenterAssigner,
     fit_assigner,
-    sample_merge_rows,
 )
-from .._clustering.pseudo_labels import Clusterer, PseudoLabels
+from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
 from .._training.network import Network, build_network
-from .._utils.distributed import SINGLE_PROCESS, Processes, Shard
+from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
 from .callback_runner import CallbackRunner
 from .checkpoints import Checkpoints, fingerprint
-from .loop import FitState, Recipe, Round, run_rounds
+from .loop import FitSetup, resume, run_rounds
 from .progress import progress_bar
-from .recipe import projected_size, resolve_recipe
+from .recipe import Parameters, describe_choices, resolve_recipe
 from .reporting import format_round, mean_nmi
+from .state import FitState, Recipe, Round
 from .symptoms import round_symptoms
 
-STATISTICS_ROWS = 10_000  # images whose mean and scale stand for all
+# Number of images that the mean and scale of the standardization are computed from.
+STATISTICS_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What a fit has learned."""
-
-    network: Network
-    recipe: Recipe
-    history: list[dict]
-    inertia: float  # of the last k-means
-    features: np.ndarray  # float32, of the images that this process holds
-    shard: Shard
-    groups: NearestCenterAssigner | LinearAssigner
-
-
-class Fit:
-    """The state of a fit while it runs.
+class FitResult:
+    """Everything that a fit has learned.
 
     Parameters
     ----------
-    params : dict
-        The estimator's parameters.
+    network : Network
+    recipe : Recipe
+    choices : dict
+        Attribute `recipe_` of the estimator.
+    history : list of dict
+        Attribute `history_` of the estimator.
+    inertia : float
+        Objective of the last k-means.
+    features : Sharded array of shape (n, d), float32
+    assigner : NearestCenterAssigner or LinearAssigner
+        Predicts the cluster of features.
+    """
+
+    network: Network
+    recipe: Recipe
+    choices: dict
+    history: list[dict]
+    inertia: float
+    features: Sharded
+    assigner: NearestCenterAssigner | LinearAssigner
+
+
+class Fit:
+    """One fit of `DeepClusterEstimator`.
+
+    Parameters
+    ----------
+    parameters : Parameters
     source : Source
     paths : ndarray of str or None
-        Of the images, where they are files.
-    before : Network or None
-        What a warm start goes on from.
-    history : list of dict
-        Of the rounds that `before` has behind it.
-    processes : Ranks
-        The processes that fit together.
+        Paths of the images, if they are files.
+    previous_network : Network or None
+        Network that a warm start continues with.
+    previous_history : list of dict
+        Records of the rounds behind `previous_network`.
+    processes : Processes
+        Processes that share the fit.
 
     Raises
     ------
     ValueError
-        If they were given different parameters or images.
+        If the processes received different parameters or images.
     """
 
     def __init__(
         self,
-        params: dict,
+        parameters: Parameters,
         source: Source,
         paths: np.ndarray | None,
-        before: Network | None,
-        history: list[dict],
+        previous_network: Network | None,
+        previous_history: list[dict],
         processes: Processes = SINGLE_PROCESS,
     ):
-        self.processes, self.shard = processes, processes.shard(len(source))
-        self.params, self.source = params, source
-        self.before, self.history = before, list(history)
-        self.views: deque = deque(maxlen=AVERAGED_ROUNDS)
-        self.warned: set[str] = set()  # symptoms
-        self.resumable = params["checkpoint_dir"] is not None
-        fit: dict = {}
-        if self.resumable or processes.size > 1:
-            fit = fingerprint(params, source, paths)
-            # Each process may be given a device and a folder of its own.
+        self.parameters = parameters
+        self.source = source
+        self.processes = processes
+        self.previous_network = previous_network
+        self.previous_history = previous_history
+        self.reported_symptoms: set[str] = set()
+        self.has_checkpoints = parameters.checkpoint_dir is not None
+        identity: dict = {}
+        if self.has_checkpoints or processes.size > 1:
+            identity = fingerprint(parameters, source, paths)
+            # Processes may have different devices and checkpoint folders.
             processes.check_same(
-                fit | {"device": None, "checkpoint_dir": self.resumable}
+                identity | {"device": None, "checkpoint_dir": self.has_checkpoints}
             )
-        streams = RandomStreams.from_random_state(params["random_state"])
+        streams = RandomStreams.from_random_state(parameters.random_state)
         self.streams = processes.run_on_first(lambda: streams)
-        self.checkpoints: Checkpoints | None = None  # the first process has them
+        # Only the first process reads and writes checkpoints.
+        self.checkpoints: Checkpoints | None = None
+        if self.has_checkpoints:
+            processes.run_on_first(lambda: self._open_checkpoints(identity))
 
-        def open_checkpoints() -> None:
-            self.checkpoints = Checkpoints(params["checkpoint_dir"], fit)
-
-        if self.resumable:
-            processes.run_on_first(open_checkpoints)
+    def _open_checkpoints(self, identity: dict) -> None:
+        self.checkpoints = Checkpoints(self.parameters.checkpoint_dir, identity)
 
     def run(
         self,
         y: np.ndarray | None,
-        onlookers: CallbackRunner,
-        as_fitted: Callable[[Fitted], Any],
-    ) -> Fitted:
-        """Go on from the last checkpoint, if there is one, to the end.
+        callback_runner: CallbackRunner,
+        make_estimator: Callable[[FitResult], Any],
+    ) -> FitResult:
+        """Run all rounds, resuming from the last checkpoint if there is one.
 
         Parameters
         ----------
         y : ndarray or None
-            Classes whose NMI with the pseudo-labels is logged.
-        onlookers : Onlookers
-        as_fitted : callable
-            Makes an estimator of what was learned, for onlookers.
+            Classes, to record their NMI with the pseudo-labels.
+        callback_runner : CallbackRunner
+        make_estimator : callable
+            Function from a result to a fitted estimator, for callbacks.
         """
-        saved = self._read()
-        verbose = 0 if self.processes.rank else self.params["verbose"]
+        saved = self._read_checkpoint()
+        verbose = 0 if self.processes.rank else self.parameters.verbose
         with (
-            self._prepared(saved) as (network, recipe, clusterer),
-            progress_bar(recipe, verbose > 1) as show,
+            self._prepare(saved) as setup,
+            progress_bar(setup.recipe, verbose > 1) as show_progress,
         ):
-            if self.history and saved is not None:
-                self.warned = {*round_symptoms(self.history, len(self.source))}
-            onlookers.begin_round()
-            state: Any
-            for state in run_rounds(
-                *(self.source, network, recipe, clusterer, self.streams),
-                *(len(self.history), saved and saved["progress"], self.processes),
+            callback_runner.begin_round()
+            # Problems of the rounds in the checkpoint have been reported already.
+            saved_state = None if saved is None else saved["fit"]
+            if saved_state is not None and saved_state["history"]:
+                symptoms = round_symptoms(saved_state["history"], len(self.source))
+                self.reported_symptoms = set(symptoms)
+            for state, finished in run_rounds(
+                setup, self.previous_history, saved_state
             ):
-                if isinstance(state, FitState):
-                    show(len(self.history) + 1, state)
-                    if self.resumable and self._is_due():
-                        self._write(network, state, recipe.device)
+                if finished is None:
+                    show_progress(len(state.history) + 1, state)
+                    if self.has_checkpoints and self._is_checkpoint_due():
+                        self._write_checkpoint(setup, state)
                     continue
-                self._note(state, y)
-                n_left = recipe.max_iter - state.progress.n_rounds
+                self._record_classes(finished, y)
+                n_remaining = setup.recipe.max_iter - state.n_rounds
                 if verbose:
-                    print(format_round(state.record, n_left), flush=True)
-                self._warn()
-
-                def fitted(state=state):
-                    copied = copy.deepcopy(network)
-                    return as_fitted(self._ended(copied, recipe, clusterer, state))
-
-                # What onlookers draw of torch's numbers is not missing in the fit.
-                seed = self.streams.seed("onlookers", len(self.history))
-                with isolated_torch_rng(seed, recipe.device):
-                    told_to_end = onlookers.end_round(list(self.history), fitted)
-                settled = 1 - state.record["nmi_previous"] <= self.params["tol"]
-                if self.processes.any(told_to_end or settled) or not n_left:
+                    print(format_round(finished.record, n_remaining), flush=True)
+                self._warn_of_symptoms(state.history)
+                wants_stop = self._run_callbacks(
+                    setup, state, finished, callback_runner, make_estimator
+                )
+                has_settled = 1 - finished.record["nmi_previous"] <= self.parameters.tol
+                # Callbacks run in each process, and one of them is enough to stop.
+                is_last = self.processes.any(wants_stop or has_settled)
+                if is_last or not n_remaining:
                     break
-                if self.resumable:
-                    self._write(network, state.progress, recipe.device)
-                onlookers.begin_round()
-            return self._ended(network, recipe, clusterer, state)
+                if self.has_checkpoints:
+                    self._write_checkpoint(setup, state)
+                callback_runner.begin_round()
+            assert finished is not None  # the loop ends with a complete round
+            return self._finish(setup, state, finished, setup.network)
 
-    def _note(self, state: Round, y: np.ndarray | None) -> None:
-        """Take down what a round leaves behind."""
-        if y is not None:
-            labels = state.found.labels
-            state.record["nmi_y"] = mean_nmi(np.broadcast_to(y, labels.shape), labels)
-        self.history.append(self.processes.run_on_first(lambda: state.record))
-        self.views.append(state.view)
-
-    def _warn(self) -> None:
-        """Warn of what the rounds show, once each."""
-        symptoms = round_symptoms(self.history, len(self.source))
-        for words in [w for name, w in symptoms.items() if name not in self.warned]:
-            warn(words, ConvergenceWarning)
-        self.warned |= symptoms.keys()
-
-    def recover(self) -> Fitted:
-        """Return what the last complete round in the checkpoints had learned.
+    def recover(self) -> FitResult:
+        """Return the result of the last complete round in the checkpoints.
 
         Raises
         ------
         ValueError
-            If there is none.
+            If there is no complete round.
         """
-        saved = self._read(complete=True)
-        if saved is None or not saved["progress"]["n_rounds"]:
+        saved = self._read_checkpoint(only_complete_rounds=True)
+        if saved is None or not saved["fit"]["n_rounds"]:
             raise ValueError(
-                f"checkpoint_dir={self.params['checkpoint_dir']!r} holds no complete "
-                "round of a fit: there is nothing to recover. Call fit."
+                f"checkpoint_dir={self.parameters.checkpoint_dir!r} holds no complete "
+                "round of a fit, so there is nothing to recover. Call fit."
             )
-        with self._prepared(saved) as (network, recipe, clusterer):
-            points = features = self._features(network, recipe)
-            if saved["progress"]["remembered"] is not None:
-                points = saved["progress"]["remembered"][self.shard.rows]
-            seed = self.streams.seed("kmeans", len(self.history))
-            found = clusterer.pseudo_labels(points, seed)
-        return self._fitted(network, recipe, clusterer, features, found)
+        with self._prepare(saved) as setup:
+            state = resume(setup, saved["fit"])
+            features = self._extract_features(setup, setup.network)
+            # Checkpoints hold no clusters, since clustering again with the same seed
+            # gives the same clusters.
+            points = state.training_points or features
+            seed = self.streams.seed("kmeans", len(state.history))
+            pseudo_labels = setup.clusterer.cluster_features(points, seed)
+            return self._make_result(
+                setup, state, setup.network, features, pseudo_labels
+            )
 
-    def _ended(
-        self, network: Network, recipe: Recipe, clusterer: Clusterer, state: Round
-    ) -> Fitted:
-        """Return what the rounds up to `state` have learned."""
-        features = state.features
+    def _record_classes(self, finished: Round, y: np.ndarray | None) -> None:
+        """Add the NMI between pseudo-labels and classes to the record of a round."""
+        if y is not None:
+            labels = finished.pseudo_labels.labels
+            nmi = mean_nmi(np.broadcast_to(y, labels.shape), labels)
+            finished.record["nmi_y"] = nmi
+
+    def _warn_of_symptoms(self, history: list[dict]) -> None:
+        """Warn about problems that the rounds show, once for each problem."""
+        symptoms = round_symptoms(history, len(self.source))
+        for name, message in symptoms.items():
+            if name not in self.reported_symptoms:
+                warn(message, ConvergenceWarning)
+        self.reported_symptoms |= symptoms.keys()
+
+    def _run_callbacks(
+        self,
+        setup: FitSetup,
+        state: FitState,
+        finished: Round,
+        callback_runner: CallbackRunner,
+        make_estimator: Callable[[FitResult], Any],
+    ) -> bool:
+        """Run the callbacks after a round, and return whether one ends the fit."""
+
+        def fitted():
+            # A callback may keep the estimator while training changes the network.
+            network = copy.deepcopy(setup.network)
+            return make_estimator(self._finish(setup, state, finished, network))
+
+        # Numbers that callbacks draw from torch must not change the fit.
+        seed = self.streams.seed("onlookers", len(state.history))
+        with isolated_torch_rng(seed, setup.recipe.compute.device):
+            return callback_runner.end_round(list(state.history), fitted)
+
+    def _finish(
+        self, setup: FitSetup, state: FitState, finished: Round, network: Network
+    ) -> FitResult:
+        """Return the result of the fit if it ended with this round."""
+        features = finished.features
         if features is None:
-            features = self._features(network, recipe)
-        return self._fitted(network, recipe, clusterer, features, state.found)
+            features = self._extract_features(setup, network)
+        return self._make_result(
+            setup, state, network, features, finished.pseudo_labels
+        )
 
-    def _features(self, network: Network, recipe: Recipe) -> np.ndarray:
-        """Return the features of the images that this process holds."""
-        shape = len(self.shard), network.n_features
-        return extract_features(
-            *(network, self.source, recipe.device, recipe.dtype),
-            out=allocate_features(shape, recipe.features_dir),
-            rows=self.shard.rows,
+    def _extract_features(self, setup: FitSetup, network: Network) -> Sharded:
+        shape = len(setup.shard), network.n_features
+        features = extract_features(
+            network,
+            self.source,
+            setup.recipe.compute,
+            out=allocate_features(shape, setup.recipe.cache_dir),
+            rows=setup.shard.rows,
+        )
+        return Sharded(features, setup.shard)
+
+    def _make_result(
+        self,
+        setup: FitSetup,
+        state: FitState,
+        network: Network,
+        features: Sharded,
+        pseudo_labels: PseudoLabels,
+    ) -> FitResult:
+        """Merge the pseudo-labels of the last rounds into the final clusters."""
+        assigner = fit_assigner(
+            pseudo_labels,
+            features,
+            merge_rows=setup.merge_rows,
+            diffusion_maps=list(state.diffusion_maps),
+            clusterer=setup.clusterer,
+            seed=self.streams.seed("groups"),
+        )
+        return FitResult(
+            network=network,
+            recipe=setup.recipe,
+            choices=describe_choices(
+                self.parameters,
+                setup.recipe,
+                setup.clusterer,
+                self.source,
+                pseudo_labels.n_components,
+            ),
+            history=list(state.history),
+            inertia=sum(clusters.inertia for clusters in pseudo_labels.clusters),
+            features=features,
+            assigner=assigner,
         )
 
     @contextlib.contextmanager
-    def _prepared(
-        self, saved: dict | None
-    ) -> Iterator[tuple[Network, Recipe, Clusterer]]:
-        """Resolve parameters and build the network, all as saved, with its generators.
+    def _prepare(self, saved: dict | None) -> Iterator[FitSetup]:
+        """Resolve the parameters and build the network, both as in the checkpoint.
 
-        Inside the block torch's default generators are those of the fit.
+        Inside the block, torch's default generators belong to the fit.
         """
         if saved is not None:
             self.streams = RandomStreams(saved["entropy"])
         processes = self.processes
         recipe, clusterer = resolve_recipe(
-            self.params, self.source, self.streams, processes
+            self.parameters, self.source, self.streams, processes
         )
-        device = recipe.device
+        device = recipe.compute.device
         with isolated_torch_rng(self.streams.seed("torch"), device):
             network = self._new_network().to(device)
-            there = torch_generators(device)
-            if processes.rank:  # dropout is another for other images
-                for generator in there:
+            generators = torch_generators(device)
+            if processes.rank:
+                # Processes train on different images, so dropout has to differ, too.
+                for generator in generators:
                     generator.manual_seed(self.streams.seed("torch", processes.rank))
             if saved is not None:
                 network.load_state_dict(saved["network"])
-                self.history = saved["history"]
-                self.views.extend(saved["views"])
-                states = saved["generators"][processes.rank : processes.rank + 1] or [
-                    []
-                ]
-                for generator, state in zip(there, states[0], strict=False):
+                # With more processes than before, the additional ones start anew.
+                states = dict(enumerate(saved["generators"])).get(processes.rank, [])
+                for generator, state in zip(generators, states, strict=False):
                     generator.set_state(state)
-            yield network, recipe, clusterer
+            yield FitSetup.prepare(
+                self.source, network, recipe, clusterer, self.streams, processes
+            )
 
     def _new_network(self) -> Network:
-        n_projected = projected_size(self.params)
-        if self.before is not None:
-            if self.before.n_points != (n_projected or self.before.n_features):
+        """Return a network with fresh weights, or a copy of the previous network."""
+        parameters, previous = self.parameters, self.previous_network
+        if previous is not None:
+            n_points = parameters.n_projected or previous.n_features
+            if previous.n_points != n_points:
                 raise ValueError(
-                    "warm_start=True goes on with the network of the previous fit, "
-                    "whose projection head does not fit head="
-                    f"{self.params['head']!r} and n_components="
-                    f"{self.params['n_components']!r}. Leave them, or set "
-                    "warm_start=False."
+                    "warm_start=True continues with the network of the previous fit, "
+                    f"but its projection head does not match head={parameters.head!r} "
+                    f"and n_components={parameters.n_components!r}. Keep the previous "
+                    "values, or set warm_start=False."
                 )
-            return copy.deepcopy(self.before)
-        n = len(self.source)
-        rows = self.streams.sample("statistics", n, STATISTICS_ROWS)
+            return copy.deepcopy(previous)
+        # Standardization is part of the network, so that it is saved with the weights.
+        rows = self.streams.sample("statistics", len(self.source), STATISTICS_ROWS)
+        mean, scale = self.processes.run_on_first(lambda: self.source.statistics(rows))
         return build_network(
-            self.params["backbone"],
+            parameters.backbone,
             self.source.shape,
-            *self.processes.run_on_first(lambda: self.source.statistics(rows)),
-            sobel=self.params["sobel"],
-            head_norm=self.params["head_norm"],
-            n_projected=n_projected,
+            mean,
+            scale,
+            sobel=parameters.sobel,
+            head_norm=parameters.head_norm,
+            n_projected=parameters.n_projected,
         )
 
-    def _read(self, complete: bool = False) -> dict | None:
-        """Return what is saved of this fit, or of its last complete round."""
+    def _read_checkpoint(self, only_complete_rounds: bool = False) -> dict | None:
+        """Return the last checkpoint of this fit, or None."""
 
         def read() -> dict | None:
-            there = self.checkpoints
-            return None if there is None else there.read(complete)
+            if self.checkpoints is None:
+                return None
+            return self.checkpoints.read(only_complete_rounds)
 
         return self.processes.run_on_first(read)
 
-    def _is_due(self) -> bool:
-        """Tell whether it is time for a checkpoint."""
-        return self.processes.any(
-            self.checkpoints is not None and self.checkpoints.due()
-        )
+    def _is_checkpoint_due(self) -> bool:
+        checkpoints = self.checkpoints
+        return self.processes.any(checkpoints is not None and checkpoints.is_due())
 
-    def _write(self, network: Network, progress: FitState, device: torch.device):
-        """Write a checkpoint, unless training has diverged: the loop will say so."""
-        finite = all(bool(p.isfinite().all()) for p in network.parameters())
-        if not finite:  # in all processes alike
+    def _write_checkpoint(self, setup: FitSetup, state: FitState) -> None:
+        """Write a checkpoint, unless the weights are no longer finite.
+
+        A diverged network is an error that the loop raises. Its weights must not
+        replace the last good checkpoint.
+        """
+        parameters = setup.network.parameters()
+        if not all(bool(weights.isfinite().all()) for weights in parameters):
             return
-        state = {
-            "progress": progress.state_dict(self.processes),
-            "network": network.state_dict(),
-            "history": self.history,
-            "views": self.views,
+        generators = torch_generators(setup.recipe.compute.device)
+        content = {
+            "fit": state.state_dict(self.processes),
+            "network": setup.network.state_dict(),
             "entropy": self.streams.entropy,
             "generators": self.processes.all_gather_object(
-                [generator.get_state() for generator in torch_generators(device)]
+                [generator.get_state() for generator in generators]
             ),
         }
-        if self.checkpoints is None:
-            return
-        inside = progress.training is not None
-        n_steps = progress.schedule.last_epoch if inside else None
-        self.checkpoints.write(state, len(self.history), n_steps)
-
-    def _fitted(
-        self,
-        network: Network,
-        recipe: Recipe,
-        clusterer: Clusterer,
-        features: np.ndarray,
-        found: PseudoLabels,
-    ) -> Fitted:
-        rows = sample_merge_rows(len(self.source), clusterer.n_clusters, self.streams)
-        seed, views = self.streams.seed("groups"), list(self.views)
-        groups = fit_assigner(found, features, rows, views, clusterer, seed)
-        inertia = sum(each.inertia for each in found.clusters)
-        return Fitted(
-            *(network, recipe, list(self.history), inertia),
-            *(features, self.shard, groups),
-        )
+        if self.checkpoints is not None:
+            is_inside_round = state.training is not None
+            n_steps = state.n_steps if is_inside_round else None
+            self.checkpoints.write(content, len(state.history), n_steps)

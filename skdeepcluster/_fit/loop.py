@@ -1,9 +1,7 @@
-"""The alternation of DeepCluster: cluster the features, train on the clusters."""
+"""The rounds of DeepCluster: cluster the features, train on the clusters, repeat."""
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,15 +10,8 @@ from .._clustering.merging import diffusion_map, sample_merge_rows
 from .._clustering.pixels import fit_pixel_projection, project_pixels
 from .._clustering.pseudo_labels import Clusterer, PseudoLabels
 from .._inputs.sources import Source
-from .._training.augment import Augment
-from .._training.epoch import (
-    CALIBRATION_ROWS,
-    TrainingState,
-    calibrate_batch_norm,
-    load_optimizer_state,
-    optimizer_state,
-    train_epoch,
-)
+from .._training.batch_norm import CALIBRATION_ROWS, calibrate_batch_norm
+from .._training.epoch import TrainingState, train_epoch
 from .._training.features import allocate_features, extract_features
 from .._training.heads import (
     Head,
@@ -29,304 +20,407 @@ from .._training.heads import (
     linear_head,
     predict_labels,
 )
-from .._training.network import Network
+from .._training.network import Network, PointExtractor
 from .._training.sampling import loss_weights, sample_rows, split_into_passes
-from .._utils.distributed import SINGLE_PROCESS, Processes, Shard, Sharded
+from .._utils.distributed import Processes, Shard, Sharded
 from .._utils.random import RandomStreams
 from .reporting import PhaseTimer, make_record
-from .stability import measure_stability, mild_augment
+from .stability import STABILITY_ROWS, StabilityProbe
+from .state import FitState, Recipe, Round
 
-STABILITY_ROWS = 1000  # images whose changed copies a round is judged by
-PIXEL_ROWS = 20_000  # images that the principal components of the pixels come from
-HEAD_PACE = 1.5  # learning rate of the head, where that of the network falls
+# Number of images that the principal components of the pixels are fitted to.
+PIXEL_ROWS = 20_000
+# Learning rate of the head relative to the network's, with a cosine schedule. The head
+# is new in each round, so its learning rate does not fall with the network's.
+HEAD_LEARNING_RATE = 1.5
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Every choice of the training half, with nothing left to be resolved."""
+class FitSetup:
+    """Everything that stays fixed during the rounds of a fit.
 
-    init: str
-    max_iter: int
-    updates_per_iter: int
-    augment: Augment | None
-    n_crops: tuple[int, int]  # views of each image, and small ones
-    head: str
-    temperature: float
-    balance: str | None
-    batch_size: int
-    learning_rate: float
-    schedule: str
-    momentum: float
-    weight_decay: float
-    device: torch.device
-    dtype: torch.dtype
-    features_dir: str | os.PathLike | None = None
-
-
-@dataclass
-class FitState:
-    """Where a fit is: what its next step needs of those before, besides the network.
-
-    It is the same object throughout, and changes with each step.
+    Parameters
+    ----------
+    source : Source
+        Training images.
+    network : Network
+        Trained in place.
+    recipe : Recipe
+    clusterer : Clusterer
+    streams : RandomStreams
+    points : Sharded array of shape (n, n_points), float32
+        Memory for the points of all images, which each round overwrites.
+    stability_probe : StabilityProbe
+    calibration_rows : ndarray of int
+        Images that batch-norm statistics are computed from.
+    merge_rows : ndarray of int
+        Images that the final clusters are made from.
     """
 
-    start: float  # how stable clusters of the features were before training
-    labels: np.ndarray  # int32 (h, n), that this round trains on
-    optimizer: torch.optim.SGD  # of the network
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    n_rounds: int = 0  # of this fit that are complete
-    seconds: dict[str, float] = field(default_factory=dict)  # of this round, by phase
-    training: TrainingState | None = None  # of this round; None before it
-    # Points of the images as training saw them last, where those are clustered; of
-    # those images that this process holds.
-    remembered: np.ndarray | None = None
+    source: Source
+    network: Network
+    recipe: Recipe
+    clusterer: Clusterer
+    streams: RandomStreams
+    points: Sharded
+    stability_probe: StabilityProbe
+    calibration_rows: np.ndarray
+    merge_rows: np.ndarray
 
-    def state_dict(self, processes: Processes = SINGLE_PROCESS) -> dict:
-        """Return tensors, arrays and plain values that `alternate` can go on from."""
-        remembered = self.remembered
-        if remembered is not None:
-            remembered = Sharded(
-                remembered, processes.shard_from_sizes(len(remembered))
-            ).gather()
-        return {
-            "start": self.start,
-            "labels": self.labels,
-            "optimizer": optimizer_state(self.optimizer),
-            "schedule": self.schedule.state_dict(),
-            "n_rounds": self.n_rounds,
-            "seconds": self.seconds,
-            "training": self.training and self.training.state_dict(processes),
-            "remembered": remembered,
-        }
+    @classmethod
+    def prepare(
+        cls,
+        source: Source,
+        network: Network,
+        recipe: Recipe,
+        clusterer: Clusterer,
+        streams: RandomStreams,
+        processes: Processes,
+    ) -> "FitSetup":
+        """Draw the samples of a fit, allocate its memory, and place the network."""
+        n = len(source)
+        is_image = len(source.shape) == 3
+        layout = torch.channels_last if is_image else torch.preserve_format
+        network.to(recipe.compute.device).to(memory_format=layout)
+        shard = processes.shard(n)
+        shape = len(shard), network.n_points
+        rows = streams.sample("stability", n, STABILITY_ROWS)
+        return cls(
+            source=source,
+            network=network,
+            recipe=recipe,
+            clusterer=clusterer,
+            streams=streams,
+            points=Sharded(allocate_features(shape, recipe.cache_dir), shard),
+            stability_probe=StabilityProbe(
+                source.take(rows), rows, clusterer.n_clusters
+            ),
+            calibration_rows=streams.sample("calibration", n, CALIBRATION_ROWS),
+            merge_rows=sample_merge_rows(n, clusterer.n_clusters, streams),
+        )
 
+    @property
+    def shard(self) -> Shard:
+        """Images that this process extracts features of."""
+        return self.points.shard
 
-@dataclass(frozen=True)
-class Round:
-    """What one round leaves behind."""
+    @property
+    def processes(self) -> Processes:
+        """Processes that share the fit."""
+        return self.points.processes
 
-    record: dict  # one entry of the estimator's `history_`
-    # float32 (n, d), of the network now, for the images that this process holds; the
-    # next round reuses it. None where what is clustered is remembered from training.
-    features: np.ndarray | None
-    found: PseudoLabels
-    view: np.ndarray | None  # float32, what it contributes to groups
-    progress: FitState
+    @property
+    def clusters_training_points(self) -> bool:
+        """True if points of the training passes are clustered (DeepCluster-v2)."""
+        return self.recipe.head == "centroids"
 
 
 def run_rounds(
-    source: Source,
-    network: Network,
-    recipe: Recipe,
-    clusterer: Clusterer,
-    streams: RandomStreams,
-    n_done: int = 0,
-    saved: dict | None = None,
-    processes: Processes = SINGLE_PROCESS,
-) -> Iterator[FitState | Round]:
-    """Train `network` in place, yielding its progress after each batch, and each round.
+    setup: FitSetup, history: list[dict], saved: dict | None = None
+) -> Iterator[tuple[FitState, Round | None]]:
+    """Train the network in place, alternating training and clustering.
 
-    A round trains on the pseudo-labels, then extracts the features anew and clusters
-    them, so each `Round` is complete: the clusters are those of the features that the
-    network gives now (sections 3.2 to 3.4 of the paper). With a head of centroids the
-    points that training gave are clustered instead, without another pass over the
-    images (DeepCluster-v2: Caron et al., NeurIPS 2020, appendix).
+    Each round trains on the current pseudo-labels, extracts the features anew and
+    clusters them. At the end of a round, its clusters are therefore clusters of the
+    features that the network returns now (sections 3.2 to 3.4 of the paper).
 
-    `n_done` is the number of rounds that the network has behind it, `saved` the state
-    of the progress of this fit where it is to go on, with the network as it was.
+    Parameters
+    ----------
+    setup : FitSetup
+    history : list of dict
+        Records of the rounds before a warm start.
+    saved : dict or None
+        Result of `FitState.state_dict`, with which the fit resumes.
 
-    Several processes are given the same and yield the same, but for the features: each
-    extracts those of a part of the images, and takes a part of each training batch.
+    Yields
+    ------
+    state : FitState
+        Before the first round, after each batch and after each round. It is the same
+        object each time.
+    finished : Round or None
+        Results of the round that has just been completed.
 
     Raises
     ------
     ValueError
         If the loss or the features are no longer finite.
     """
-    n = len(source)
-    shard = processes.shard(n)
-    computing: dict[str, Any] = {
-        "batch_size": recipe.batch_size,
-        "device": recipe.device,
-        "dtype": recipe.dtype,
-    }
-    layout = torch.channels_last if len(source.shape) == 3 else torch.preserve_format
-    network.to(recipe.device).to(memory_format=layout)
-    sample = streams.sample("calibration", n, CALIBRATION_ROWS)
-    grouped = sample_merge_rows(n, clusterer.n_clusters, streams)
-    judged = streams.sample("stability", n, STABILITY_ROWS)
-    few = source.take(judged)
-
-    def judge(seen: np.ndarray | None = None) -> float:
-        def compute() -> float:
-            how = few, recipe.device, recipe.dtype
-            own = extract_features(network, *how) if seen is None else seen
-            view = extract_features(network, *how, mild_augment(few))
-            return measure_stability(own, view, clusterer.n_clusters)
-
-        return processes.run_on_first(compute)
-
-    sizes = split_into_passes(recipe.updates_per_iter, n, recipe.batch_size)
-    optimizer = _sgd(network, recipe, 1.0)
-    falling = recipe.schedule == "cosine"
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        *(optimizer, recipe.max_iter * recipe.updates_per_iter),
-        eta_min=0.0 if falling else recipe.learning_rate,
-    )
-    points = allocate_features((len(shard), network.n_points), recipe.features_dir)
-    remembered = points if recipe.head == "centroids" else None
-    from_pixels = recipe.init == "pixels" and not n_done
     if saved is None:
-        calibrate_batch_norm(network, source, sample, **computing, processes=processes)
-        start = judge()
-        seed = streams.seed("kmeans", n_done)
-        if remembered is not None or not from_pixels:
-            _embed_points(network, source, recipe, points, shard)
-        if from_pixels:
-            labels = _first_labels(source, recipe, clusterer, streams, seed, shard)
-        else:
-            labels = clusterer.pseudo_labels(points, seed).labels
-        progress = FitState(start, labels, optimizer, schedule, remembered=remembered)
-        yield progress
+        state = start(setup, history)
+        yield state, None
     else:
-        load_optimizer_state(optimizer, saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        progress = FitState(
-            *(saved["start"], saved["labels"], optimizer, schedule),
-            *(saved["n_rounds"], saved["seconds"]),
-            remembered=remembered,
+        state = resume(setup, saved)
+    saved_training = None if saved is None else saved["training"]
+
+    for _ in range(setup.recipe.max_iter - state.n_rounds):
+        index = len(state.history) + 1
+        timer = PhaseTimer(state.seconds)
+
+        # Train network and head to predict the pseudo-labels (paper, equation 1).
+        state.training = new_training(setup, state, index)
+        if saved_training is not None:
+            state.training.load_state_dict(saved_training, setup.processes)
+            saved_training = None
+        for _ in train_round(setup, state, index, timer):
+            yield state, None
+
+        # Extract the features of all images without augmentation, in evaluation mode
+        # (section 3.4). Batch-norm statistics from training are averages over networks
+        # that no longer exist, so they are computed anew before.
+        points = extract(setup, index)
+        timer.tick("embed")
+
+        # Cluster the features: the clusters are the next pseudo-labels (equation 2).
+        pseudo_labels = cluster(setup, points, index)
+        # The head's confusions show which pseudo-labels belong together. They are
+        # taken now, because the next round draws a new head.
+        confusions = map_confusions(setup, state.training.head, points)
+        timer.tick("cluster")
+
+        # Measure without labels whether the network has improved.
+        gain = measure_gain(setup, state, points)
+        timer.tick("stability")
+
+        finished = Round(
+            record=make_record(
+                index=index,
+                losses=state.training.losses,
+                gain=gain,
+                previous_labels=state.labels,
+                pseudo_labels=pseudo_labels,
+                n_images=sum(pass_sizes(setup)),
+                seconds=state.seconds,
+            ),
+            features=None if setup.clusters_training_points else points,
+            pseudo_labels=pseudo_labels,
+            diffusion_map=confusions,
         )
-        if remembered is not None:
-            remembered[:] = saved["remembered"][shard.rows]
-    n_left = recipe.max_iter - progress.n_rounds
-    for index in range(n_done + 1, n_done + 1 + n_left):
-        clock = PhaseTimer(progress.seconds)
-        labels, counts = progress.labels, count_labels(progress.labels)
-        if remembered is None:
-            head = linear_head(network.n_points, counts, streams.torch("head", index))
-        else:
-            head = centroid_head(
-                *(remembered, labels[:, shard.rows], counts),
-                *(recipe.temperature, processes),
-            )
-        head.to(recipe.device)
-        of_head = _sgd(head, recipe, HEAD_PACE if falling else 1.0)
-        training = TrainingState(head, of_head, streams.torch("augment", index))
-        if saved is not None and saved["training"] is not None:
-            training.load_state_dict(saved["training"], processes)
-        saved = None
-        progress.training = training
-        sampler = streams.numpy("sampling", index)
-        weights = None
-        if recipe.balance == "loss":
-            weights = [*map(loss_weights, labels, counts)]
-        for epoch, size in enumerate(sizes):
-            # Of several numbers of pseudo-labels the first is balanced.
-            drawn = sample_rows(labels[0], recipe.balance, sampler, size)
-            clock.tick("sample")
-            if epoch < len(training.losses):
-                continue  # it was complete when the fit was stopped
-            for _ in train_epoch(
-                network,
-                training,
-                optimizer,
-                schedule,
-                source,
-                drawn,
-                labels,
-                weights=weights,
-                augment=recipe.augment,
-                n_crops=recipe.n_crops,
-                remembered=remembered,
-                **computing,
-                processes=processes,
-            ):
-                clock.tick("train")
-                yield progress
-            clock.tick("train")
-            _check_converging(training.losses[-1], "loss", index, recipe)
-        calibrate_batch_norm(network, source, sample, **computing, processes=processes)
-        if remembered is None:
-            _embed_points(network, source, recipe, points, shard)
-        with np.errstate(invalid="ignore"):  # of infinities of both signs
-            total = float(processes.sum(points.sum(dtype=float)))
-        _check_converging(total, "sum of features", index, recipe)
-        clock.tick("embed")
-        found = clusterer.pseudo_labels(points, streams.seed("kmeans", index))
-        view = None
-        if not clusterer.single:
-            view = _confusions(
-                *(
-                    head,
-                    Sharded(points, shard).take(grouped),
-                    clusterer.n_clusters,
-                    processes,
-                )
-            )
-        clock.tick("cluster")
-        features = points if remembered is None else None
-        seen = None if features is None else Sharded(features, shard).take(judged)
-        gain = judge(seen) - progress.start
-        clock.tick("judge")
-        record = make_record(
-            *(index, training.losses, gain, labels, found, sum(sizes), clock)
-        )
-        progress.labels, progress.n_rounds = found.labels, progress.n_rounds + 1
-        progress.training, progress.seconds = None, {}
-        yield Round(record, features, found, view, progress)
+        # Times differ between processes, so all take the record of the first one.
+        finished.record.update(setup.processes.all_gather_object(finished.record)[0])
+        state.complete_round(finished)
+        yield state, finished
 
 
-def _embed_points(
-    network: Network, source: Source, recipe: Recipe, out: np.ndarray, shard: Shard
-) -> None:
-    """Write the points of the shard's images, as they are, into `out`."""
-    extract_features(
-        *(network, source, recipe.device, recipe.dtype),
-        out=out,
-        points=True,
-        rows=shard.rows,
+def start(setup: FitSetup, history: list[dict]) -> FitState:
+    """Compute the first pseudo-labels, and return the state before the first round."""
+    recipe, network = setup.recipe, setup.network
+    # A fresh network has constant batch-norm statistics. Clustering its features
+    # without calibration would cluster other features than training sees.
+    calibrate(setup)
+    initial_stability = setup.processes.run_on_first(
+        lambda: setup.stability_probe.measure(network, recipe.compute)
+    )
+    # A warm start continues with a trained network, and its features are better than
+    # pixels.
+    from_pixels = recipe.init == "pixels" and not history
+    if setup.clusters_training_points or not from_pixels:
+        extract_points(setup)
+    seed = setup.streams.seed("kmeans", len(history))
+    if from_pixels:
+        pseudo_labels = cluster_pixels(setup, seed)
+    else:
+        pseudo_labels = setup.clusterer.cluster_features(setup.points, seed)
+    state = new_state(setup, initial_stability, pseudo_labels.labels)
+    state.history = list(history)
+    return state
+
+
+def resume(setup: FitSetup, saved: dict) -> FitState:
+    """Return the state of a checkpoint."""
+    state = new_state(setup, saved["initial_stability"], saved["labels"])
+    state.load_state_dict(saved)
+    return state
+
+
+def new_state(
+    setup: FitSetup, initial_stability: float, labels: np.ndarray
+) -> FitState:
+    """Return a state without rounds, with the optimizer and schedule of the network."""
+    recipe = setup.recipe
+    optimizer = make_sgd(setup.network, recipe, recipe.learning_rate)
+    is_constant = recipe.schedule == "constant"
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer,
+        recipe.max_iter * recipe.steps_per_round,
+        # With equal limits the cosine is constant, as in the paper.
+        eta_min=recipe.learning_rate if is_constant else 0.0,
+    )
+    return FitState(
+        initial_stability=initial_stability,
+        labels=labels,
+        optimizer=optimizer,
+        schedule=schedule,
+        training_points=setup.points if setup.clusters_training_points else None,
     )
 
 
-def _confusions(
-    head: Head, points: np.ndarray, n_clusters: int, processes: Processes
-) -> np.ndarray:
-    """Return what the head's confusions contribute to the groups."""
-    return processes.run_on_first(
-        lambda: diffusion_map(predict_labels(head, points), n_clusters)
-    )
-
-
-def _first_labels(
-    source: Source,
-    recipe: Recipe,
-    clusterer: Clusterer,
-    streams: RandomStreams,
-    seed: int,
-    shard: Shard,
-) -> np.ndarray:
-    """Return pseudo-labels that come from the pixels alone."""
-    rows = streams.sample("pixels", len(source), PIXEL_ROWS)
-    projection = shard.processes.run_on_first(
-        lambda: fit_pixel_projection(source, rows)
-    )
-    shape = len(shard), projection.components.shape[1]
-    pixels = allocate_features(shape, recipe.features_dir)
-    project_pixels(source, projection, out=pixels, rows=shard.rows)
-    return clusterer.first_labels(pixels, seed).labels
-
-
-def _check_converging(value: float, name: str, index: int, recipe: Recipe) -> None:
-    if not np.isfinite(value):
-        raise ValueError(
-            f"The {name} is {value} in round {index}: training diverged. Lower "
-            f"learning_rate={recipe.learning_rate}, say to a tenth."
-        )
-
-
-def _sgd(module: torch.nn.Module, recipe: Recipe, pace: float) -> torch.optim.SGD:
+def make_sgd(
+    module: torch.nn.Module, recipe: Recipe, learning_rate: float
+) -> torch.optim.SGD:
+    """Return SGD for the parameters of a module."""
     return torch.optim.SGD(
         module.parameters(),
-        lr=pace * recipe.learning_rate,
+        lr=learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
+
+
+def pass_sizes(setup: FitSetup) -> list[int]:
+    """Return the number of images in each training pass of a round."""
+    recipe = setup.recipe
+    return split_into_passes(
+        recipe.steps_per_round, len(setup.source), recipe.batch_size
+    )
+
+
+def new_training(setup: FitSetup, state: FitState, index: int) -> TrainingState:
+    """Return the head of a round and its optimizer.
+
+    Cluster numbers change from round to round, so that no head can be reused. The
+    paper draws a new linear layer (section 3.4); DeepCluster-v2 takes the centers.
+    """
+    recipe, streams = setup.recipe, setup.streams
+    counts = count_labels(state.labels)
+    if state.training_points is None:
+        generator = streams.torch("head", index)
+        head = linear_head(setup.network.n_points, counts, generator)
+    else:
+        labels = state.labels[:, setup.shard.rows]
+        head = centroid_head(state.training_points, labels, counts, recipe.temperature)
+    head.to(recipe.compute.device)
+    factor = HEAD_LEARNING_RATE if recipe.schedule == "cosine" else 1.0
+    return TrainingState(
+        head=head,
+        generator=streams.torch("augment", index),
+        head_optimizer=make_sgd(head, recipe, factor * recipe.learning_rate),
+    )
+
+
+def train_round(
+    setup: FitSetup, state: FitState, index: int, timer: PhaseTimer
+) -> Iterator[None]:
+    """Train network and head on the pseudo-labels, and yield after each batch."""
+    recipe, training = setup.recipe, state.training
+    assert training is not None
+    assert training.head_optimizer is not None
+    rng = setup.streams.numpy("sampling", index)
+    weights = None
+    if recipe.balance == "loss":
+        counts = count_labels(state.labels)
+        weights = list(map(loss_weights, state.labels, counts))
+    for epoch, n_rows in enumerate(pass_sizes(setup)):
+        # Sampling is uniform over pseudo-labels, since a giant cluster would make
+        # one constant prediction optimal (section 3.3). With several clusterings the
+        # first one is balanced.
+        rows = sample_rows(state.labels[0], recipe.balance, rng, n_rows)
+        timer.tick("sample")
+        # A resumed round skips its complete passes, but draws their rows, so that the
+        # generator is in the same state.
+        if epoch < len(training.losses):
+            continue
+        for _ in train_epoch(
+            setup.network,
+            training,
+            [state.optimizer, training.head_optimizer],
+            state.schedule,
+            setup.source,
+            rows,
+            state.labels,
+            recipe.batch_options,
+            weights=weights,
+            training_points=state.training_points,
+            processes=setup.processes,
+        ):
+            timer.tick("train")
+            yield
+        timer.tick("train")
+        check_finite_training(training.losses[-1], "loss", index, recipe)
+
+
+def calibrate(setup: FitSetup) -> None:
+    """Set the network's batch-norm statistics to those of un-augmented images."""
+    calibrate_batch_norm(
+        setup.network,
+        setup.source,
+        setup.calibration_rows,
+        batch_size=setup.recipe.batch_size,
+        compute=setup.recipe.compute,
+        processes=setup.processes,
+    )
+
+
+def extract_points(setup: FitSetup) -> None:
+    """Write the points of this process's images into `setup.points`."""
+    extract_features(
+        PointExtractor(setup.network),
+        setup.source,
+        setup.recipe.compute,
+        out=setup.points.values,
+        rows=setup.shard.rows,
+    )
+
+
+def extract(setup: FitSetup, index: int) -> Sharded:
+    """Return the points of all images that are clustered after a round."""
+    calibrate(setup)
+    # DeepCluster-v2 clusters the points that the training passes have stored, which
+    # saves a pass over the images (Caron et al., NeurIPS 2020, appendix).
+    if not setup.clusters_training_points:
+        extract_points(setup)
+    with np.errstate(invalid="ignore"):
+        # The sum of infinities of both signs is NaN, which is the error to report.
+        total = float(setup.processes.sum(setup.points.values.sum(dtype=float)))
+    check_finite_training(total, "sum of features", index, setup.recipe)
+    return setup.points
+
+
+def cluster(setup: FitSetup, points: Sharded, index: int) -> PseudoLabels:
+    """Return the pseudo-labels of all images after a round."""
+    return setup.clusterer.cluster_features(points, setup.streams.seed("kmeans", index))
+
+
+def cluster_pixels(setup: FitSetup, seed: int) -> PseudoLabels:
+    """Return pseudo-labels that come from the pixels, before any training."""
+    source, recipe = setup.source, setup.recipe
+    rows = setup.streams.sample("pixels", len(source), PIXEL_ROWS)
+    projection = setup.processes.run_on_first(
+        lambda: fit_pixel_projection(source, rows)
+    )
+    shape = len(setup.shard), projection.components.shape[1]
+    pixels = allocate_features(shape, recipe.cache_dir)
+    project_pixels(source, projection, out=pixels, rows=setup.shard.rows)
+    return setup.clusterer.cluster_pixels(Sharded(pixels, setup.shard), seed)
+
+
+def map_confusions(setup: FitSetup, head: Head, points: Sharded) -> np.ndarray | None:
+    """Return the diffusion map of the head's confusions, or None with a single k."""
+    if setup.clusterer.is_single:
+        return None
+    # A sample bounds the time of the merge, which compares images with each other.
+    sample = points.take(setup.merge_rows)
+    return setup.processes.run_on_first(
+        lambda: diffusion_map(predict_labels(head, sample), setup.clusterer.n_clusters)
+    )
+
+
+def measure_gain(setup: FitSetup, state: FitState, points: Sharded) -> float:
+    """Return how much stability has grown since before training."""
+    probe, features = setup.stability_probe, None
+    # The features of the sample have just been extracted, unless points of the
+    # training passes stand for them.
+    if not setup.clusters_training_points:
+        features = points.take(probe.rows)
+    stability = setup.processes.run_on_first(
+        lambda: probe.measure(setup.network, setup.recipe.compute, features)
+    )
+    return stability - state.initial_stability
+
+
+def check_finite_training(value: float, name: str, index: int, recipe: Recipe) -> None:
+    """Raise ValueError if training has diverged."""
+    if not np.isfinite(value):
+        raise ValueError(
+            f"The {name} is {value} in round {index}: training diverged. Lower "
+            f"learning_rate={recipe.learning_rate}, for example to a tenth."
+        )

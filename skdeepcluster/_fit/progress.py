@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .._utils.optional import import_optional
-from .loop import FitState, Recipe
+from .state import FitState, Recipe
 
 # Seconds between two redraws of a bar.
 REFRESH_SECONDS = 0.2
@@ -78,7 +78,7 @@ class StepCounter:
     """
 
     def __init__(self, recipe: Recipe):
-        self.n_steps, self.batch_size = recipe.updates_per_iter, recipe.batch_size
+        self.n_steps, self.batch_size = recipe.steps_per_round, recipe.batch_size
         self.round = 0
 
     def count(self, index: int, state: FitState) -> tuple[int, str]:
@@ -86,7 +86,7 @@ class StepCounter:
 
         The first call of a round starts the clock and returns an empty text.
         """
-        n_steps = state.schedule.last_epoch - state.n_rounds * self.n_steps
+        n_steps = state.n_steps - state.n_rounds * self.n_steps
         now = time.monotonic()
         if index != self.round:
             self.round, self.start_time, self.start_step = index, now, n_steps

@@ -1,161 +1,277 @@
-"""Parameters and data -> a recipe: what each "auto" stands for."""
+"""Parameters and data to a recipe: every "auto" becomes a choice."""
 
 import functools
 import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from numbers import Integral
+from typing import Any
 
-from .._clustering.kmeans import resolve_kmeans_backend
+import numpy as np
+import torch
+from sklearn.base import ClusterMixin
+
+from .._clustering.faiss_kmeans import FaissKMeans
+from .._clustering.kmeans import KMeansOptions
+from .._clustering.nearest_centers import resolve_kmeans_backend
 from .._clustering.pixels import is_mirror_symmetric
 from .._clustering.pseudo_labels import Clusterer
 from .._inputs.sources import Source
 from .._training.augment import PAPER_CROPS, Augment, RandomCrop, apply_user_augment
+from .._training.epoch import BatchOptions
+from .._training.network import resolve_backbone
 from .._training.sampling import count_steps
+from .._utils.compute import Compute
 from .._utils.device import resolve_device, resolve_precision
 from .._utils.distributed import SINGLE_PROCESS, Processes
 from .._utils.random import RandomStreams
-from .loop import Recipe
+from .state import Recipe
 
+# Number of pseudo-labels per cluster, and the fewest images per pseudo-label.
 PSEUDO_LABELS_PER_CLUSTER = 5
-IMAGES_PER_PSEUDO_LABEL = 20  # at least
-SYMMETRY_ROWS = 2_000  # images that are mirrored to see whether they still fit in
-STEPS_PER_ROUND = 200  # SGD steps at least: small sets get several epochs a round,
-MAX_EPOCHS = 30  # but no more than these
-PROJECTED = 128  # outputs of the projection head, as in DeepCluster-v2
+IMAGES_PER_PSEUDO_LABEL = 20
+# Number of images that are mirrored to see whether they look like other images.
+SYMMETRY_ROWS = 2_000
+# Fewest SGD steps in a round with epochs_per_iter="auto". Small data sets get several
+# epochs per round, but at most this many.
+STEPS_PER_ROUND = 200
+MAX_EPOCHS = 30
+# Number of outputs of the projection head, as in DeepCluster-v2.
+PROJECTION_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of `DeepClusterEstimator`, each valid by itself."""
+
+    n_clusters: int
+    n_pseudo_labels: Any
+    init: str
+    clusterer: str | ClusterMixin
+    n_neighbors: int | None
+    max_iter: int
+    epochs_per_iter: str | float
+    backbone: str | torch.nn.Module
+    image_shape: tuple[int, int, int] | None
+    image_size: str | int
+    on_error: str
+    cache_dir: str | os.PathLike | None
+    sobel: bool
+    augment: str | Callable | None
+    n_crops: Any
+    n_components: str | int | None
+    whiten: bool
+    normalize: bool
+    balance: str | None
+    empty_clusters: str
+    head: str
+    temperature: float
+    head_norm: str | None
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    momentum: float
+    weight_decay: float
+    device: str | torch.device
+    precision: str
+    n_jobs: int | None
+    random_state: int | np.random.RandomState | None
+    verbose: int
+    callbacks: Any
+    warm_start: bool
+    checkpoint_dir: str | os.PathLike | None
+    tol: float
+
+    @property
+    def n_projected(self) -> int | None:
+        """Number of outputs of the projection head. None without a projection head."""
+        if self.head != "centroids":
+            return None
+        is_number = isinstance(self.n_components, Integral)
+        return int(self.n_components) if is_number else PROJECTION_SIZE  # type: ignore[arg-type]
 
 
 def resolve_recipe(
-    params: dict,
+    parameters: Parameters,
     source: Source,
     streams: RandomStreams,
     processes: Processes = SINGLE_PROCESS,
 ) -> tuple[Recipe, Clusterer]:
-    """Check parameters against each other and the data; resolve every "auto".
-
-    Parameters
-    ----------
-    params : dict
-        The estimator's parameters, each valid by itself.
-    source : Source
-    streams : Streams
-    processes : Ranks
+    """Check parameters against each other and the data, and resolve every "auto".
 
     Raises
     ------
-    ValueError
-        If parameters do not fit each other, the data or the number of processes.
+    ValueError, TypeError
+        If parameters contradict each other, the data or the number of processes.
     """
     n = len(source)
     is_image = len(source.shape) == 3
-    n_clusters = params["n_clusters"]
-    if n_clusters > n:
+    if parameters.n_clusters > n:
         raise ValueError(
-            f"n_samples={n} should be >= n_clusters={n_clusters}. Pass more images or "
-            "lower n_clusters."
+            f"n_samples={n} should be >= n_clusters={parameters.n_clusters}. Pass more "
+            "images or lower n_clusters."
         )
-    _check_shares(params["batch_size"], n, processes)
-    n_pseudo_labels = _numbers_of_labels(params, n)
-    if params["sobel"] and not is_image:
+    _check_process_shares(parameters.batch_size, n, processes)
+    n_pseudo_labels = resolve_n_pseudo_labels(parameters, n)
+    if parameters.sobel and not is_image:
         raise ValueError(
             "sobel=True needs images, but X holds rows. Set image_shape=(C, H, W)."
         )
-    if isinstance(params["clusterer"], type):
-        name = params["clusterer"].__name__
-        raise TypeError(f"clusterer={name} is a class. Pass an instance: {name}().")
-    n_crops = _n_crops(params)
-    augment = _augment(params, n_crops, source, streams, processes)
-    device = processes.local_device(resolve_device(params["device"]))
-    precision = params["precision"]
+    n_crops = resolve_n_crops(parameters)
+    augment = resolve_augment(parameters, n_crops, source, streams, processes)
+    device = processes.local_device(resolve_device(parameters.device))
+    precision = parameters.precision
     if precision == "auto" and not is_image:
         # Products of rows are small: bfloat16 would cost accuracy and save nothing.
         precision = "float32"
-
-    def given(*names: str) -> dict:
-        return {name: params[name] for name in names}
-
+    method, kmeans_options = resolve_clusterer(parameters, device)
     clusterer = Clusterer(
+        n_clusters=parameters.n_clusters,
         n_pseudo_labels=n_pseudo_labels,
-        method=params["clusterer"],
-        spherical=params["head"] == "centroids",
-        backend=resolve_kmeans_backend(params["kmeans_backend"], device),
-        device=device,
-        processes=processes,
-        **given("n_clusters", "n_neighbors", "n_components"),
-        **given("whiten", "normalize", "empty_clusters"),
+        n_neighbors=parameters.n_neighbors,
+        n_components=parameters.n_components,
+        whiten=parameters.whiten,
+        normalize=parameters.normalize,
+        method=method,
+        kmeans_options=kmeans_options,
     )
     recipe = Recipe(
-        updates_per_iter=_n_updates(params, n),
-        n_crops=n_crops,
-        augment=augment,
-        device=device,
-        dtype=resolve_precision(precision, device),
-        **given("init", "max_iter", "balance"),
-        **given("batch_size", "learning_rate", "schedule", "momentum"),
-        **given("weight_decay", "head", "temperature"),
-        **given("features_dir"),
+        init=parameters.init,
+        max_iter=parameters.max_iter,
+        steps_per_round=resolve_steps(parameters, n),
+        head=parameters.head,
+        temperature=parameters.temperature,
+        balance=parameters.balance,
+        batch_options=BatchOptions(
+            batch_size=parameters.batch_size,
+            compute=Compute(device, resolve_precision(precision, device)),
+            augment=augment,
+            n_crops=n_crops,
+        ),
+        learning_rate=parameters.learning_rate,
+        schedule=parameters.schedule,
+        momentum=parameters.momentum,
+        weight_decay=parameters.weight_decay,
+        cache_dir=parameters.cache_dir,
     )
     return recipe, clusterer
 
 
-def _check_shares(batch_size: int, n: int, processes: Processes) -> None:
-    """Raise ValueError if a process would be without an image of a batch."""
-    fewest = 2 * processes.size  # the smallest batch has about half of the rows
-    if processes.size > 1 and batch_size < fewest:
+def describe_choices(
+    parameters: Parameters,
+    recipe: Recipe,
+    clusterer: Clusterer,
+    source: Source,
+    n_components: int | None,
+) -> dict:
+    """Return the attribute `recipe_`: the choice for each parameter with an "auto".
+
+    Parameters
+    ----------
+    parameters : Parameters
+    recipe : Recipe
+    clusterer : Clusterer
+    source : Source
+        Training images.
+    n_components : int or None
+        Number of components in the last clustering. None with `head="centroids"`.
+    """
+    shape = source.shape
+    augment = recipe.augment
+    flips = isinstance(augment, RandomCrop) and augment.flip
+    choice = parameters.augment
+    if not isinstance(choice, str | None):
+        choice = getattr(choice, "__qualname__", type(choice).__qualname__)
+    elif augment is None:
+        choice = None
+    backbone = resolve_backbone(parameters.backbone, shape)
+    if isinstance(backbone, torch.nn.Module):
+        backbone = type(backbone).__name__
+    steps_per_epoch = count_steps(len(source), recipe.batch_size)
+    epochs = recipe.steps_per_round / steps_per_epoch
+    n_pseudo_labels = clusterer.n_pseudo_labels
+    return {
+        "n_pseudo_labels": (
+            n_pseudo_labels[0] if len(n_pseudo_labels) == 1 else n_pseudo_labels
+        ),
+        "epochs_per_iter": int(epochs) if epochs == int(epochs) else epochs,
+        "backbone": backbone,
+        "image_shape": tuple(shape) if len(shape) == 3 else None,
+        "n_components": n_components or parameters.n_projected,
+        "augment": choice,
+        "mirror": flips,
+        "device": str(recipe.compute.device),
+        "precision": str(recipe.compute.dtype).removeprefix("torch."),
+        "kmeans_backend": resolve_kmeans_backend(
+            clusterer.kmeans_options.backend, recipe.compute.device
+        ),
+    }
+
+
+def _check_process_shares(batch_size: int, n: int, processes: Processes) -> None:
+    """Raise ValueError if a process would have no image of some batch."""
+    # The smallest batch may have only half of the rows of a full batch.
+    min_rows = 2 * processes.size
+    if processes.size > 1 and batch_size < min_rows:
         raise ValueError(
-            f"batch_size={batch_size} is shared by {processes.size} processes, each of "
-            f"which needs some of it. Set it to {fewest} or more, or start fewer."
+            f"batch_size={batch_size} is too small for {processes.size} processes, "
+            f"each of which needs images of each batch. Set it to {min_rows} or more, "
+            "or start fewer processes."
         )
-    if processes.size > 1 and n < fewest:
+    if processes.size > 1 and n < min_rows:
         raise ValueError(
             f"n_samples={n} is too few for {processes.size} processes. Start fewer."
         )
 
 
-def _numbers_of_labels(params: dict, n: int) -> tuple[int, ...]:
-    """Return how many pseudo-labels each clustering has."""
-    n_clusters, numbers = params["n_clusters"], params["n_pseudo_labels"]
-    if numbers == "auto":
-        most = PSEUDO_LABELS_PER_CLUSTER * n_clusters
-        numbers = max(n_clusters, min(most, n // IMAGES_PER_PSEUDO_LABEL))
-    numbers = (numbers,) if isinstance(numbers, Integral) else tuple(numbers)
+def resolve_n_pseudo_labels(parameters: Parameters, n: int) -> tuple[int, ...]:
+    """Return the number of pseudo-labels of each clustering."""
+    n_clusters, value = parameters.n_clusters, parameters.n_pseudo_labels
+    if isinstance(value, str):
+        max_labels = PSEUDO_LABELS_PER_CLUSTER * n_clusters
+        value = max(n_clusters, min(max_labels, n // IMAGES_PER_PSEUDO_LABEL))
+    numbers = (value,) if isinstance(value, Integral) else tuple(value)
+    # Pseudo-labels are merged into clusters, so that there cannot be fewer of them.
     for k in numbers:
-        if not (isinstance(k, Integral) and n_clusters <= k <= n):
+        if not isinstance(k, Integral) or not n_clusters <= int(k) <= n:
             raise ValueError(
-                f"n_pseudo_labels={k} should lie between n_clusters={n_clusters}, "
-                f"which it is merged into, and n_samples={n}. Change it, or set it "
-                "to 'auto'."
+                f"n_pseudo_labels={k} should lie between n_clusters={n_clusters} and "
+                f"n_samples={n}, since pseudo-labels are merged into clusters. Change "
+                "it, or set it to 'auto'."
             )
     if not numbers:
-        raise ValueError("n_pseudo_labels is empty. Name at least one number.")
+        raise ValueError("n_pseudo_labels is empty. Pass at least one number.")
     return tuple(map(int, numbers))
 
 
-def _n_crops(params: dict) -> tuple[int, int]:
-    """Return how many views of an image there are, and how many small ones."""
-    given, augment = params["n_crops"], params["augment"]
-    n_crops = (given, 0) if isinstance(given, Integral) else tuple(given)
-    whole = all(isinstance(count, Integral) for count in n_crops)
-    if len(n_crops) != 2 or not whole or n_crops[0] < 1 or n_crops[1] < 0:
+def resolve_n_crops(parameters: Parameters) -> tuple[int, int]:
+    """Return the number of views of each image, and of small views."""
+    value = parameters.n_crops
+    n_crops = (value, 0) if isinstance(value, Integral) else tuple(value)
+    all_integers = all(isinstance(count, Integral) for count in n_crops)
+    if len(n_crops) != 2 or not all_integers or n_crops[0] < 1 or n_crops[1] < 0:
         raise ValueError(
-            f"n_crops={given} should be the number of crops of each image, at least 1, "
-            "or that and the number of small ones."
+            f"n_crops={value} should be the number of crops of each image, at least 1, "
+            "or a pair: the number of crops and of small crops."
         )
-    if n_crops[1] and augment not in ("auto", "crops"):
+    if n_crops[1] and parameters.augment not in ("auto", "crops"):
         raise ValueError(
-            f"n_crops={given} asks for small crops, which need augment='auto' or "
-            "'crops'."
+            f"n_crops={value} asks for small crops, which need augment='auto' or "
+            "augment='crops'."
         )
     return n_crops
 
 
-def _augment(
-    params: dict,
+def resolve_augment(
+    parameters: Parameters,
     n_crops: tuple[int, int],
     source: Source,
     streams: RandomStreams,
     processes: Processes,
 ) -> Augment | None:
-    """Return what changes training batches; raise ValueError if it cannot."""
-    augment = params["augment"]
+    """Return the augmentation of training batches."""
+    augment = parameters.augment
     if len(source.shape) != 3 and augment in ("auto", "crops"):
         if augment == "crops":
             raise ValueError(
@@ -165,33 +281,63 @@ def _augment(
         augment = None
     if augment is None and n_crops != (1, 0):
         raise ValueError(
-            f"n_crops={params['n_crops']} needs random crops, but there are none: set "
-            "augment, or n_crops=1."
+            f"n_crops={parameters.n_crops} needs random crops, but there are none. Set "
+            "augment, or set n_crops=1."
         )
     if augment == "auto":
+        # Mirroring digits or letters makes other signs, so the data decides.
         rows = streams.sample("symmetry", len(source), SYMMETRY_ROWS)
-        k = params["n_clusters"]
-        flip = processes.run_on_first(lambda: is_mirror_symmetric(source, rows, k))
+        flip = processes.run_on_first(
+            lambda: is_mirror_symmetric(source, rows, parameters.n_clusters)
+        )
         return RandomCrop(flip=flip)
     if augment == "crops":
         return PAPER_CROPS
-    return None if augment is None else functools.partial(apply_user_augment, augment)
+    if callable(augment):
+        return functools.partial(apply_user_augment, augment)
+    return None
 
 
-def _n_updates(params: dict, n: int) -> int:
-    """Return the SGD steps of a round."""
-    epochs, batch_size = params["epochs_per_iter"], params["batch_size"]
-    if params["updates_per_iter"] is not None:
-        return params["updates_per_iter"]
-    if epochs == "auto":
-        steps = math.ceil(n / batch_size)
-        epochs = min(MAX_EPOCHS, math.ceil(STEPS_PER_ROUND / steps))
-    return epochs * count_steps(n, batch_size)
+def resolve_clusterer(
+    parameters: Parameters, device: torch.device
+) -> tuple[str | ClusterMixin, KMeansOptions]:
+    """Return the clustering method and the options of k-means."""
+    clusterer = parameters.clusterer
+    # A class has `fit_predict`, too, and passes the validation of parameters.
+    if isinstance(clusterer, type):
+        name = clusterer.__name__
+        raise TypeError(f"clusterer={name} is a class. Pass an instance: {name}().")
+    options = KMeansOptions(
+        spherical=parameters.head == "centroids",
+        empty_clusters=parameters.empty_clusters,
+        backend=resolve_kmeans_backend("auto", device),
+        device=device,
+    )
+    # FaissKMeans runs on points that are spread over processes, and its centers can
+    # assign new images. Any other estimator needs all points in one process.
+    if not isinstance(clusterer, FaissKMeans):
+        return clusterer, options
+    if not isinstance(clusterer.init, str):
+        raise ValueError(
+            "clusterer=FaissKMeans(init=...) has initial centers, but points change in "
+            "each round. Set init='k-means++' or init='random'."
+        )
+    return "kmeans", replace(
+        options,
+        init=clusterer.init,
+        n_init=clusterer.n_init,
+        max_iter=clusterer.max_iter,
+        tol=clusterer.tol,
+        empty_clusters=clusterer.empty_clusters,
+        backend=resolve_kmeans_backend(clusterer.backend, device),
+        verbose=clusterer.verbose,
+    )
 
 
-def projected_size(params: dict) -> int | None:
-    """Return the outputs of the projection head, or None where there is none."""
-    if params["head"] != "centroids":
-        return None
-    n_components = params["n_components"]
-    return int(n_components) if isinstance(n_components, Integral) else PROJECTED
+def resolve_steps(parameters: Parameters, n: int) -> int:
+    """Return the number of SGD steps in a round."""
+    epochs, batch_size = parameters.epochs_per_iter, parameters.batch_size
+    if isinstance(epochs, str):
+        n_batches = math.ceil(n / batch_size)
+        epochs = min(MAX_EPOCHS, math.ceil(STEPS_PER_ROUND / n_batches))
+    return max(1, round(epochs * count_steps(n, batch_size)))

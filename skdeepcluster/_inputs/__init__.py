@@ -1,1 +1,1 @@
-"""From whatever a user passes as X to a source of images or rows."""
+"""Reading of X, in any form, into a source of images or rows."""

@@ -1,11 +1,11 @@
-"""Decoded pictures, held in memory or in a memory-mapped file."""
+"""Cache of decoded images, in memory or in memory-mapped files."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,135 +14,167 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._utils.allocation import allocate_array
 from .._utils.files import make_folder, write_atomically
-from .._utils.memory import explain_memory_error
-from .images import DecodedSource, ImageCollection, map_in_workers
-from .sources import ArraySource, Source
+from .._utils.memory import format_bytes
+from .._utils.workers import map_in_workers
+from .collection import ImageCollection
+from .images import DecodedSource
+from .sources import ArraySource, RowsSource, Source
 
-BATCH_ROWS = 64  # decoded at once
-HASHED_ROWS = 256  # files whose contents are hashed at once
+# Number of images that are decoded at once.
+BATCH_ROWS = 64
+
+# Number of files that a worker hashes at once.
+HASHED_ROWS = 256
 
 
-def cache_decoded(
-    source: DecodedSource, cache: str | os.PathLike | None, cache_bytes: int
-) -> Source:
-    """Decode pictures once, or find them decoded, where they fit into the cache.
+def cache_decoded(source: DecodedSource, cache_dir: str | os.PathLike | None) -> Source:
+    """Decode images once, for many passes over them.
+
+    Files are decoded into a memory-mapped file in `cache_dir`. Its name is a hash of
+    the contents of all files. Without `cache_dir`, and for images that are no files,
+    up to 1 GiB is in memory and more in an unnamed temporary file. If the disk has no
+    room, images are decoded in each pass.
 
     Parameters
     ----------
     source : DecodedSource
-        Its `failures` are filled.
-    cache : "memory", path of a folder, or None
-        A folder holds a file for each content of pictures and format.
-    cache_bytes : int
-        Largest size. More pictures than fit are decoded each time they are read.
+        All images are decoded, and its record of failures becomes complete.
+    cache_dir : str, path-like or None
+        Folder of the files.
 
     Returns
     -------
     source : Source
-        Of the pictures that can be read; all of them, where unreadable ones are not to
-        be skipped.
+        Readable images.
 
     Raises
     ------
     ValueError
-        Naming a picture that cannot be read, unless these are to be skipped.
+        If an image cannot be read and is not to be skipped.
+    OSError
+        If `cache_dir` has no room.
     """
-    size = (
-        len(source) * math.prod(source.shape) * np.dtype(source.format.dtype).itemsize
-    )
-    if cache is None or size > cache_bytes:
-        if source.skip:
-            for _ in _images(source):
-                pass
-        return replace(source, rows=source.rows[_readable(source)])
-    if cache == "memory":
-        remedy = "Lower cache_bytes, or set cache to the path of a folder."
-        with explain_memory_error("the decoded pictures", remedy, size):
-            shape = (len(source), *source.shape)
-            values: np.ndarray = np.empty(shape, source.format.dtype)
-        start = 0
-        for images in _images(source):
-            values[start : start + len(images)] = images.numpy()
-            start += len(images)
+    values: np.ndarray | None
+    if cache_dir is not None and source.collection.paths is not None:
+        values = _map_named_file(source, make_folder(cache_dir, "cache_dir"))
     else:
-        values = _in_folder(source, make_folder(cache, "cache"))
-    readable = _readable(source)
-    return ArraySource(values if readable.all() else values[readable])
+        shape = (len(source), *source.shape)
+        values = allocate_array(
+            shape, source.dtype, cache_dir, purpose="the decoded images"
+        )
+        if values is not None:
+            start = 0
+            for images in _decode_all(source):
+                values[start : start + len(images)] = images.numpy()
+                start += len(images)
+        elif source.skip:
+            # Training needs to know the unreadable images beforehand.
+            for _ in _decode_all(source):
+                pass
+    readable = ~source.failures.mask(source.rows)
+    if values is None:
+        return replace(source, rows=source.rows[readable])
+    decoded = ArraySource(values)
+    # A copy of the readable images would take as much memory as all images.
+    return decoded if readable.all() else RowsSource(decoded, np.flatnonzero(readable))
 
 
-def _images(source: DecodedSource) -> Iterator[torch.Tensor]:
+def _decode_all(source: DecodedSource) -> Iterator[torch.Tensor]:
+    """Return all images in batches."""
     rows = np.arange(len(source))
     starts = range(0, len(source), BATCH_ROWS)
     return source.batches([rows[start : start + BATCH_ROWS] for start in starts])
 
 
-def _readable(source: DecodedSource) -> np.ndarray:
-    return ~np.isin(source.rows, list(source.failures))
+def _map_named_file(source: DecodedSource, folder: Path) -> np.ndarray:
+    """Return a memory map of the file of these images in `folder`.
 
-
-def _in_folder(source: DecodedSource, folder: Path) -> np.ndarray:
-    """Return decoded pictures as a memory map of a file in `folder`.
-
-    A file is complete as soon as it has its name: of two processes that decode the
-    same pictures at once the second one's file takes the place of its equal.
+    The file gets its name when it is complete. If two processes decode the same images
+    at once, the second file replaces the first one, which has the same content.
     """
-    if source.items.paths is None:  # without contents to be known again by
-        with tempfile.TemporaryFile(dir=folder) as file:
-            start = _write(source, file)
-            shape = (len(source), *source.shape)
-            return np.memmap(file, source.format.dtype, "r", start, shape)
-    name = _content_key(source)
-    images, failures = folder / f"{name}.npy", folder / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError):  # not there, or cut short
-        values = np.load(images, mmap_mode="r")
-        told = json.loads(failures.read_text(encoding="utf-8"))
-        found = {int(source.rows[int(place)]): why for place, why in told.items()}
-        if source.skip or not found:
-            source.failures.update(found)
+    key = _hash_files(source)
+    images_path = folder / f"{key}.npy"
+    failures_path = folder / f"{key}.json"
+    # A missing or damaged file is written again.
+    with contextlib.suppress(OSError, ValueError):
+        values = np.load(images_path, mmap_mode="r")
+        causes = json.loads(failures_path.read_text(encoding="utf-8"))
+        messages = {
+            int(source.rows[int(position)]): cause for position, cause in causes.items()
+        }
+        if source.skip or not messages:
+            source.failures.record(messages)
             return values
-    with write_atomically(images) as file:
-        _write(source, file)
-        places = {row: place for place, row in enumerate(source.rows.tolist())}
-        known = places.keys() & source.failures.keys()  # not those of bad headers
-        told = {places[row]: source.failures[row] for row in known}
-        with write_atomically(failures) as beside:  # first, so that images have theirs
-            beside.write(json.dumps(told).encode())
-    return np.load(images, mmap_mode="r")
+    with _explain_full_disk(source, folder), write_atomically(images_path) as file:
+        _write_images(source, file)
+        # The images get their name after their failures, which a reader needs.
+        _write_failures(source, failures_path)
+    return np.load(images_path, mmap_mode="r")
 
 
-def _write(source: DecodedSource, file) -> int:
-    """Write pictures in numpy's format; return where the values start."""
-    head = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype(source.format.dtype)),
+@contextlib.contextmanager
+def _explain_full_disk(source: DecodedSource, folder: Path) -> Iterator[None]:
+    """Name `cache_dir` if the disk is full inside the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        itemsize = np.dtype(source.dtype).itemsize
+        size = format_bytes(len(source) * math.prod(source.shape) * itemsize)
+        raise OSError(
+            error.errno,
+            f"cache_dir={os.fspath(folder)!r} has no room for the decoded images "
+            f"({size}). Name a folder on a larger disk, or set cache_dir=None",
+        ) from error
+
+
+def _write_images(source: DecodedSource, file) -> None:
+    """Write all images in numpy's format.
+
+    Images are not written through a memory map, since a full disk would end the process
+    by SIGBUS.
+    """
+    # The header of .npy comes before the values, so that numpy.load can map the file.
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(source.dtype)),
         "fortran_order": False,
         "shape": (len(source), *source.shape),
     }
-    np.lib.format.write_array_header_1_0(file, head)
-    start = file.tell()
-    # Not through a memory map, which a full disk would end with a crash.
-    for images in _images(source):
+    np.lib.format.write_array_header_1_0(file, header)
+    for images in _decode_all(source):
         file.write(images.numpy().data)
-    file.flush()
-    return start
 
 
-def _content_key(source: DecodedSource) -> str:
-    """Return a name that depends on the bytes of all files, and on the format."""
-    told = (source.shape, np.dtype(source.format.dtype).str)
-    key = hashlib.blake2b(repr(told).encode(), digest_size=16)
+def _write_failures(source: DecodedSource, path: Path) -> None:
+    """Write the cause for each unreadable image, by its position in the source."""
+    positions = np.flatnonzero(source.failures.mask(source.rows)).tolist()
+    causes = {
+        position: source.failures.messages[int(source.rows[position])]
+        for position in positions
+    }
+    with write_atomically(path) as file:
+        file.write(json.dumps(causes).encode())
+
+
+def _hash_files(source: DecodedSource) -> str:
+    """Return a hash of the contents of all files and of the format."""
+    image_format = (source.shape, np.dtype(source.dtype).str)
+    key = hashlib.blake2b(repr(image_format).encode(), digest_size=16)
     starts = range(0, len(source), HASHED_ROWS)
-    parts = [source.rows[start : start + HASHED_ROWS] for start in starts]
-    for digest in map_in_workers(
-        partial(_digest, source.items), parts, source.n_workers
-    ):
+    tasks = [source.rows[start : start + HASHED_ROWS] for start in starts]
+    function = partial(_hash_rows, source.collection)
+    for digest in map_in_workers(function, tasks, source.n_workers):
         key.update(digest)
     return key.hexdigest()
 
 
-def _digest(items: ImageCollection, rows: np.ndarray) -> bytes:
+def _hash_rows(collection: ImageCollection, rows: np.ndarray) -> bytes:
+    """Return the digests of the contents of some files."""
     digests = []
-    for path in items.sequence[rows]:
+    for path in collection.sequence[rows]:
         try:
             with open(path, "rb") as file:
                 digests.append(hashlib.file_digest(file, "blake2b").digest())

@@ -1,4 +1,4 @@
-"""One picture, in whatever form -> an array of one format."""
+"""Decoding of a single image, in any form, into an array of one format."""
 
 import os
 from dataclasses import dataclass
@@ -7,208 +7,235 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from .sources import MAX_ABS_VALUE
+from .arrays import MAX_ABS_VALUE
 
+# PIL modes of gray images.
 GRAY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F", "LA", "La")
-PICTURE_CHANNELS = (1, 3, 4)  # of bytes that PIL takes: gray, RGB, RGBA
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap the sides
+
+# Numbers of channels of bytes that PIL reads: gray, RGB and RGBA.
+PIL_CHANNELS = (1, 3, 4)
+
+# EXIF orientations that swap height and width.
+SWAPPED_ORIENTATIONS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What every image of a source is turned into."""
-
-    shape: tuple[int, int, int]  # (C, H, W)
-    dtype: type  # np.uint8 or np.float32
-
-
-def read_format(item) -> ImageFormat:
-    """Tell the format that a picture has by itself, reading no pixels of a file.
+    """Format into which all images of a source are decoded.
 
     Parameters
     ----------
-    item : path, PIL image, array, tensor, or tuple of one of these and a label
-
-    Raises
-    ------
-    Exception
-        Of many kinds, see `failure`; TypeError if it is none of these.
+    shape : tuple (C, H, W)
+    dtype : type
+        np.uint8 or np.float32.
     """
-    item = _without_label(item)
-    if isinstance(item, str | os.PathLike):
-        with Image.open(item) as picture:
-            return _picture_header(picture)
-    if isinstance(item, Image.Image):
-        return _picture_header(item)
-    values = _channels_first(item)
-    return ImageFormat(
-        values.shape, np.uint8 if values.dtype == np.uint8 else np.float32
-    )
+
+    shape: tuple[int, int, int]
+    dtype: type
 
 
-def decode(item, wanted: ImageFormat) -> np.ndarray:
-    """Return a picture as an array (C, H, W) of the wanted format.
-
-    Its shorter side is scaled to fit and the longer one cropped around the center.
-    Rotations by EXIF are applied, 16 bits become 8, transparency becomes white, and
-    colors become gray or the other way round.
+def read_format(image) -> ImageFormat:
+    """Return the format of an image as it is. Only the header of a file is read.
 
     Parameters
     ----------
-    item : as for `header`
-    wanted : Format
+    image : path, PIL image, array or tensor, or a pair of one of these and a label
 
     Raises
     ------
+    TypeError
+        If `image` has another type.
     Exception
-        As `header`; ValueError if an array cannot have that format.
+        If the image is broken, see `describe_failure`.
     """
-    item = _without_label(item)
-    if isinstance(item, str | os.PathLike):
-        with Image.open(item) as file:
-            # JPEG decodes at an eighth of the size, say, and much faster.
-            file.draft(None, (max(wanted.shape[1:]),) * 2)
-            return _decode_picture(file, wanted)
-    if isinstance(item, Image.Image):
-        return _decode_picture(item, wanted)
-    values = _channels_first(item)
-    if wanted.dtype == np.uint8 and values.dtype != np.uint8:
+    image = _drop_label(image)
+    if isinstance(image, str | os.PathLike):
+        with Image.open(image) as pil_image:
+            return _read_pil_format(pil_image)
+    if isinstance(image, Image.Image):
+        return _read_pil_format(image)
+    values = _to_channels_first(image)
+    dtype = np.uint8 if values.dtype == np.uint8 else np.float32
+    return ImageFormat(values.shape, dtype)
+
+
+def decode(image, image_format: ImageFormat) -> np.ndarray:
+    """Return an image as an array (C, H, W) of a format.
+
+    The shorter side is scaled, and the longer side is cropped around the center. EXIF
+    rotations are applied, 16 bits become 8, transparent pixels become white, and color
+    becomes gray or gray becomes color.
+
+    Parameters
+    ----------
+    image : path, PIL image, array or tensor, or a pair of one of these and a label
+    image_format : ImageFormat
+
+    Raises
+    ------
+    ValueError
+        If an array cannot be converted to the format.
+    TypeError, Exception
+        As `read_format` does.
+    """
+    image = _drop_label(image)
+    if isinstance(image, str | os.PathLike):
+        with Image.open(image) as file:
+            # JPEG decodes large images much faster at a fraction of their size.
+            file.draft(None, (max(image_format.shape[1:]),) * 2)
+            return _decode_pil(file, image_format)
+    if isinstance(image, Image.Image):
+        return _decode_pil(image, image_format)
+    values = _to_channels_first(image)
+    if image_format.dtype == np.uint8 and values.dtype != np.uint8:
         raise ValueError(
-            f"an image of {values.dtype} values, where others are bytes from 0 to 255: "
-            "make it uint8 as well"
+            f"an image of {values.dtype} values among images of bytes from 0 to 255: "
+            "convert it to uint8"
         )
-    if values.shape == wanted.shape:
-        return values.astype(wanted.dtype)
-    channels = wanted.shape[0]
-    if (
-        values.dtype == np.uint8
-        and values.shape[0] in PICTURE_CHANNELS
-        and channels in (1, 3)
-    ):
-        picture = Image.fromarray(values.transpose(1, 2, 0).squeeze())
-        return _decode_picture(picture, wanted)
+    if values.shape == image_format.shape:
+        return values.astype(image_format.dtype)
+    channels = image_format.shape[0]
+    is_pil_like = values.dtype == np.uint8 and values.shape[0] in PIL_CHANNELS
+    if is_pil_like and channels in (1, 3):
+        pil_image = Image.fromarray(values.transpose(1, 2, 0).squeeze())
+        return _decode_pil(pil_image, image_format)
     if values.shape[0] != channels:
         raise ValueError(
-            f"an image of {values.shape[0]} channels, where others have {channels}"
+            f"an image of {values.shape[0]} channels among images of {channels} "
+            "channels: convert it"
         )
-    return _resize_array(values, wanted)
+    return _resize_array(values, image_format)
 
 
-def describe_failure(item, error: Exception) -> str:
-    """Say what is wrong with a picture that `header` or `decode` failed on."""
-    item = _without_label(item)
-    if not isinstance(item, str | os.PathLike):
+def describe_failure(image, error: Exception) -> str:
+    """Return the cause for which `read_format` or `decode` failed, with the path."""
+    image = _drop_label(image)
+    if not isinstance(image, str | os.PathLike):
         return str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        empty = os.path.getsize(item) == 0
-        cause = "the file is empty" if empty else "the file is not an image"
-    elif os.path.isdir(item):
+        is_empty = os.path.getsize(image) == 0
+        cause = "the file is empty" if is_empty else "the file is not an image"
+    elif os.path.isdir(image):
         cause = "it is a folder. Pass a folder by itself, not in a list"
     else:
         cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    if isinstance(error, FileNotFoundError) and not os.path.isabs(item):
-        cause += f", seen from {os.getcwd()} (text in X is paths of files, no URLs)"
-    return f"{os.fspath(item)}: {cause}"
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(image):
+        cause += (
+            f", relative to {os.getcwd()} (text in X is read as paths of files, not as "
+            "URLs)"
+        )
+    return f"{os.fspath(image)}: {cause}"
 
 
-def _without_label(item):
+def _drop_label(image):
     """Return the image of an (image, label) pair."""
-    return item[0] if isinstance(item, tuple | list) and len(item) else item
+    return image[0] if isinstance(image, tuple | list) and len(image) else image
 
 
-def _picture_header(picture: Image.Image) -> ImageFormat:
-    width, height = picture.size
-    if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+def _read_pil_format(image: Image.Image) -> ImageFormat:
+    """Return the format of a PIL image, as it is after its EXIF rotation."""
+    width, height = image.size
+    if image.getexif().get(ExifTags.Base.Orientation) in SWAPPED_ORIENTATIONS:
         width, height = height, width
-    channels = 1 if picture.mode in GRAY_MODES else 3
+    channels = 1 if image.mode in GRAY_MODES else 3
     return ImageFormat((channels, height, width), np.uint8)
 
 
-def _decode_picture(picture: Image.Image, wanted: ImageFormat) -> np.ndarray:
-    channels, height, width = wanted.shape
+def _decode_pil(image: Image.Image, image_format: ImageFormat) -> np.ndarray:
+    """Return a PIL image as an array of a format."""
+    channels, height, width = image_format.shape
     if channels not in (1, 3):
         raise ValueError(
-            f"a picture is gray or color, but images of {channels} channels are wanted"
+            f"image files are gray or color, and cannot have the {channels} channels "
+            "of the other images"
         )
-    picture = _to_mode(
-        ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB"
-    )
-    if picture.size != (width, height):
-        picture = picture.resize(
+    image = ImageOps.exif_transpose(image)
+    image = _to_mode(image, "L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize(
             (width, height),
             Image.Resampling.BILINEAR,
-            box=_center_crop(picture.size, (width, height)),
+            box=_center_box(image.size, (width, height)),
             reducing_gap=2.0,
         )
-    values = np.array(picture)
+    values = np.array(image)
     values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-    return np.ascontiguousarray(values, dtype=wanted.dtype)
+    return np.ascontiguousarray(values, dtype=image_format.dtype)
 
 
-def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """Return a gray ("L") or color ("RGB") picture of 8 bits."""
-    if picture.mode == "F":
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return a gray ("L") or color ("RGB") image of 8 bits."""
+    if image.mode == "F":
         raise ValueError(
             "its pixels are floating-point numbers, whose black and white are not "
             "known: convert it to 8 or 16 bits"
         )
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values.clip(0, 65_535) // 257).astype(np.uint8))
-    if picture.mode == "LAB":  # which PIL knows the way to color of alone
-        picture = picture.convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture if picture.mode == mode else picture.convert(mode)
+    # PIL would clip 16 bits to 255 instead of scaling them.
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values.clip(0, 65_535) // 257).astype(np.uint8))
+    # PIL converts LAB to RGB, and to no other mode.
+    if image.mode == "LAB":
+        image = image.convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _center_crop(
-    size: tuple[int, ...], wanted: tuple[int, int]
+def _center_box(
+    size: tuple[int, ...], target_size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Return the largest box (left, top, right, bottom) of the wanted proportions."""
-    scale = min(side / other for side, other in zip(size, wanted, strict=True))
-    # Rounding must not lead over the edge.
-    left, top = (max(0, (s - scale * w) / 2) for s, w in zip(size, wanted, strict=True))
-    return left, top, size[0] - left, size[1] - top
+    """Return the largest centered box (left, top, right, bottom) for a target size."""
+    (width, height), (target_width, target_height) = size, target_size
+    scale = min(width / target_width, height / target_height)
+    # Rounding must not move the box beyond the edge.
+    left = max(0, (width - scale * target_width) / 2)
+    top = max(0, (height - scale * target_height) / 2)
+    return left, top, width - left, height - top
 
 
-def _channels_first(item) -> np.ndarray:
+def _to_channels_first(image) -> np.ndarray:
     """Return an array or tensor as (C, H, W), uint8 or another type of numbers."""
-    if isinstance(item, torch.Tensor):
-        item = item.detach().cpu()
-        item = (item.float() if item.dtype == torch.bfloat16 else item).numpy()
-    if not isinstance(item, np.ndarray) or item.dtype.kind not in "fiub":
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "fiub":
         raise TypeError(
-            f"a {type(item).__name__} is no image: pass paths, PIL images, arrays or "
-            "tensors, or (image, label) pairs of these"
+            f"a {type(image).__name__} is not an image: pass paths, PIL images, arrays "
+            "or tensors, or (image, label) pairs of these"
         )
-    values = item[None] if item.ndim == 2 else item
+    values = image[None] if image.ndim == 2 else image
     if values.ndim != 3 or 0 in values.shape:
         raise ValueError(
-            f"an array of shape {item.shape} is no image (H, W), (C, H, W) or (H, W, "
-            "C); rows of numbers go into one 2-D array"
+            f"an array of shape {image.shape} is not an image (H, W), (C, H, W) or (H, "
+            "W, C); rows of numbers go into one 2-D array"
         )
     if values.shape[0] > values.shape[2]:
         values = values.transpose(2, 0, 1)
-    if (
-        values.dtype.kind == "f"
-        and not (np.abs(values) <= np.float64(MAX_ABS_VALUE)).all()
-    ):
+    is_float = values.dtype.kind == "f"
+    if is_float and not (np.abs(values) <= np.float64(MAX_ABS_VALUE)).all():
         raise ValueError("an image with values that are NaN, infinite or beyond 1e30")
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
-def _resize_array(values: np.ndarray, wanted: ImageFormat) -> np.ndarray:
-    height, width = wanted.shape[1:]
-    left, top, right, bottom = map(
-        round, _center_crop(values.shape[:0:-1], (width, height))
-    )
+def _resize_array(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
+    """Return an array (C, H, W), cropped around the center and scaled to a format."""
+    _, height, width = values.shape
+    _, target_height, target_width = image_format.shape
+    box = _center_box((width, height), (target_width, target_height))
+    left, top, right, bottom = map(round, box)
+    # A box of less than a pixel still needs one pixel.
     values = values[:, top : max(bottom, top + 1), left : max(right, left + 1)]
     images = torch.from_numpy(values.astype(np.float32))[None]
     (image,) = torch.nn.functional.interpolate(
-        images, (height, width), mode="bilinear", antialias=True, align_corners=False
+        images,
+        (target_height, target_width),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
     )
     resized = image.numpy()
-    return resized.round().astype(np.uint8) if wanted.dtype == np.uint8 else resized
+    is_bytes = image_format.dtype == np.uint8
+    return resized.round().astype(np.uint8) if is_bytes else resized

@@ -1,33 +1,17 @@
-"""What a user passes to `fit`, `transform` and the rest -> a source and classes."""
+"""Reading of X, in any form that `fit` and `transform` take, into a source."""
 
-import math
 import multiprocessing
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import validate_data
 
-from .._training.network import Standardize
 from .._utils.device import count_threads
-from .._utils.distributed import Processes
 from .._utils.messages import warn
-from .cache import cache_decoded
-from .decoding import ImageFormat
-from .images import (
-    DecodedSource,
-    ImageCollection,
-    find_common_format,
-    find_images,
-    unreadable_error,
-)
-from .sources import (
-    ArraySource,
-    Source,
+from .arrays import (
     as_array,
     check_finite,
     check_image_shape,
@@ -35,228 +19,313 @@ from .sources import (
     read_images,
     read_rows,
 )
+from .cache import cache_decoded
+from .collection import ImageCollection, find_images
+from .decoding import ImageFormat
+from .failures import ReadFailures
+from .images import DecodedSource, find_common_format
+from .sources import ArraySource, Source
+from .spec import InputFormat, InputSpec
 from .tables import IMAGE_FORMS, check_rows
 
-NO_CLUSTER = -1  # label of an image that cannot be read
-FEW_ITEMS = 64  # pictures that are not worth the start of processes
-CHANNELS = (3, 4)  # of color images
-FAR = 100  # standard deviations that a pixel is hardly ever away from the mean
-UNIT_ROWS = 16  # images that tell in which unit the others are, too
+# Label of an image that cannot be read.
+NO_CLUSTER = -1
+
+# Smallest number of images that is worth the start of worker processes.
+MIN_ROWS_FOR_WORKERS = 64
+
+# Numbers of channels of color images, without and with transparency.
+COLOR_CHANNELS = (3, 4)
+
+# Data types of 2-D data that are kept. scikit-learn converts other types to the first.
+ROW_DTYPES = (np.float32, np.float64, np.uint8, np.float16)
+
+# Number of standard deviations from the mean that hardly any pixel lies beyond.
+MAX_DEVIATIONS = 100
+
+# Number of images with values that are compared with the range of values in the fit.
+RANGE_ROWS = 16
 
 
 @dataclass(frozen=True)
 class InputData:
-    """What X holds, after checks."""
-
-    source: Source
-    n: int  # items of X
-    rows: np.ndarray  # of X, those of the source's items
-    failures: Mapping[int, str]  # of X's rows that cannot be read; grows with reading
-    paths: np.ndarray | None = None
-    start: int = 0  # row of X that is the first of these items
-
-    def part(self, start: int, stop: int) -> "InputData":
-        """Return some of the items of X, where all of them are in the source."""
-        source = self.source.part(slice(start, stop))
-        rows = self.rows[start:stop]
-        paths = None if self.paths is None else self.paths[start:stop]
-        return InputData(source, len(rows), rows, source.failures, paths, start)
-
-    def share_failures(self, processes: Processes) -> None:
-        """Learn what other processes could not read."""
-        if isinstance(self.failures, dict):  # else nothing can fail
-            for told in processes.all_gather_object(dict(self.failures)):
-                self.failures.update(told)
-
-    def in_place(self, values: np.ndarray, blank: float) -> np.ndarray:
-        """Put values of the source's items where X has them, `blank` elsewhere."""
-        if not self.failures:
-            return values
-        found = np.full((self.n, *values.shape[1:]), blank, values.dtype)
-        found[self.rows - self.start] = values
-        found[np.array(list(self.failures)) - self.start] = blank
-        return found
-
-
-def warn_unreadable(failures: Mapping[int, str], n: int) -> None:
-    """Warn of those of `n` rows that could not be read, if there are any."""
-    if failures:
-        row = min(failures)
-        warn(
-            f"{len(failures)} of {n} images cannot be read and are skipped. The first, "
-            f"in row {row}: {failures[row]}",
-        )
-
-
-def read_input(estimator, X, fitting: bool = False, reset: bool = False) -> InputData:
-    """Return what X holds, after checks.
+    """Images or rows of X, after all checks.
 
     Parameters
     ----------
-    estimator : DeepClusterEstimator
-        Its `n_features_in_` and `feature_names_in_` are set, or compared with.
-    X : images in any form that `fit` takes
-    fitting : bool
-        Whether X is what `fit` learns from, and so is read again and again.
-    reset : bool
-        Whether the format of images is to be taken from X, rather than compared with
-        that of an earlier `fit`.
+    source : Source
+        Readable images or rows.
+    n : int
+        Number of rows of X.
+    rows : ndarray of int
+        Row of X for each image of the source.
+    paths : ndarray of str or None, default=None
+        Path of each row of X, if X holds files.
+    start : int, default=0
+        First row of X, if this is a part of larger data.
+    """
+
+    source: Source
+    n: int
+    rows: np.ndarray
+    paths: np.ndarray | None = None
+    start: int = 0
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Mask over the images of the source, False for broken images found so far."""
+        if self.source.failures is None:
+            return np.ones(len(self.rows), dtype=bool)
+        return ~self.source.failures.mask(self.rows)
+
+    def part(self, start: int, stop: int) -> "InputData":
+        """Return the rows from `start` to `stop` of X.
+
+        The source has to hold all rows of X, as it does when X is not read for
+        training.
+        """
+        rows = self.rows[start:stop]
+        return InputData(
+            source=self.source.subset(slice(start, stop)),
+            n=len(rows),
+            rows=rows,
+            paths=None if self.paths is None else self.paths[start:stop],
+            start=start,
+        )
+
+    def scatter_rows(self, values: np.ndarray, blank: float) -> np.ndarray:
+        """Return one value for each row of X.
+
+        Parameters
+        ----------
+        values : ndarray of shape (len(source), ...)
+            Values of the images of the source.
+        blank : float
+            Value of the rows that cannot be read.
+        """
+        readable = self.readable
+        if len(self.rows) == self.n and readable.all():
+            return values
+        scattered = np.full((self.n, *values.shape[1:]), blank, values.dtype)
+        scattered[self.rows[readable] - self.start] = values[readable]
+        return scattered
+
+
+def read_input(
+    X, spec: InputSpec, *, for_training: bool = False
+) -> tuple[InputData, ReadFailures]:
+    """Read X and check it.
+
+    Parameters
+    ----------
+    X : array-like, tensor, folder, paths, images or dataset
+        Images or rows in any form that `DeepClusterEstimator.fit` takes.
+    spec : InputSpec
+    for_training : bool, default=False
+        True if X is read many times: images are decoded once if they fit into the
+        cache, unreadable images are left out of the source, and at least two images
+        are needed.
+
+    Returns
+    -------
+    data : InputData
+    failures : ReadFailures
+        Rows of X that cannot be read. It grows while the source is read, since broken
+        files are noticed when they are decoded.
 
     Raises
     ------
     ValueError, TypeError
-        Saying what is wrong with X.
+        If X is not usable.
     """
     if isinstance(X, str | os.PathLike) and os.fspath(X).endswith(".npy"):
         X = _open_array(X)
-    items = None if is_table(X) else find_images(X)
-    if items is None:
+    collection = None if is_table(X) else find_images(X)
+    if collection is None:
         values = X if is_table(X) else as_array(X)
-        X = values if getattr(values, "ndim", 2) else X  # what is no array stays
-        if getattr(X, "ndim", 2) in (3, 4) and estimator.image_size != "auto":
-            items = ImageCollection(X, None)
-    if items is None:
-        source = _read_array(estimator, X, reset)
-        given = InputData(source, len(source), np.arange(len(source)), {})
+        # A 0-D array is any other object. The error has to name the type of X.
+        X = values if getattr(values, "ndim", 2) else X
+        if getattr(X, "ndim", 2) in (3, 4) and spec.image_size != "auto":
+            collection = ImageCollection(X, None)
+    if collection is None:
+        source = _read_array(X, spec)
+        data = InputData(source, n=len(source), rows=np.arange(len(source)))
+        failures = ReadFailures()
     else:
-        given = _read_items(estimator, items, fitting, reset)
-    # Pixels of files are bytes, and those of the fit as well: none is decoded for this.
-    if not reset and len(given.source.shape) == 3 and given.paths is None:
-        _check_unit(estimator.module_, given.source.part(slice(UNIT_ROWS)))
-    if fitting and len(given.rows) < 2:
+        data, failures = _read_collection(collection, spec, for_training)
+    # Files need no check, which would decode them: their pixels are always bytes.
+    if spec.fitted is not None and spec.fitted.image_shape and data.paths is None:
+        _check_range(data.source.subset(slice(RANGE_ROWS)), spec.fitted)
+    if for_training and len(data.rows) < 2:
         raise ValueError(
-            f"Found array with {len(given.rows)} sample(s) (n_samples="
-            f"{len(given.rows)}) while a minimum of 2 is required: one image cannot be "
+            f"Found array with {len(data.rows)} sample(s) (n_samples="
+            f"{len(data.rows)}) while a minimum of 2 is required: one image cannot be "
             "clustered."
         )
-    return given
+    return data, failures
 
 
-def _check_unit(network: torch.nn.Module, few: Source) -> None:
-    """Warn if images seem to be in another unit than those of the fit."""
-    front = next((m for m in network.modules() if isinstance(m, Standardize)), None)
-    if front is None:  # a module of the user's own
-        return
-    low, high = map(float, torch.aminmax(few.batch(slice(None)).float()))
-    mean, scale = float(front.mean.max()), float(front.scale.max())
-    # What lies between 0 and 1 has no larger mean or deviation than that.
-    smaller = 0 <= low < high <= 1 and (mean > 1 or scale > 0.5)
-    if smaller or high > mean + FAR * scale:
+def _check_range(source: Source, fitted: InputFormat) -> None:
+    """Warn if the values seem to have another unit than the values of the fit."""
+    low, high = map(float, torch.aminmax(source.batch(slice(None)).float()))
+    mean, scale = float(fitted.mean.max()), float(fitted.scale.max())
+    # Values between 0 and 1 have a mean of at most 1 and a deviation of at most 0.5.
+    is_smaller = 0 <= low < high <= 1 and (mean > 1 or scale > 0.5)
+    if is_smaller or high > mean + MAX_DEVIATIONS * scale:
         warn(
             f"X holds values from {low:.3g} to {high:.3g}, but in fit their mean was "
-            f"{mean:.3g}. Scale X as in fit: 0 to 1, say, is not 0 to 255."
+            f"{mean:.3g}. Scale X as in fit: pixels from 0 to 1 are not pixels from 0 "
+            "to 255."
         )
 
 
-def _open_array(path) -> np.ndarray:
+def _open_array(path: str | os.PathLike) -> np.ndarray:
+    """Open a .npy file as a memory map."""
     if not os.path.isfile(path):
-        raise ValueError(f"X={os.fspath(path)!r} is no file, seen from {os.getcwd()}.")
+        raise ValueError(
+            f"X={os.fspath(path)!r} is not a file, relative to {os.getcwd()}. Pass the "
+            "path of an existing .npy file."
+        )
     try:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
-            f"X={os.fspath(path)!r} is no array on disk: {error}."
+            f"X={os.fspath(path)!r} is not an array on disk: {error}. Write it with "
+            "numpy.save."
         ) from error
 
 
-def _read_array(estimator, X, reset: bool) -> ArraySource:
-    given = estimator.image_shape
-    shape = check_image_shape(given) if reset else estimator.image_shape_
-    if getattr(X, "ndim", 2) in (3, 4):
-        if not reset and shape is None:
-            raise ValueError(
-                f"X has shape {X.shape}, but fit saw rows of "
-                f"{estimator.n_features_in_} values. Pass rows (n, "
-                f"{estimator.n_features_in_})."
-            )
-        source = read_images(X, shape, fitted=not reset)
-        if reset:
-            _set_n_features(estimator, source)
-            if X.ndim == 3 and X.shape[1] > X.shape[2] in CHANNELS and given is None:
-                warn(
-                    f"X has shape {X.shape}: {len(X)} gray images of {X.shape[1]}x"
-                    f"{X.shape[2]} pixels. A single color image is X[None]."
-                )
-    else:
-        if not reset and shape is not None and given is None:
-            raise ValueError(
-                f"X has 2 dimensions, but fit saw images of shape {shape}. Reshape "
-                f"X to (n, {', '.join(map(str, shape))}), with n=1 for a single image."
-            )
-        # What is in the list of dtypes stays as it is, in particular uint8.
-        check = partial(
-            validate_data,
-            estimator,
-            reset=reset,
-            dtype=[np.float32, np.float64, np.uint8, np.float16],
-            ensure_all_finite=False,
-        )
-        with np.errstate(over="ignore"):  # too large for float32: found below
-            values = check_rows(X, IMAGE_FORMS, check)
-        source = read_rows(values, shape)
+def _read_array(X, spec: InputSpec) -> ArraySource:
+    """Read images or rows from an array, a list of numbers or a table."""
+    is_image = getattr(X, "ndim", 2) in (3, 4)
+    source = _read_image_array(X, spec) if is_image else _read_row_array(X, spec)
     check_finite(source)
     return source
 
 
-def _read_items(
-    estimator, items: ImageCollection, fitting: bool, reset: bool
-) -> InputData:
-    n, skip = len(items), estimator.on_error == "skip"
+def _read_image_array(X: np.ndarray, spec: InputSpec) -> ArraySource:
+    """Read a 3-D or 4-D array."""
+    if spec.fitted is not None:
+        image_shape = spec.fitted.image_shape
+        if image_shape is None:
+            n_features = spec.fitted.n_features
+            raise ValueError(
+                f"X has shape {X.shape}, but fit saw rows of {n_features} values. Pass "
+                f"rows (n, {n_features})."
+            )
+        return read_images(X, image_shape, fitted=True)
+    source = read_images(X, check_image_shape(spec.image_shape), fitted=False)
+    looks_like_color = X.ndim == 3 and X.shape[1] > X.shape[2] in COLOR_CHANNELS
+    if looks_like_color and spec.image_shape is None:
+        warn(
+            f"X has shape {X.shape}: {len(X)} gray images of {X.shape[1]}x{X.shape[2]} "
+            "pixels. If X is a single color image, pass X[None]."
+        )
+    return source
+
+
+def _read_row_array(X, spec: InputSpec) -> ArraySource:
+    """Read 2-D data, as flattened images if their shape is known."""
+    if spec.fitted is None:
+        image_shape = check_image_shape(spec.image_shape)
+    else:
+        image_shape = spec.fitted.image_shape
+        if image_shape is not None and spec.image_shape is None:
+            raise ValueError(
+                f"X has 2 dimensions, but fit saw images of shape {image_shape}. "
+                f"Reshape X to (n, {', '.join(map(str, image_shape))}), with n=1 for a "
+                "single image."
+            )
+    validate = partial(
+        spec.validate_rows, dtype=list(ROW_DTYPES), ensure_all_finite=False
+    )
+    # Values too large for float32 become infinite here; check_finite reports them.
+    with np.errstate(over="ignore"):
+        values = check_rows(X, IMAGE_FORMS, validate)
+    return read_rows(values, image_shape)
+
+
+def _read_collection(
+    collection: ImageCollection, spec: InputSpec, for_training: bool
+) -> tuple[InputData, ReadFailures]:
+    """Read images that have to be decoded or resized, one at a time."""
+    n = len(collection)
     if n == 0:
         raise ValueError("Found 0 sample(s) while a minimum of 1 is required.")
-    n_workers = _decoding_workers(estimator.n_jobs, n)
-    failures: dict[int, str] = {}
-    if reset:
-        shape = check_image_shape(estimator.image_shape)
-        wanted, failures = find_common_format(
-            items, shape, estimator.image_size, n_workers
-        )
-        if wanted is None or (failures and not skip):
-            raise unreadable_error(failures, skippable=wanted is not None)
-        rows = np.setdiff1d(np.arange(n), list(failures))
-    elif estimator.image_shape_ is None:
-        raise ValueError(
-            "X holds pictures, but fit saw rows of "
-            f"{estimator.n_features_in_} values. Pass rows (n, n_features)."
-        )
+    n_workers = _count_workers(spec.n_jobs, n)
+    if spec.fitted is None:
+        image_format, failures = _choose_format(collection, spec, n_workers)
     else:
-        wanted = ImageFormat(estimator.image_shape_, estimator._image_dtype)
-        rows = np.arange(n)
-        if wanted.dtype != np.uint8 and items.paths is not None:
-            raise ValueError(
-                "X holds files, whose pixels are bytes from 0 to 255, but fit saw "
-                "floating-point numbers. Pass arrays as in fit, or fit on files."
-            )
-    decoded = DecodedSource(items, wanted, rows, n_workers, skip, failures)
+        image_format = _fitted_format(collection, spec.fitted)
+        failures = ReadFailures()
+    rows = np.arange(n)
+    rows = rows[~failures.mask(rows)]
+    decoded = DecodedSource(
+        collection,
+        image_format,
+        rows=rows,
+        n_workers=n_workers,
+        skip=spec.on_error == "skip",
+        failures=failures,
+    )
     source: Source = decoded
-    if fitting:
-        source = cache_decoded(decoded, estimator.cache, estimator.cache_bytes)
-        rows = np.setdiff1d(rows, list(decoded.failures))
-    if reset:
-        _set_n_features(estimator, source)
-    return InputData(source, n, rows, decoded.failures, items.paths)
+    if for_training:
+        # All images are decoded here, so that training knows the unreadable ones.
+        source = cache_decoded(decoded, spec.cache_dir)
+        rows = rows[~failures.mask(rows)]
+    return InputData(source, n=n, rows=rows, paths=collection.paths), failures
 
 
-def _set_n_features(estimator, source: Source) -> None:
-    estimator.n_features_in_ = math.prod(source.shape)
-    vars(estimator).pop("feature_names_in_", None)
+def _choose_format(
+    collection: ImageCollection, spec: InputSpec, n_workers: int
+) -> tuple[ImageFormat, ReadFailures]:
+    """Return the format of all images, and the images with a broken header."""
+    image_format, messages = find_common_format(
+        collection,
+        image_shape=check_image_shape(spec.image_shape),
+        image_size=spec.image_size,
+        n_workers=n_workers,
+    )
+    failures = ReadFailures(messages)
+    if image_format is None or (failures and spec.on_error != "skip"):
+        raise failures.to_error(skippable=image_format is not None)
+    return image_format, failures
 
 
-def _decoding_workers(n_jobs: int | None, n: int) -> int:
-    """Return the number of processes that decode pictures; 0 for this one alone.
+def _fitted_format(collection: ImageCollection, fitted: InputFormat) -> ImageFormat:
+    """Return the format of the images of the fit."""
+    if fitted.image_shape is None:
+        n_features = fitted.n_features
+        raise ValueError(
+            f"X holds images, but fit saw rows of {n_features} values. Pass rows (n, "
+            f"{n_features})."
+        )
+    if fitted.dtype != np.uint8 and collection.paths is not None:
+        raise ValueError(
+            "X holds files, whose pixels are bytes from 0 to 255, but fit saw "
+            "floating-point numbers. Pass arrays as in fit, or fit on files."
+        )
+    return ImageFormat(fitted.image_shape, fitted.dtype)
 
-    With None it is torch's number of threads, where starting a process is cheap.
+
+def _count_workers(n_jobs: int | None, n: int) -> int:
+    """Return the number of worker processes that decode `n` images.
+
+    0 stands for decoding in this process. With n_jobs=None the number is torch's
+    number of threads if processes are forked, since other ways to start a process
+    import torch anew, which takes seconds.
     """
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    cheap = (chosen or multiprocessing.get_all_start_methods()[0]) == "fork"
-    if n < FEW_ITEMS or (n_jobs is None and not cheap):
+    method = multiprocessing.get_start_method(allow_none=True)
+    is_fork = (method or multiprocessing.get_all_start_methods()[0]) == "fork"
+    if n < MIN_ROWS_FOR_WORKERS or (n_jobs is None and not is_fork):
         return 0
+    # A single worker would only add the cost of sending images between processes.
     count = torch.get_num_threads() if n_jobs is None else count_threads(n_jobs)
     return 0 if count == 1 else count
 
 
 def check_class_labels(y, n: int) -> np.ndarray | None:
-    """Return y where it holds one class for each image, else None."""
+    """Return y if it holds one class for each of `n` images, otherwise None."""
     if y is None:
         return None
     y = np.asarray(y)

@@ -1,75 +1,81 @@
-"""X that is no images -> rows of numbers, or words that say what it holds instead."""
+"""2-D data as rows of numbers, with errors that name other content."""
 
 import datetime
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import scipy.sparse
 
-from .sources import as_array, check_numeric, is_table
+from .arrays import as_array, check_numeric, is_table
 
-# What an estimator of pictures takes, and one of rows.
+# Forms of X that an estimator of images takes.
 IMAGE_FORMS = (
-    "a folder, a list of paths or pictures, a Dataset, images (n, H, W), (n, C, H, W) "
+    "a folder, a list of paths or images, a Dataset, images (n, H, W), (n, C, H, W) "
     "or (n, H, W, C), or rows (n, n_features)"
 )
+
+# Form of X that an estimator of rows takes.
 ROW_FORMS = "rows (n, n_features), such as images.reshape(len(images), -1)"
 
-# What a column of a data frame may hold in place of numbers.
-TEXT_TYPES = (str, bytes, os.PathLike, datetime.date, np.datetime64, np.ndarray)
+# Types of values in a data frame that are not numbers.
+NON_NUMERIC_TYPES = (str, bytes, os.PathLike, datetime.date, np.datetime64, np.ndarray)
 
 
-def check_rows(X, forms: str, check: Callable) -> np.ndarray:
+def check_rows(X, forms: str, validate: Callable) -> np.ndarray:
     """Return rows of numbers.
 
     Parameters
     ----------
-    X : whatever a user passes
+    X : array-like, data frame or sparse matrix
     forms : str
-        What is taken: `PICTURES` or `ROWS`.
-    check : callable
-        scikit-learn's check of a data frame, a sparse matrix or a 2-D array.
+        Forms of X that the estimator takes, `IMAGE_FORMS` or `ROW_FORMS`.
+    validate : callable
+        scikit-learn's check of 2-D data.
 
     Raises
     ------
     ValueError, TypeError
-        Saying what `X` is and what to pass, or as `check` does.
+        If X holds no rows of numbers. The error names the content of X and the forms
+        to pass. Other errors of `validate` are raised as they are.
     """
     if not is_table(X):
-        X = _two_dimensions(X, forms)
+        X = _check_two_dimensional(X, forms)
     try:
-        return check(X)
+        return validate(X)
     except (TypeError, ValueError) as error:
-        words = _find_text(X)
-        if words is None:
+        name_and_value = _find_non_number(X)
+        if name_and_value is None:
             raise
-        name, value = words
+        name, value = name_and_value
         cure = f"Pass {forms}"
         if forms == IMAGE_FORMS and hasattr(X, "columns"):
             cure = f"Drop it, or pass X[{name!r}] alone if it is images or their paths"
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
+        error_type = TypeError if isinstance(error, TypeError) else ValueError
+        raise error_type(
             f"X holds {reprlib.repr(value)} in column {name!r}, where numbers are "
             f"needed. {cure}."
         ) from error
 
 
-def _two_dimensions(X, forms: str) -> np.ndarray:
+def _check_two_dimensional(X, forms: str) -> np.ndarray:
+    """Return X as an array of two dimensions."""
     values = as_array(X)
     if values.ndim == 0:
-        raise TypeError(
-            f"X is of type {type(X).__name__}, which has no rows. Pass list(X) of a "
-            "generator, of a dict or a Bunch the entry that has them, or else "
-            f"{forms}."
-        )
+        if isinstance(X, Mapping):
+            cure = "Pass the array in it, e.g. X['images']"
+        elif isinstance(X, Iterator):
+            cure = "Pass list(X)"
+        else:
+            cure = f"Pass {forms}"
+        raise TypeError(f"X is of type {type(X).__name__}, not an array. {cure}.")
     if values.shape == (0,):
         raise ValueError(f"X is empty. Pass {forms}.")
     if values.ndim == 1 and values.dtype.kind not in "fiubc":
-        (first,) = values[:1].tolist()
+        (value,) = values[:1].tolist()
         raise TypeError(
-            f"X holds {reprlib.repr(first)}, of type {type(first).__name__}, in row 0. "
+            f"X holds {reprlib.repr(value)}, of type {type(value).__name__}, in row 0. "
             f"Pass {forms}."
         )
     if values.ndim == 1:
@@ -82,17 +88,18 @@ def _two_dimensions(X, forms: str) -> np.ndarray:
         raise ValueError(
             f"X has {values.ndim} dimensions, shape {values.shape}. Pass {forms}."
         )
-    if values.dtype.kind != "O":  # of which scikit-learn takes those of numbers
+    # scikit-learn converts objects that are numbers.
+    if values.dtype.kind != "O":
         check_numeric(values)
     return values
 
 
-def _find_text(X) -> tuple | None:
-    """Return the first column that holds no numbers, and its first value."""
+def _find_non_number(X) -> tuple | None:
+    """Return the name and the value of the first entry of row 0 that is no number."""
     if scipy.sparse.issparse(X) or not len(X):
         return None
     names = X.columns if hasattr(X, "columns") else range(X.shape[1])
     for name, value in zip(names, np.asarray(X[:1], dtype=object)[0], strict=True):
-        if isinstance(value, TEXT_TYPES):
+        if isinstance(value, NON_NUMERIC_TYPES):
             return name, value
     return None

@@ -1,1 +1,1 @@
-"""Axes, colors and layout that the Displays share."""
+"""Axes, colors and layout shared by the Displays."""

@@ -1,27 +1,82 @@
-"""Batch norm over the batches of all processes together, on any device."""
+"""Batch-norm statistics: calibrated before clustering, shared between processes."""
 
 import contextlib
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from .._utils.distributed import Processes
+from .._inputs.sources import Source
+from .._utils.compute import Compute
+from .._utils.distributed import SINGLE_PROCESS, Processes
+from .._utils.memory import explain_memory_error
+from .network import TrainableNetwork
+from .sampling import split_batches
+
+# Number of images that batch-norm statistics are computed from.
+CALIBRATION_ROWS = 4096
 
 
-def synchronized_batch_norm(processes: Processes) -> contextlib.AbstractContextManager:
-    """Return the context in which training batch norm has the statistics of all.
+@explain_memory_error("batch-norm calibration", "Lower batch_size.")
+def calibrate_batch_norm(
+    network: TrainableNetwork,
+    source: Source,
+    rows: np.ndarray,
+    batch_size: int,
+    compute: Compute,
+    processes: Processes = SINGLE_PROCESS,
+) -> None:
+    """Set batch-norm statistics to the statistics of `rows`, without augmentation.
 
-    It changes no module, whatever it is made of: what counts is the function that all
-    of them call. `torch.nn.SyncBatchNorm` computes the same, but on GPUs alone.
+    The running statistics of a fresh network are constants. Without calibration the
+    first clustering, in evaluation mode, sees other features than training does.
     """
-    return (
-        contextlib.nullcontext() if processes.size == 1 else _SharedBatchNorm(processes)
-    )
+    network.train()
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    momenta = [norm.momentum for norm in norms]
+    batches = [
+        batch_rows[processes.shard(len(batch_rows)).rows]
+        for batch_rows in split_batches(rows, batch_size)
+    ]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            # Without momentum, running statistics are plain averages over batches.
+            norm.momentum = None
+        with (
+            torch.no_grad(),
+            compute.autocast(),
+            synchronized_batch_norm(processes),
+        ):
+            for batch in source.batches(batches):
+                network.points(compute.move(batch))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
-class _SharedBatchNorm(TorchFunctionMode):
+def synchronized_batch_norm(
+    processes: Processes,
+) -> contextlib.AbstractContextManager:
+    """Return the context in which batch norm uses the statistics of all processes.
+
+    `torch.nn.SyncBatchNorm` computes the same, but runs on GPUs only and has to replace
+    the modules of the network. This context intercepts the function that every batch
+    norm calls, so that it works on any device and changes no module.
+    """
+    if processes.size == 1:
+        return contextlib.nullcontext()
+    return _SynchronizedBatchNorm(processes)
+
+
+class _SynchronizedBatchNorm(TorchFunctionMode):
     def __init__(self, processes: Processes):
         super().__init__()
         self.processes = processes
@@ -43,10 +98,18 @@ class _SharedBatchNorm(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> torch.Tensor:
-        """Compute what `torch.nn.functional.batch_norm` does."""
+        """Compute `torch.nn.functional.batch_norm` over all processes."""
         if not training:
-            norms = running_mean, running_var, weight, bias, False, momentum, eps
-            return functional.batch_norm(input, *norms)
+            return functional.batch_norm(
+                input,
+                running_mean,
+                running_var,
+                weight,
+                bias,
+                training=False,
+                momentum=momentum,
+                eps=eps,
+            )
         result, mean, variance, count = _Normalize.apply(
             input, weight, bias, eps, self.processes
         )
@@ -63,11 +126,12 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x, weight, bias, eps: float, processes: Processes):
-        """Return normalized x, and the mean, variance and count behind it."""
+        """Return normalized x with the mean, variance and count of all processes."""
         n = x.numel() // x.shape[1]
-        # What is updated is thrown away, but decides on float32 for x in bfloat16.
-        blank = x.new_zeros(x.shape[1], dtype=torch.float32)
-        mean, variance = torch.batch_norm_update_stats(x, blank, blank.clone(), 0.0)
+        # The updated buffer is discarded. Its dtype makes torch compute the statistics
+        # of bfloat16 input in float32.
+        buffer = x.new_zeros(x.shape[1], dtype=torch.float32)
+        mean, variance = torch.batch_norm_update_stats(x, buffer, buffer.clone(), 0.0)
         mean, variance = mean.double(), variance.double()
         moments = torch.cat([n * mean, n * (variance + mean.square()), mean.new([n])])
         totals = processes.sum_tensor(moments)
@@ -83,19 +147,32 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope, *_):
-        """Return the gradients of all losses to x, and of this one to the rest."""
+        """Return the gradient of all losses for x, and of the local loss otherwise.
+
+        DistributedDataParallel averages the gradients of weight and bias later.
+        """
         x, weight, mean, variance, count = ctx.saved_tensors
-        given = torch.ones_like(mean) if weight is None else weight
-        # As if mean and variance were constants, and then by way of these.
+        scale = torch.ones_like(mean) if weight is None else weight
+        # First as if mean and variance were constants, ...
         gradient, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            *(slope, x, given, mean, variance, None, None, False, ctx.eps),
+            slope,
+            x,
+            scale,
+            mean,
+            variance,
+            None,
+            None,
+            False,
+            ctx.eps,
             [True, True, True],
         )
+        # ... then through mean and variance, which all processes contribute to.
         total = ctx.processes.sum_tensor(torch.stack([of_bias, of_weight]).float())
-        scale = -given.float() * (variance + ctx.eps).rsqrt() / count.float()
-        level, steepness = scale * total
-        norms = mean, variance, steepness, level
-        gradient += functional.batch_norm(x, *norms, eps=ctx.eps)
+        factor = -scale.float() * (variance + ctx.eps).rsqrt() / count.float()
+        through_mean, through_variance = factor * total
+        gradient += functional.batch_norm(
+            x, mean, variance, through_variance, through_mean, eps=ctx.eps
+        )
         if weight is None:
             return gradient, None, None, None, None
         return gradient, of_weight, of_bias, None, None

@@ -1,8 +1,7 @@
-"""Supervised training of the network on pseudo-labels, and its preparation."""
+"""One training pass: the network and its head learn to predict pseudo-labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,57 +10,94 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from .._inputs.sources import Source
-from .._utils.device import autocast
-from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
+from .._utils.compute import Compute
+from .._utils.distributed import SINGLE_PROCESS, Processes, Shard, Sharded
 from .._utils.memory import explain_memory_error
 from .augment import Augment, make_views
 from .batch_norm import synchronized_batch_norm
-from .features import to_device
 from .heads import Head
-from .sampling import count_steps
+from .network import TrainableNetwork
+from .sampling import split_batches
 
-CALIBRATION_ROWS = 4096  # images that batch-norm statistics are taken from
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Size, views and precision of training batches.
+
+    Parameters
+    ----------
+    batch_size : int
+        Number of images in one SGD step, over all processes.
+    compute : Compute
+    augment : callable or None
+        Applied to each batch on the device, as float32 in the units of X.
+    n_crops : (int, int)
+        Number of views of each image, and of small views.
+    """
+
+    batch_size: int
+    compute: Compute
+    augment: Augment | None = None
+    n_crops: tuple[int, int] = (1, 0)
 
 
 @dataclass
 class TrainingState:
-    """Training on one set of pseudo-labels, and how far it has come."""
+    """Training on one set of pseudo-labels, and its progress.
+
+    Parameters
+    ----------
+    head : Head
+    generator : torch.Generator
+        Generator of the augmentation.
+    head_optimizer : SGD or None
+        Optimizer of the head. None if another optimizer steps the head as well.
+    losses : list of float
+        Mean loss of each complete pass.
+    n_batches : int
+        Number of complete batches in the current pass.
+    total_loss : tensor or float
+        Summed loss of this process's images in the current pass.
+    """
 
     head: Head
-    optimizer: torch.optim.SGD  # of the head
-    generator: torch.Generator  # what `augment` draws from
-    losses: list[float] = field(default_factory=list)  # of the passes that are complete
-    n_batches: int = 0  # of the pass under way
-    total: torch.Tensor | float = 0.0  # loss of its rows so far, in this process
+    generator: torch.Generator
+    head_optimizer: torch.optim.SGD | None = None
+    losses: list[float] = field(default_factory=list)
+    n_batches: int = 0
+    total_loss: torch.Tensor | float = 0.0
 
     def state_dict(self, processes: Processes = SINGLE_PROCESS) -> dict:
-        """Return what `load_state_dict` needs to go on at this batch."""
+        """Return the state from which training resumes at the current batch."""
+        optimizer = self.head_optimizer
         return {
             "head": self.head.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
+            "optimizer": None if optimizer is None else optimizer_state(optimizer),
             "generator": self.generator.get_state(),
             "losses": self.losses,
             "n_batches": self.n_batches,
-            "totals": processes.all_gather_object(float(self.total)),
+            "total_losses": processes.all_gather_object(float(self.total_loss)),
         }
 
     def load_state_dict(
         self, state: dict, processes: Processes = SINGLE_PROCESS
     ) -> None:
-        """Take the place of another training on the same pseudo-labels."""
+        """Load the state of training on the same pseudo-labels."""
         self.head.load_state_dict(state["head"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
+        if self.head_optimizer is not None:
+            load_optimizer_state(self.head_optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         self.losses = list(state["losses"])
         self.n_batches = state["n_batches"]
-        totals = state["totals"]
-        if len(totals) != processes.size:  # as many as there were processes
-            totals = [sum(totals)] + [0.0] * (processes.size - 1)
-        self.total = totals[processes.rank]
+        total_losses = state["total_losses"]
+        if len(total_losses) != processes.size:
+            # The number of processes has changed: the first one takes over the sum.
+            total_losses = [sum(total_losses)] + [0.0] * (processes.size - 1)
+        self.total_loss = total_losses[processes.rank]
 
 
 def optimizer_state(optimizer: torch.optim.SGD) -> dict:
-    """Return all that steps of SGD have changed in their optimizer."""
+    """Return all values that steps of SGD change in the optimizer."""
     (group,) = optimizer.param_groups
     states = [optimizer.state.get(parameter, {}) for parameter in group["params"]]
     momenta = [state.get("momentum_buffer") for state in states]
@@ -69,210 +105,194 @@ def optimizer_state(optimizer: torch.optim.SGD) -> dict:
 
 
 def load_optimizer_state(optimizer: torch.optim.SGD, state: dict) -> None:
-    """Set what `optimizer_state` returned."""
+    """Set the values that `optimizer_state` returned."""
     (group,) = optimizer.param_groups
     group["lr"] = state["learning_rate"]
     for parameter, momentum in zip(group["params"], state["momenta"], strict=True):
         if momentum is not None:
-            # In the parameter's own layout: other layouts may round differently.
-            own = torch.empty_like(parameter, requires_grad=False).copy_(momentum)
-            optimizer.state[parameter]["momentum_buffer"] = own
+            # The buffer takes the layout of the parameter, since kernels for another
+            # layout may round differently.
+            buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum)
+            optimizer.state[parameter]["momentum_buffer"] = buffer
 
 
-def split_batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Split rows into batches of nearly equal size."""
-    return np.array_split(rows, count_steps(len(rows), batch_size))
+class BatchLoss(nn.Module):
+    """Loss of the views of a batch.
 
-
-class LossModule(nn.Module):
-    """Views of a batch -> their loss, and the points of the first of them.
-
-    Minimized is the multinomial logistic loss of head(network.points(view)), in the
-    mean over images, views and classifiers.
+    The loss is the multinomial logistic loss of head(network.points(view)), averaged
+    over images, views and classifiers (paper, equation 1).
     """
 
-    def __init__(self, network: Any, head: Head, device: torch.device, dtype):
+    def __init__(self, network: TrainableNetwork, head: Head, compute: Compute):
         super().__init__()
-        self.network, self.head = network, head
-        self.device, self.dtype = device, dtype
+        self.network = network
+        self.head = head
+        self.compute = compute
 
     def forward(
         self,
-        seen: list[torch.Tensor],
-        target: torch.Tensor,
-        scales: list[torch.Tensor] | None,
+        views: list[torch.Tensor],
+        targets: torch.Tensor,
+        weights: list[torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss, a float32 scalar, and points (n, n_points).
+        """Return the loss, a float32 scalar, and the points of one view of each image.
 
         Parameters
         ----------
-        seen : list of tensors of shape (n_views * n, C, H, W)
-            As `views` returns them, of n images.
-        target : tensor of shape (h, n)
+        views : list of tensors of shape (n_views * n, C, H, W)
+            Views of n images, as `make_views` returns them.
+        targets : tensor of shape (h, n)
             Pseudo-labels of the images, for each classifier of the head.
-        scales : list of h tensors of shape (n_labels,), or None
+        weights : list of h tensors of shape (n_labels,), or None
             Weight of each pseudo-label.
+
+        Returns
+        -------
+        loss : tensor of shape ()
+        points : tensor of shape (n, n_points)
+            Points of the first view of each image.
         """
-        n = target.shape[1]
-        n_views = sum(map(len, seen)) // n
-        loss, found = torch.zeros((), device=self.device), []
-        for view in seen:
-            with autocast(self.device, self.dtype):
-                points = self.network.points(view)
-                logits = self.head(points)
-            found.append(points)
-            count = len(view) // n
-            losses = _loss(logits, target.repeat(1, count), scales)
-            loss = loss + count / n_views * losses
-        return loss, found[0][:n].detach()
+        n = targets.shape[1]
+        n_views = sum(map(len, views)) // n
+        loss, points = torch.zeros((), device=self.compute.device), []
+        for view in views:
+            with self.compute.autocast():
+                view_points = self.network.points(view)
+                logits = self.head(view_points)
+            points.append(view_points)
+            n_copies = len(view) // n
+            view_loss = _mean_loss(logits, targets.repeat(1, n_copies), weights)
+            loss = loss + n_copies / n_views * view_loss
+        return loss, points[0][:n].detach()
 
 
-def _synchronize_gradients(learner: LossModule, processes: Processes) -> nn.Module:
-    """Return a learner whose gradients are the mean of those of all processes."""
-    if processes.size == 1 or not any(p.requires_grad for p in learner.parameters()):
-        return learner
-    device = learner.device
+def _mean_loss(
+    logits: list[torch.Tensor],
+    targets: torch.Tensor,
+    weights: list[torch.Tensor] | None,
+) -> torch.Tensor:
+    """Return the mean logistic loss of all classifiers, a float32 scalar."""
+    means = []
+    # The loss is computed in float32: bfloat16 would round small differences away.
+    for i, (scores, target) in enumerate(zip(logits, targets, strict=True)):
+        losses = functional.cross_entropy(scores.float(), target, reduction="none")
+        losses = losses if weights is None else losses * weights[i][target]
+        means.append(losses.mean())
+    return torch.stack(means).mean()
+
+
+def _average_gradients(batch_loss: BatchLoss, processes: Processes) -> nn.Module:
+    """Return a module that averages its gradients over all processes."""
+    has_gradients = any(p.requires_grad for p in batch_loss.parameters())
+    if processes.size == 1 or not has_gradients:
+        return batch_loss
+    device = batch_loss.compute.device
     return DistributedDataParallel(
-        learner,
+        batch_loss,
         device_ids=None if device.index is None else [device],
         process_group=processes.group if device.type == "cpu" else None,
-        static_graph=True,  # a module of the user's may have parameters without use
+        # A user's module may have parameters that the loss does not depend on.
+        static_graph=True,
     )
 
 
 def train_epoch(
-    network: Any,
+    network: TrainableNetwork,
     training: TrainingState,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     schedule: torch.optim.lr_scheduler.LRScheduler,
     source: Source,
     rows: np.ndarray,
     labels: np.ndarray,
+    options: BatchOptions,
     *,
-    weights: list[np.ndarray] | None,
-    augment: Augment | None,
-    n_crops: tuple[int, int] = (1, 0),
-    remembered: np.ndarray | None = None,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    weights: list[np.ndarray] | None = None,
+    training_points: Sharded | None = None,
     processes: Processes = SINGLE_PROCESS,
 ) -> Iterator[None]:
-    """Train on `rows` once, by batches in that order, and yield after each.
+    """Train on `rows` once, in their order, and yield after each batch.
 
-    Batches that `training` has behind it are left out. The mean loss is appended to
-    its `losses`. Several processes share each batch, and take the same steps.
+    Batches that `training` has completed are skipped. The mean loss is appended to
+    `training.losses`. Processes share each batch and take the same steps.
 
     Parameters
     ----------
-    network : Network on `device`
-        Learns together with the head, see `Learner`.
-    training : Training
-        Its head is on `device`.
-    optimizer : optimizer
-        Of the network, stepped together with that of the head.
+    network : TrainableNetwork
+        On the device. It is trained together with the head.
+    training : TrainingState
+        With its head on the device.
+    optimizers : list of optimizers
+        All of them are stepped after each batch.
     schedule : learning rate scheduler
         Stepped after each batch.
     source : Source
     rows : ndarray of int
-        Rows of the source, each drawn by its pseudo-label.
+        Rows of the source, see `sample_rows`.
     labels : ndarray of shape (h, len(source)), int
-        Pseudo-labels of each item of the source, one for each classifier of the head.
+        Pseudo-labels of each image, one row for each classifier of the head.
+    options : BatchOptions
     weights : list of h ndarrays of shape (n_labels,), or None
         Weight of each pseudo-label in the loss.
-    augment : callable or None
-        Applied to each batch on the device, as float32 in the source's own units.
-    n_crops : tuple of two int
-        How many views `augment` makes of each image, and how many small ones.
-    remembered : ndarray of shape (len(source), n_points), float32, or None
-        Where the points of the first views are written; with several processes it
-        holds the rows of this one's shard.
-    processes : Ranks
+    training_points : Sharded array of shape (len(source), n_points), or None
+        Array that the points of the first views are written to.
+    processes : Processes
     """
+    compute = options.compute
+    # Extraction of features leaves the network in evaluation mode.
     network.train()
-    step = _synchronize_gradients(
-        LossModule(network, training.head, device, dtype), processes
+    batch_loss = _average_gradients(
+        BatchLoss(network, training.head, compute), processes
     )
-    held = processes.shard(len(source))
-    optimizers = [optimizer, training.optimizer]
-    scales = None
+    label_weights = None
     if weights:
-        scales = [torch.from_numpy(each).to(device) for each in weights]
-    parts = split_batches(rows, batch_size)[training.n_batches :]
-    shards = [processes.shard(len(part)) for part in parts]
-    shares = [part[each.rows] for part, each in zip(parts, shards, strict=True)]
-    what = f"training on batches of {batch_size}"
-    for part, shard, share, batch in zip(
-        parts, shards, shares, source.batches(shares), strict=True
+        label_weights = [torch.from_numpy(w).to(compute.device) for w in weights]
+    batches = split_batches(rows, options.batch_size)[training.n_batches :]
+    shards = [processes.shard(len(batch_rows)) for batch_rows in batches]
+    local_batches = [
+        batch_rows[shard.rows]
+        for batch_rows, shard in zip(batches, shards, strict=True)
+    ]
+    for batch_rows, shard, local_rows, images in zip(
+        batches, shards, local_batches, source.batches(local_batches), strict=True
     ):
         with (
-            explain_memory_error(what, f"Lower batch_size={batch_size}."),
+            explain_memory_error(
+                f"training on batches of {options.batch_size}",
+                f"Lower batch_size={options.batch_size}.",
+            ),
             synchronized_batch_norm(processes),
         ):
-            images = to_device(batch, device)
-            target = torch.from_numpy(labels[:, share].astype(np.int64)).to(device)
-            seen = make_views(images, augment, n_crops, training.generator, shard)
-            loss, points = step(seen, target, scales)
-            if remembered is not None:
-                places, rows_held = held.locate(part)
-                remembered[rows_held] = Sharded(points.cpu().numpy(), shard).gather()[
-                    places
-                ]
-            for each in optimizers:
-                each.zero_grad(set_to_none=True)
-            # Gradients are averaged over processes, whose shares may differ by a row.
-            (loss * (processes.size * len(share) / len(part))).backward()
-            for each in optimizers:
-                each.step()
+            images = compute.move(images)
+            batch_labels = labels[:, local_rows].astype(np.int64)
+            targets = torch.from_numpy(batch_labels).to(compute.device)
+            views = make_views(
+                images, options.augment, options.n_crops, training.generator, shard
+            )
+            loss, points = batch_loss(views, targets, label_weights)
+            if training_points is not None:
+                _store_points(training_points, batch_rows, points, shard)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            # Gradients are averaged over processes, and the numbers of images may
+            # differ by one. The factor makes them the gradients of the whole batch.
+            share = processes.size * len(local_rows) / len(batch_rows)
+            (loss * share).backward()
+            for optimizer in optimizers:
+                optimizer.step()
         schedule.step()
-        training.total = training.total + loss.detach() * len(share)
+        # The sum stays on the device: reading it in each step would stall a GPU.
+        training.total_loss = training.total_loss + loss.detach() * len(local_rows)
         training.n_batches += 1
         yield
-    total = float(processes.sum(np.array(float(training.total))))
-    training.losses.append(total / len(rows))
-    training.n_batches, training.total = 0, 0.0
+    total_loss = float(processes.sum(np.array(float(training.total_loss))))
+    training.losses.append(total_loss / len(rows))
+    training.n_batches, training.total_loss = 0, 0.0
 
 
-def _loss(
-    logits: list[torch.Tensor],
-    targets: torch.Tensor,
-    scales: list[torch.Tensor] | None,
-) -> torch.Tensor:
-    """Return the mean over classifiers of their logistic losses, float32 scalars."""
-    means = []
-    for i, (each, target) in enumerate(zip(logits, targets, strict=True)):
-        losses = functional.cross_entropy(each.float(), target, reduction="none")
-        means.append((losses if scales is None else losses * scales[i][target]).mean())
-    return torch.stack(means).mean()
-
-
-@explain_memory_error("calibration", "Lower batch_size.")
-def calibrate_batch_norm(
-    network: Any,
-    source: Source,
-    rows: np.ndarray,
-    *,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    processes: Processes = SINGLE_PROCESS,
+def _store_points(
+    training_points: Sharded, batch_rows: np.ndarray, points: torch.Tensor, shard: Shard
 ) -> None:
-    """Set the batch-norm statistics to those of `rows`, un-augmented.
-
-    A fresh network's running statistics are those of nothing: without this the first
-    clustering, in evaluation mode, sees other features than the training does.
-    """
-    network.train()
-    kind = nn.modules.batchnorm._BatchNorm
-    norms = [m for m in network.modules() if isinstance(m, kind) and m.training]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-    parts = split_batches(rows, batch_size)
-    shares = [part[processes.shard(len(part)).rows] for part in parts]
-    with torch.no_grad(), autocast(device, dtype), synchronized_batch_norm(processes):
-        for batch in source.batches(shares):
-            network.points(to_device(batch, device))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    """Write the points of a batch to the processes that hold its rows."""
+    is_local, positions = training_points.shard.locate(batch_rows)
+    batch_points = Sharded(points.cpu().numpy(), shard).gather()
+    training_points.values[positions] = batch_points[is_local]

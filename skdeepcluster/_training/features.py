@@ -1,108 +1,94 @@
-"""Source -> features of the network, in row order."""
+"""Features of all images, in the order of the source."""
 
 import math
 import os
-import tempfile
-from typing import Any
 
 import numpy as np
 import torch
 
 from .._inputs.sources import Source
-from .._utils.device import autocast
-from .._utils.files import make_folder
+from .._utils.allocation import allocate_array, allocate_in_memory
+from .._utils.compute import Compute
 from .._utils.memory import explain_memory_error
 from .augment import Augment
+from .network import FeatureExtractor
 
-CACHED_VALUES = 2**17  # input values of one forward pass, whose maps fit into a cache
-BATCH_VALUES = 2**20  # the same on accelerators
+# Number of input values in one forward pass. The activations fit into a CPU's cache.
+CPU_BATCH_VALUES = 2**17
+ACCELERATOR_BATCH_VALUES = 2**20
+# Range of the number of images in one forward pass.
+MIN_BATCH, MAX_BATCH = 16, 512
 
 
 def allocate_features(
-    shape: tuple[int, int], folder: str | os.PathLike | None
+    shape: tuple[int, int], cache_dir: str | os.PathLike | None
 ) -> np.ndarray:
-    """Return a float32 array, in memory or mapped to a temporary file in `folder`.
+    """Return a float32 array with any values, for the features of images.
 
-    The file has no name: it is gone with the array, or the process.
+    Up to 1 GiB is in memory, more in an unnamed temporary file if the disk has room.
     """
-    if folder is None:
-        remedy = "Set features_dir, or pass fewer images."
-        with explain_memory_error(
-            f"features of {shape[0]} images", remedy, 4 * math.prod(shape)
-        ):
-            return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=make_folder(folder, "features_dir")) as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    purpose = f"features of {shape[0]} images"
+    features = allocate_array(shape, np.float32, cache_dir, purpose=purpose)
+    if features is None:
+        return allocate_in_memory(shape, np.float32, purpose=purpose)
+    return features
 
 
-def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Move a batch to the device, still uint8 where it was, in the fast layout."""
-    layout = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
-    return batch.to(device, non_blocking=True, memory_format=layout)
-
-
-@explain_memory_error(
-    "a forward pass", "Lower image_size, or choose a smaller backbone."
-)
+@explain_memory_error("a forward pass", "Lower image_size, or use a smaller backbone.")
 def extract_features(
-    network: Any,
+    network: FeatureExtractor,
     source: Source,
-    device: torch.device,
-    dtype: torch.dtype,
+    compute: Compute,
+    *,
     augment: Augment | None = None,
     out: np.ndarray | None = None,
-    points: bool = False,
     rows: slice | None = None,
 ) -> np.ndarray:
-    """Return the features of every item, in the order of the source.
+    """Return the features of each image, in the order of the source.
 
     Parameters
     ----------
-    network : Network, or what has its methods, on `device`
-        Put into evaluation mode.
+    network : FeatureExtractor
+        On the device. It is put into evaluation mode.
     source : Source
-    device : torch.device
-    dtype : torch.dtype
-        What convolutions and products compute in.
+    compute : Compute
     augment : callable or None
-        Applied to each batch, always with the same draws. None for the items
-        themselves, as clustering sees them (section 3.4 of the paper).
+        Applied to each batch, with the same draws in each call. None extracts the
+        features of the images themselves, as for clustering (section 3.4 of the paper).
     out : ndarray of shape (n, d), float32, or None
-        Where to write the features; None for a new array.
-    points : bool
-        Whether the network's points are wanted in place of its features.
-    rows : slice of the source's rows, or None
-        Whose features are wanted; None is all of them.
+        Array that features are written to. None is a new array.
+    rows : slice or None
+        Rows of the source. None is all rows.
 
     Returns
     -------
     features : ndarray of shape (n, d), float32
-        Besides it, one batch is held in memory.
+        One batch of images is in memory besides the features.
     """
     network.eval()
     generator = torch.Generator().manual_seed(0)
-    most = CACHED_VALUES if device.type == "cpu" else BATCH_VALUES
-    step = min(512, max(16, most // math.prod(source.shape)))
-    # Kernels for one row (convolutions) or few rows (products) round differently from
-    # those for many: short batches are filled up, so that a row's features do not
-    # depend on the rows around it.
-    fewest = 64 if len(source.shape) == 1 else 2
-    size, forward = network.n_features, network
-    if points:
-        size, forward = network.n_points, network.points
-    first, stop, _ = (slice(None) if rows is None else rows).indices(len(source))
-    features = allocate_features((stop - first, size), None) if out is None else out
+    is_cpu = compute.device.type == "cpu"
+    n_values = CPU_BATCH_VALUES if is_cpu else ACCELERATOR_BATCH_VALUES
+    size = min(MAX_BATCH, max(MIN_BATCH, n_values // math.prod(source.shape)))
+    # Kernels for one image, or for few rows, round differently from kernels for many.
+    # Short batches are filled up, so that the features of a row do not depend on the
+    # number of rows around it.
+    min_rows = 64 if len(source.shape) == 1 else 2
+    start, stop, _ = (slice(None) if rows is None else rows).indices(len(source))
+    features = out
+    if features is None:
+        features = allocate_features((stop - start, network.n_features), None)
+    batches = [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
     with torch.inference_mode():
-        starts = range(0, stop - first, step)
-        parts = [slice(first + s, min(first + s + step, stop)) for s in starts]
-        for start, batch in zip(starts, source.batches(parts), strict=True):
+        for batch_rows, batch in zip(batches, source.batches(batches), strict=True):
             n = len(batch)
-            if n < fewest:
-                batch = batch[torch.arange(fewest) % n]
-            batch = to_device(batch, device)
+            if n < min_rows:
+                batch = batch[torch.arange(min_rows) % n]
+            batch = compute.move(batch)
             if augment is not None:
                 batch = augment(batch.float(), generator)
-            with autocast(device, dtype):
-                embedded = forward(batch)
-            features[start : start + n] = embedded[:n].cpu().numpy()
+            with compute.autocast():
+                extracted = network(batch)
+            local_rows = slice(batch_rows.start - start, batch_rows.start - start + n)
+            features[local_rows] = extracted[:n].cpu().numpy()
     return features

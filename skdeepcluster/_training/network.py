@@ -1,16 +1,43 @@
-"""Backbones, the fixed front-end, and what leads from features to points."""
+"""Network: standardization, backbone, normalization, and the projection to points."""
 
 import copy
 import difflib
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-WIDTH = 32  # channels of the small convnet's first stage
-FARTHEST = 1e6  # standardized value; no image is as far from those of the fit
+# Number of channels of the small convnet's first stage.
+WIDTH = 32
+# Largest standardized value. No image is this far from the images of the fit.
+MAX_STANDARDIZED = 1e6
+
+
+class FeatureExtractor(Protocol):
+    """A network that returns a row of features for each image."""
+
+    n_features: int
+
+    def eval(self) -> Any:
+        """Set evaluation mode."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return features, float32 (n, n_features)."""
+
+
+class TrainableNetwork(Protocol):
+    """A network that is trained together with a head on its points."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode."""
+
+    def modules(self) -> Any:
+        """Return all modules of the network."""
+
+    def points(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input of the head, float32 (n, n_points)."""
 
 
 class Standardize(nn.Module):
@@ -26,8 +53,9 @@ class Standardize(nn.Module):
         self.register_buffer("scale", torch.as_tensor(scale).float().reshape(shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (x - mean) / scale, within limits at which no network overflows."""
-        return ((x - self.mean) / self.scale).clamp_(-FARTHEST, FARTHEST)
+        """Return (x - mean) / scale, clipped so that no network overflows."""
+        standardized = (x - self.mean) / self.scale
+        return standardized.clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
 
 
 class Sobel(nn.Module):
@@ -47,9 +75,10 @@ class Sobel(nn.Module):
 
 
 class MeanMaxPool(nn.Module):
-    """Pool each channel over all positions, to its mean and to its maximum.
+    """Pool each channel over all positions, to its mean and its maximum.
 
-    The maximum keeps what is small: as much of it as there is at its best place.
+    The mean measures how much of a pattern there is. The maximum keeps small patterns,
+    which a mean over many positions hides.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,30 +91,41 @@ class UnitLength(nn.Module):
     """Scale rows to unit length."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return rows of length 1, float32; rows of zeros stay."""
+        """Return rows of length 1, float32. Rows of zeros stay zero."""
         return nn.functional.normalize(x.float(), dim=1)
 
 
-def projection_head(n_features: int, size: int) -> nn.Module:
-    """Return the projection head of DeepCluster-v2: a perceptron to the unit sphere."""
+def projection_head(n_features: int, n_outputs: int) -> nn.Module:
+    """Return the projection head of DeepCluster-v2: an MLP to the unit sphere."""
     return nn.Sequential(
         nn.Linear(n_features, n_features, bias=False),
         nn.BatchNorm1d(n_features),
         nn.ReLU(inplace=True),
-        nn.Linear(n_features, size),
+        nn.Linear(n_features, n_outputs),
         UnitLength(),
     )
 
 
 class Network(nn.Module):
-    """Pixels -> standardized features: front-end, trunk, normalization.
+    """Standardization, backbone and normalization: images to features.
 
-    The normalization is a batch norm without weights between features and head: a
-    fresh N(0, 0.01) head hardly learns from pooled features, whose scale is tiny, in
-    the few hundred steps that a small set gives it. The paper has none (`None`).
+    Between features and head there is a batch norm without weights. Pooled features
+    have a tiny scale, from which a fresh N(0, 0.01) head hardly learns in the few
+    hundred steps of a small data set. The paper has no such norm (`head_norm=None`).
 
-    What is clustered and classified are its points: the features, or `n_projected`
-    outputs of a projection head on top of them.
+    Points are clustered and classified. They are the features, or the outputs of a
+    projection head on the features.
+
+    Parameters
+    ----------
+    trunk : nn.Module
+        Backbone: a batch of images to (n, n_features).
+    n_features : int
+    front : nn.Sequential
+        Fixed preprocessing. Its first module is `Standardize`.
+    head_norm : "batch" or None
+    n_projected : int or None
+        Number of outputs of the projection head. None is no projection head.
     """
 
     def __init__(
@@ -108,15 +148,35 @@ class Network(nn.Module):
             projection_head(n_features, n_projected) if n_projected else nn.Identity()
         )
 
+    @property
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and scale of each channel or feature in the fit, float32."""
+        mean, scale = self.get_buffer("front.0.mean"), self.get_buffer("front.0.scale")
+        return mean.cpu().numpy().flatten(), scale.cpu().numpy().flatten()
+
     def points(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what is clustered, float32 (n, n_points)."""
+        """Return points, float32 (n, n_points)."""
         return self.projection(self(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return features, float32 (n, n_features)."""
         features = self.trunk(self.front(x)).float()
+        # Statistics in bfloat16 would lose the small differences between features.
         with torch.autocast(features.device.type, enabled=False):
             return self.norm(features)
+
+
+class PointExtractor(nn.Module):
+    """A network that returns the points of another network as its features."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+        self.n_features = network.n_points
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return points, float32 (n, n_points)."""
+        return self.network.points(x)
 
 
 def build_network(
@@ -129,16 +189,27 @@ def build_network(
     head_norm: str | None,
     n_projected: int | None = None,
 ) -> Network:
-    """Build the network for items of `shape`, on the CPU, with fresh weights.
+    """Build the network for images or rows of `shape`, on the CPU.
 
-    Weights come from torch's default generator: seed it around the call. A module
-    given as `backbone` is copied and keeps the weights it has.
+    Fresh weights come from torch's default generator: seed it around the call. A module
+    as `backbone` is copied and keeps its weights.
+
+    Parameters
+    ----------
+    backbone : str or nn.Module
+    shape : tuple of int
+        Shape of one image, (C, H, W), or one row, (d,).
+    mean, scale : ndarrays of shape (C,) or (d,)
+        Constants of the standardization.
+    sobel : bool
+    head_norm : "batch" or None
+    n_projected : int or None
 
     Raises
     ------
     ValueError
-        If the backbone is unknown, does not take such items, or does not return one
-        vector of numbers for each.
+        If the backbone is unknown, rejects images of this shape, or does not return one
+        vector per image.
     """
     front: list[nn.Module] = [Standardize(mean, scale, len(shape))]
     if sobel:
@@ -146,11 +217,11 @@ def build_network(
         shape = (2, *shape[1:])
     trunk = _build_trunk(backbone, shape)
     name = type(backbone).__name__ if isinstance(backbone, nn.Module) else backbone
-    n_features = _output_size(trunk, shape, f"backbone={name!r}")
+    n_features = _count_outputs(trunk, shape, f"backbone={name!r}")
     if not any(parameter.requires_grad for parameter in trunk.parameters()):
         raise ValueError(
-            f"backbone={name!r} has no parameters that require gradients: there is "
-            "nothing to train."
+            f"backbone={name!r} has no parameters that require gradients, so training "
+            "cannot change it. Call backbone.requires_grad_(True)."
         )
     return Network(trunk, n_features, nn.Sequential(*front), head_norm, n_projected)
 
@@ -158,43 +229,45 @@ def build_network(
 def small_convnet(shape: tuple[int, ...], width: int = WIDTH) -> nn.Module:
     """Return a batch-norm convnet for images of `shape` (C, H, W).
 
-    Stages of two 3x3 convolutions, twice as wide after each 2x2 pooling, then mean and
-    maximum over positions: 1 stage below 4 pixels, 2 from 4, 3 from 16, 4 from 48.
-    Larger images are first halved by strided convolutions until their shorter side is
-    below 96.
+    Each stage has two 3x3 convolutions. After each stage, 2x2 pooling halves the sides
+    and the width doubles. Mean and maximum over positions come last. The shorter side
+    decides the number of stages: 1 below 4 pixels, 2 from 4, 3 from 16, 4 from 48.
+    Strided convolutions halve larger images until the shorter side is below 96.
     """
     channels, height, breadth = shape
-    side = min(height, breadth)
+    shorter_side = min(height, breadth)
     layers: list[nn.Module] = []
-    while side >= 96:
-        layers += _convolution(channels, width, stride=2)
-        channels, side = width, (side + 1) // 2
-    n_stages = 1 + (side >= 4) + (side >= 16) + (side >= 48)
+    while shorter_side >= 96:
+        layers += _conv_block(channels, width, stride=2)
+        channels, shorter_side = width, (shorter_side + 1) // 2
+    n_stages = 1 + (shorter_side >= 4) + (shorter_side >= 16) + (shorter_side >= 48)
     for stage in range(n_stages):
-        out = width * 2**stage
-        last = out * 2 if stage == n_stages - 1 else out
+        n_channels = width * 2**stage
+        n_outputs = n_channels * 2 if stage == n_stages - 1 else n_channels
         layers += [nn.MaxPool2d(2)] if stage else []
-        layers += [*_convolution(channels, out), *_convolution(out, last)]
-        channels = last
+        layers += _conv_block(channels, n_channels)
+        layers += _conv_block(n_channels, n_outputs)
+        channels = n_outputs
     return nn.Sequential(*layers, MeanMaxPool())
 
 
 def alexnet(channels: int) -> nn.Module:
-    """Return AlexNet as the paper has it, for images of about 224 pixels a side.
+    """Return the paper's AlexNet, for images of about 224 pixels a side.
 
-    Convolutions to 96, 256, 384, 384 and 256 channels, each with batch norm in place
-    of local response normalization, then dropout and two layers of 4,096 (section 3.4).
+    Five convolutions have 96, 256, 384, 384 and 256 channels. Batch norm replaces local
+    response normalization. Dropout and two layers of 4,096 follow (section 3.4).
     """
     return nn.Sequential(
-        *_convolution(channels, 96, 11, stride=4, padding=2),
+        *_conv_block(channels, 96, 11, stride=4, padding=2),
         nn.MaxPool2d(3, 2),
-        *_convolution(96, 256, 5, padding=2),
+        *_conv_block(96, 256, 5, padding=2),
         nn.MaxPool2d(3, 2),
-        *_convolution(256, 384),
-        *_convolution(384, 384),
-        *_convolution(384, 256),
+        *_conv_block(256, 384),
+        *_conv_block(384, 384),
+        *_conv_block(384, 256),
         nn.MaxPool2d(3, 2),
-        nn.AdaptiveAvgPool2d(6),  # for crops of other sizes; at 224 it does nothing
+        # Crops of other sizes than 224 pixels are averaged to 6x6 as well.
+        nn.AdaptiveAvgPool2d(6),
         nn.Flatten(),
         nn.Dropout(),
         nn.Linear(256 * 6 * 6, 4096),
@@ -217,19 +290,27 @@ def mlp(n_inputs: int, width: int = 256) -> nn.Module:
     )
 
 
-def _convolution(
-    channels: int, out: int, side: int = 3, stride: int = 1, padding: int = 1
+def _conv_block(
+    channels: int, n_outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1
 ) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, out, side, stride, padding, bias=False)
-    return [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+    convolution = nn.Conv2d(channels, n_outputs, kernel, stride, padding, bias=False)
+    return [convolution, nn.BatchNorm2d(n_outputs), nn.ReLU(inplace=True)]
+
+
+def resolve_backbone(
+    backbone: str | nn.Module, shape: tuple[int, ...]
+) -> str | nn.Module:
+    """Turn "auto" into "convnet" for images and "mlp" for rows."""
+    if isinstance(backbone, str) and backbone == "auto":
+        return "convnet" if len(shape) == 3 else "mlp"
+    return backbone
 
 
 def _build_trunk(backbone: str | nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    backbone = resolve_backbone(backbone, shape)
     if isinstance(backbone, nn.Module):
         return copy.deepcopy(backbone)
     is_image = len(shape) == 3
-    if backbone == "auto":
-        backbone = "convnet" if is_image else "mlp"
     if backbone == "mlp":
         layers = mlp(math.prod(shape))
         return nn.Sequential(nn.Flatten(), layers) if is_image else layers
@@ -246,53 +327,72 @@ def _build_trunk(backbone: str | nn.Module, shape: tuple[int, ...]) -> nn.Module
 
 
 def _torchvision_trunk(name: str, channels: int) -> nn.Module:
-    """Return a torchvision classifier without weights and without its last layer."""
-    from torchvision import models  # takes seconds, so only where it is used
+    """Return a torchvision classifier with fresh weights and without its last layer."""
+    # The import takes seconds, so that only users of these backbones wait for it.
+    from torchvision import models
 
-    known = models.list_models(models)
-    if name not in known:
-        near = difflib.get_close_matches(name.lower(), ["convnet", "mlp", *known])
-        ask = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    names = models.list_models(models)
+    if name not in names:
+        similar = difflib.get_close_matches(name.lower(), ["convnet", "mlp", *names])
+        hint = f"Did you mean {' or '.join(map(repr, similar))}? " if similar else ""
         raise ValueError(
-            f"backbone={name!r} is unknown. {ask}Use 'auto', 'mlp', 'convnet', "
-            "'alexnet', a torch nn.Module, or one of torchvision's: "
-            f"{', '.join(known)}."
+            f"backbone={name!r} is unknown. {hint}Use 'auto', 'mlp', 'convnet', "
+            "'alexnet', a torch nn.Module, or a torchvision classifier: "
+            f"{', '.join(names)}."
         )
     options = {}
-    if name in ("googlenet", "inception_v3"):  # else they return tuples in training
+    if name in ("googlenet", "inception_v3"):
+        # With auxiliary classifiers these networks return tuples in training.
         options = {"aux_logits": False, "init_weights": False}
     model = models.get_model(name, weights=None, **options)
-    linear = [path for path, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not linear:
+    linear_layers = [
+        path for path, module in model.named_modules() if isinstance(module, nn.Linear)
+    ]
+    if not linear_layers:
         raise ValueError(
-            f"backbone={name!r} has no linear layer at its end to be replaced. Choose "
-            "another model, or pass an nn.Module that returns (n, d)."
+            f"backbone={name!r} has no linear layer at its end, which features could "
+            "be read from. Choose another model, or pass an nn.Module that returns "
+            "(n, d)."
         )
-    model.set_submodule(linear[-1], nn.Identity())
-    path, first = next(
-        (path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d)
-    )
-    if first.in_channels != channels:
-        same: dict[str, Any] = {
-            name: getattr(first, name)
-            for name in ("out_channels", "kernel_size", "stride", "padding")
-        }
-        adapted = nn.Conv2d(channels, bias=first.bias is not None, **same)
-        model.set_submodule(path, adapted)
+    model.set_submodule(linear_layers[-1], nn.Identity())
+    _set_input_channels(model, channels)
     return model
 
 
-def _output_size(trunk: nn.Module, shape: tuple[int, ...], name: str) -> int:
-    """Return d of the trunk's output (n, d), or say what is wrong with it."""
+def _set_input_channels(model: nn.Module, channels: int) -> None:
+    """Replace the first convolution if it takes another number of channels."""
+    path, convolution = next(
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    )
+    if convolution.in_channels == channels:
+        return
+    model.set_submodule(
+        path,
+        nn.Conv2d(
+            channels,
+            convolution.out_channels,
+            kernel_size=convolution.kernel_size,  # type: ignore[arg-type]
+            stride=convolution.stride,  # type: ignore[arg-type]
+            padding=convolution.padding,  # type: ignore[arg-type]
+            bias=convolution.bias is not None,
+        ),
+    )
+
+
+def _count_outputs(trunk: nn.Module, shape: tuple[int, ...], name: str) -> int:
+    """Return d of the trunk's output (n, d), or raise an error that explains it."""
     was_training = trunk.training
     device = next((p.device for p in trunk.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
             features = trunk.eval()(torch.zeros(2, *shape, device=device))
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:
+        # A user's module may raise anything.
         raise ValueError(
-            f"{name} does not take a batch of shape (n, {', '.join(map(str, shape))}): "
-            f"{error}. Set image_size or image_shape to what it takes, or choose "
+            f"{name} rejects a batch of shape (n, {', '.join(map(str, shape))}): "
+            f"{error}. Set image_size or image_shape to the size that it takes, or use "
             "another backbone."
         ) from error
     finally:
@@ -304,8 +404,8 @@ def _output_size(trunk: nn.Module, shape: tuple[int, ...], name: str) -> int:
         )
     if features.ndim != 2 or len(features) != 2 or features.shape[1] == 0:
         raise ValueError(
-            f"{name} returns shape {tuple(features.shape)} for 2 items, but must "
-            "return (n, d), one vector for each. Append nn.AdaptiveAvgPool2d(1) and "
+            f"{name} returns shape {tuple(features.shape)} for 2 images, but must "
+            "return (n, d), one vector per image. Append nn.AdaptiveAvgPool2d(1) and "
             "nn.Flatten() to it."
         )
     return features.shape[1]

@@ -1,4 +1,4 @@
-"""Pseudo-labels -> the rows that the network receives, and their loss weights."""
+"""Rows that the network receives in a round, and weights of their loss."""
 
 import math
 
@@ -6,90 +6,93 @@ import numpy as np
 
 
 def count_steps(n: int, batch_size: int) -> int:
-    """Return in how many batches `n` rows are passed, none of which is a single row.
+    """Return the number of batches in one pass over `n` rows.
 
-    Batch norm has no statistics for a single row, as a short last batch can be.
+    No batch has a single row, since batch norm has no statistics for one row.
     """
     return max(1, min(math.ceil(n / batch_size), n // 2))
 
 
-def split_into_passes(updates: int, n: int, batch_size: int) -> list[int]:
-    """Return how many of `n` rows each pass draws that so many updates make up.
+def split_batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Split rows into batches of nearly equal size."""
+    return np.array_split(rows, count_steps(len(rows), batch_size))
 
-    All but a last one are whole.
+
+def split_into_passes(n_steps: int, n: int, batch_size: int) -> list[int]:
+    """Return the number of rows in each pass of a round of `n_steps` SGD steps.
+
+    All passes are complete except for the last.
     """
-    whole, rest = divmod(updates, count_steps(n, batch_size))
-    return [n] * whole + [rest * batch_size] * bool(rest)
+    n_complete, n_remaining = divmod(n_steps, count_steps(n, batch_size))
+    return [n] * n_complete + [n_remaining * batch_size] * bool(n_remaining)
 
 
 def sample_rows(
     labels: np.ndarray,
     balance: str | None,
     rng: np.random.Generator,
-    n_drawn: int | None = None,
+    n_rows: int | None = None,
 ) -> np.ndarray:
     """Draw the rows of one training pass, in random order.
 
     Parameters
     ----------
     labels : ndarray of shape (n,), int
-        Pseudo-label of each row of the data.
+        Pseudo-label of each image.
     balance : {"uniform", "loss"} or None
-        "uniform" draws the same number of rows from each non-empty cluster, up to
-        one; otherwise no row comes twice.
+        "uniform" draws the same number of rows from each pseudo-label, up to one.
+        Otherwise each row is drawn at most once.
     rng : numpy.random.Generator
-    n_drawn : int or None
-        At most n; None is n.
+    n_rows : int or None
+        Number of rows, at most n. None is n.
 
     Returns
     -------
-    rows : ndarray of shape (n_drawn,), int64
-        Indices into the data, not into any sorted copy of it: the image that the
-        network receives is `X[rows[i]]` and its target `labels[rows[i]]`.
+    rows : ndarray of shape (n_rows,), int64
+        Rows of the data, not of a sorted copy: the network receives image
+        `X[rows[i]]` with target `labels[rows[i]]`.
 
     Notes
     -----
-    Section 3.3 of the paper, "trivial parametrization": uniform sampling over
-    pseudo-labels. Within a cluster no row is repeated before all rows have been
-    drawn, so a cluster smaller than its share repeats its rows evenly.
+    Section 3.3 of the paper, "trivial parametrization": sampling is uniform over
+    pseudo-labels. A row is repeated only after all rows of its cluster have been drawn,
+    so that small clusters repeat their rows evenly.
     """
     n = len(labels)
     if balance != "uniform":
-        return rng.permutation(n)[:n_drawn]
-    n_drawn = n if n_drawn is None else n_drawn
+        return rng.permutation(n)[:n_rows]
+    n_rows = n if n_rows is None else n_rows
     clusters, sizes = np.unique(labels, return_counts=True)
-    share, rest = divmod(n_drawn, len(clusters))
+    share, remainder = divmod(n_rows, len(clusters))
     quotas = np.full(len(clusters), share)
-    quotas[rng.choice(len(clusters), rest, replace=False)] += 1
+    quotas[rng.choice(len(clusters), remainder, replace=False)] += 1
 
     shuffled = rng.permutation(n)
-    members = np.split(
-        shuffled[np.argsort(labels[shuffled], kind="stable")], np.cumsum(sizes)[:-1]
-    )
+    by_cluster = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    members = np.split(by_cluster, np.cumsum(sizes)[:-1])
     # np.resize repeats the shuffled members cyclically up to the cluster's quota.
-    drawn = [
-        np.resize(rows, quota) for rows, quota in zip(members, quotas, strict=True)
-    ]
-    return rng.permutation(np.concatenate(drawn))
+    rows = [np.resize(rows, quota) for rows, quota in zip(members, quotas, strict=True)]
+    return rng.permutation(np.concatenate(rows))
 
 
 def loss_weights(labels: np.ndarray, n_labels: int) -> np.ndarray:
-    """Weight each pseudo-label by the inverse of its cluster's size.
+    """Weight each pseudo-label by the inverse size of its cluster.
+
+    In expectation this equals uniform sampling (section 3.3 of the paper).
 
     Parameters
     ----------
     labels : ndarray of shape (n,), int
     n_labels : int
-        Number of pseudo-labels; those without a row get weight 0.
+        Number of pseudo-labels.
 
     Returns
     -------
     weights : ndarray of shape (n_labels,), float32
-        Their mean over the rows is 1. In expectation this equals uniform sampling
-        (section 3.3 of the paper).
+        The mean over all rows is 1. Pseudo-labels without rows have weight 0.
     """
     sizes = np.bincount(labels, minlength=n_labels)
     weights = np.zeros(n_labels, np.float32)
-    filled = sizes > 0
-    weights[filled] = len(labels) / (filled.sum() * sizes[filled])
+    is_filled = sizes > 0
+    weights[is_filled] = len(labels) / (is_filled.sum() * sizes[is_filled])
     return weights

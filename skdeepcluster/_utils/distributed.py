@@ -1,4 +1,4 @@
-"""Processes that share one fit, and arrays whose rows are spread over them."""
+"""Processes that share one fit, and arrays with rows spread over processes."""
 
 import atexit
 import contextlib
@@ -35,7 +35,7 @@ class Processes:
     size : int
         Number of processes.
     group : ProcessGroup or None
-        Group of torch.distributed that sends what lies in main memory.
+        Group of torch.distributed that sends data in main memory.
     """
 
     rank: int = 0
@@ -73,7 +73,7 @@ class Processes:
         return bool(self.sum_tensor(torch.tensor(int(condition))))
 
     def run_on_first(self, compute: Callable[[], T]) -> T:
-        """Return what the first process computes, or raise what it raises."""
+        """Return the result of the first process, or raise its error."""
         if self.size == 1:
             return compute()
         result_and_error: list[Any] = [None, None]
@@ -85,9 +85,9 @@ class Processes:
                 original_error = error
                 result_and_error[1] = _as_picklable(error)
         distributed.broadcast_object_list(result_and_error, src=0, group=self.group)
-        result, error = result_and_error
-        if error is not None:
-            raise original_error or error
+        result, sent_error = result_and_error
+        if sent_error is not None:
+            raise original_error or sent_error
         return result
 
     def shard(self, n_rows: int) -> "Shard":
@@ -194,7 +194,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sharded:
-    """An array whose rows are spread over processes.
+    """An array with rows spread over processes.
 
     `gather` and `take` send rows, so all processes have to call them.
 
@@ -284,7 +284,7 @@ def _init_process_group() -> None:
     store, rank, size = next(distributed.rendezvous("env://"))
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
         # After a restart the store still holds the addresses of the processes before
-        # it. The count of restarts tells them apart, but only on a single machine.
+        # it. The count of restarts separates both, but only on a single machine.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = distributed.PrefixStore(f"attempt{attempt}", store)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
@@ -299,7 +299,7 @@ def _destroy_process_group() -> None:
 
 @functools.cache
 def _gloo_group(world) -> Any:
-    """Return a group of this package alone, so that messages of others never mix in."""
+    """Return a group of this package alone, in which no other messages are sent."""
     return distributed.new_group(backend="gloo")
 
 

@@ -1,10 +1,10 @@
-"""A copy of a network, with other weights: fresh ones, or those that labels teach."""
+"""Training with labels: fine-tune a copy of a network, or reset its weights."""
 
 import copy
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from torch import nn
 from .._activations.layers import (
     EMBEDDING,
     Call,
-    average_pooled,
+    Layer,
+    average_pool,
     find_layers,
-    trace_calls,
 )
 from .._activations.model import (
     COUNT,
@@ -25,19 +25,17 @@ from .._activations.model import (
     LabeledImages,
     warn_unreadable_images,
 )
-from .._inputs.sources import MAX_ABS_VALUE
-from .._training.epoch import (
-    CALIBRATION_ROWS,
-    TrainingState,
-    calibrate_batch_norm,
-    split_batches,
-    train_epoch,
-)
+from .._inputs.arrays import MAX_ABS_VALUE
+from .._inputs.sources import Source
+from .._training.batch_norm import CALIBRATION_ROWS, calibrate_batch_norm
+from .._training.epoch import BatchOptions, TrainingState, train_epoch
 from .._training.heads import linear_head
-from .._training.sampling import sample_rows
+from .._training.sampling import sample_rows, split_batches
+from .._utils.compute import Compute
 from .._utils.device import limit_threads
 from .._utils.random import RandomStreams, isolated_torch_rng
 
+# Momentum of SGD, as in pretraining.
 MOMENTUM = 0.9
 
 
@@ -55,11 +53,11 @@ MOMENTUM = 0.9
 )
 def fine_tune(
     model,
+    *,
     X_train,
     y_train,
     X_test,
     y_test,
-    *,
     from_layer=None,
     n_epochs=10,
     learning_rate=0.01,
@@ -67,79 +65,87 @@ def fine_tune(
     random_state=None,
     verbose=0,
 ):
-    """Train a copy of the network, and a linear classifier on it, to tell classes.
+    """Train a copy of the network and a linear classifier on classes.
 
-    On an `untrained` network it is supervised learning from scratch.
+    Applied to an `untrained` network, this is supervised learning from scratch.
 
     Parameters
     ----------
     model : DeepClusterEstimator or torch.nn.Module
-        As in `linear_probe`. It stays as it is.
-    X_train : array-like, tensor, folder, paths, pictures or dataset
-        Images to learn from, as they are.
+        Fitted estimator or network, as in `linear_probe`. It is not changed.
+    X_train : array-like, tensor, folder, paths, PIL images or dataset
+        Training images. They are not augmented.
     y_train : array-like of shape (n_train,)
-        Classes of these.
-    X_test : array-like, tensor, folder, paths, pictures or dataset
-        Images to judge by.
+        Classes of the training images.
+    X_test : array-like, tensor, folder, paths, PIL images or dataset
+        Test images.
     y_test : array-like of shape (n_test,)
-        Classes of these.
+        Classes of the test images.
     from_layer : str, default=None
-        Name, as in `linear_probe`, of the first layer that learns. What is run before
-        it keeps its weights and its batch-norm statistics. "embedding" is the
-        classifier alone; None is everything.
+        Name of the first layer to train, as in `linear_probe`. Earlier layers keep
+        their weights and batch-norm statistics. "embedding" trains the classifier
+        alone; None trains the whole network. Set it if there are few labels.
     n_epochs : int, default=10
-        Number of passes over the images.
+        Number of passes over the training images.
     learning_rate : float, default=0.01
-        Step size of SGD with momentum 0.9, falling to 0 by a cosine.
+        Initial step size of SGD with momentum 0.9. It falls to 0 along a cosine. Lower
+        it if the loss diverges.
     batch_size : int, default=64
-        Images in one step, at least 2.
+        Number of images in one step, at least 2.
     random_state : int, RandomState instance or None, default=None
-        Seed of the classifier, of the order of images and of dropout. No global
-        generator is read or advanced.
+        Seed of the classifier, the order of images and dropout. Pass an int for
+        reproducible results. Global generators are neither read nor advanced.
     verbose : int, default=0
-        With 1, one line is printed for each epoch.
+        Verbosity level. With 1, one line is printed for each epoch.
 
     Returns
     -------
     table : list of dict
-        A row for each epoch: `epoch`, `loss`, `accuracy` on the test images.
+        One row for each epoch, with the keys `epoch`, `loss` and `accuracy` on the
+        test images.
     module : torch.nn.Module
-        From float32 images to logits, in evaluation mode. ``module.network`` is the
-        copy, ``module.classifier`` the classifier of the sorted classes.
+        Trained network in evaluation mode, from float32 images to logits.
+        ``module.network`` is the copy, ``module.classifier`` the classifier of the
+        sorted classes.
 
     Raises
     ------
     ValueError
-        If the loss diverges, or as in `linear_probe`.
+        If the loss diverges, and for the reasons given in `linear_probe`.
 
     See Also
     --------
-    linear_probe : The network stays as it is.
-    untrained : The same network with fresh weights.
+    linear_probe : Train a classifier on each layer of the unchanged network.
+    untrained : Copy the network with new random weights.
 
     Notes
     -----
-    The section "Pascal VOC 2007" of the paper, where either the last, fully connected
-    layers are trained or all.
+    This is the section "Pascal VOC 2007" of the paper, which trains either the last,
+    fully connected layers or all layers.
 
     Examples
     --------
     >>> from sklearn.datasets import load_digits
     >>> from skdeepcluster import DeepClusterEstimator
     >>> from skdeepcluster.evaluation import fine_tune
-    >>> images, y = load_digits().images[:400], load_digits().target
+    >>> images, y = load_digits().images[:400], load_digits().target[:400]
     >>> model = DeepClusterEstimator(10, max_iter=1, epochs_per_iter=3, random_state=0)
-    >>> data = images[:300], y[:300], images[300:], y[300:400]
     >>> table, module = fine_tune(
-    ...     model.fit(images), *data, from_layer="conv3", n_epochs=2
+    ...     model.fit(images),
+    ...     X_train=images[:300],
+    ...     y_train=y[:300],
+    ...     X_test=images[300:],
+    ...     y_test=y[300:],
+    ...     from_layer="conv3",
+    ...     n_epochs=2,
     ... )
     >>> [row["epoch"] for row in table]
     [1, 2]
     """
-    judged = EvaluatedModel.of(model)
-    train, test = judged.split(X_train, y_train, X_test, y_test, fitting=True)
+    evaluated = EvaluatedModel.from_model(model)
+    train, test = evaluated.read_split(X_train, y_train, X_test, y_test, fitting=True)
     table, module = train_classifier(
-        judged,
+        evaluated,
         train,
         test,
         from_layer=from_layer,
@@ -158,96 +164,138 @@ def fine_tune(
     prefer_skip_nested_validation=True,
 )
 def untrained(model, random_state=None):
-    """Copy the network and give it fresh random weights: what learning starts from.
+    """Copy the network and reset its weights to new random values.
 
     Parameters
     ----------
     model : DeepClusterEstimator or torch.nn.Module
-        As in `linear_probe`. It stays as it is.
+        Fitted estimator or network, as in `linear_probe`. It is not changed.
     random_state : int, RandomState instance or None, default=None
-        Seed of the weights. No global generator is read or advanced.
+        Seed of the weights. Pass an int for reproducible results. Global generators
+        are neither read nor advanced.
 
     Returns
     -------
     module : torch.nn.Module
-        With weights by each submodule's ``reset_parameters``, and batch-norm
-        statistics of nothing: mean 0 and variance 1. Weights that require no gradients
-        are kept. Where `X` is no array, put it into a copy of the estimator:
-        ``other = copy.copy(model); other.module_ = untrained(model)``.
+        Copy with weights from each submodule's ``reset_parameters`` and batch-norm
+        statistics of mean 0 and variance 1. Weights that require no gradient are kept.
+        To evaluate it on files, put it into a copy of the estimator:
+        ``random_model = copy.copy(model); random_model.module_ = untrained(model)``.
 
     Raises
     ------
     ValueError
-        If a submodule has weights of its own but no ``reset_parameters``.
+        If a submodule has weights but no method ``reset_parameters``.
 
     See Also
     --------
-    linear_probe : Judges it, for the row "Random" of the paper's table.
-    fine_tune : Trains it with labels.
+    linear_probe : Evaluate the network, for the row "Random" of the paper's table.
+    fine_tune : Train the network with labels.
 
     Examples
     --------
     >>> from torch import nn
     >>> from skdeepcluster.evaluation import untrained
     >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten())
-    >>> new = untrained(network, random_state=0)
-    >>> bool((new[0].weight != network[0].weight).all())
+    >>> random_network = untrained(network, random_state=0)
+    >>> bool((random_network[0].weight != network[0].weight).all())
     True
     """
     seed = RandomStreams.from_random_state(random_state).seed("untrained")
-    return with_fresh_weights(EvaluatedModel.of(model).network, seed)
+    return copy_with_new_weights(EvaluatedModel.from_model(model).network, seed)
 
 
-def with_fresh_weights(network: nn.Module, seed: int) -> nn.Module:
+def copy_with_new_weights(network: nn.Module, seed: int) -> nn.Module:
     """Return a copy with new random weights, the same on every device.
 
     Raises
     ------
     ValueError
-        If a submodule has weights that it cannot draw anew.
+        If a submodule has weights but no method `reset_parameters`.
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    new = copy.deepcopy(network).cpu()  # whose generator all devices share
+    # Generators differ between devices: the weights are always drawn on the CPU.
+    new_network = copy.deepcopy(network).cpu()
     with isolated_torch_rng(seed, torch.device("cpu")):
-        for path, module in new.named_modules():
-            own = list(module.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
-                continue  # fixed by intention, such as kernels for gradients
+        for path, module in new_network.named_modules():
+            parameters = list(module.parameters(recurse=False))
+            if parameters and not any(p.requires_grad for p in parameters):
+                # Frozen on purpose, such as the kernels of a Sobel filter.
+                continue
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-            elif own:
+            elif parameters:
                 raise ValueError(
-                    f"The model's part {path or type(module).__name__!r} has weights "
-                    "but no method reset_parameters that draws them anew. Give it one, "
-                    "or build the network again."
+                    f"Submodule {path or type(module).__name__!r} of the model has "
+                    "weights but no method reset_parameters. Add that method, or build "
+                    "the network again."
                 )
-    return new.to(device)
+    return new_network.to(device)
 
 
-class PartlyTrained(nn.Module):
-    """A network of which only some parts are ever in training mode."""
+class PartiallyTrainedNetwork(nn.Module):
+    """Wrap a network so that only some submodules enter training mode."""
 
     def __init__(self, network: nn.Module, trained: set[nn.Module]):
         super().__init__()
         self.network = network
-        self.fixed = [part for part in network.modules() if part not in trained]
+        self.trained = trained
 
-    def train(self, mode: bool = True) -> "PartlyTrained":
-        """Set the mode of the parts that learn; the others stay in evaluation."""
+    def train(self, mode: bool = True) -> "PartiallyTrainedNetwork":
+        """Set the mode of the trained submodules; keep the frozen ones in evaluation.
+
+        In training mode, batch norm would update the statistics of frozen layers.
+        """
         super().train(mode)
-        for part in self.fixed:
-            part.training = False
+        for module in self.network.modules():
+            if module not in self.trained:
+                module.training = False
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features, float32 (n, d)."""
         return self.network(images.float()).float()
 
-    points = forward  # what the classifier sees
+    # `train_epoch` passes the points of a network to the head.
+    points = forward
+
+
+@dataclass(frozen=True)
+class SupervisedTraining:
+    """Everything that one epoch of supervised training needs.
+
+    Attributes
+    ----------
+    network : PartiallyTrainedNetwork
+        The copy that is trained, on `model.device`.
+    model : EvaluatedModel
+        The network with its classifier, which returns logits.
+    state : TrainingState
+    optimizer : torch.optim.SGD
+        Optimizer of the network and of the classifier.
+    schedule : CosineAnnealingLR
+        Stepped after each batch.
+    source : Source
+    labels : ndarray of shape (n,), int
+        Index of each image's class among the sorted classes.
+    calibration_rows : ndarray of int
+        Rows from which the batch-norm statistics are computed.
+    options : BatchOptions
+    """
+
+    network: PartiallyTrainedNetwork
+    model: EvaluatedModel
+    state: TrainingState
+    optimizer: torch.optim.SGD
+    schedule: torch.optim.lr_scheduler.CosineAnnealingLR
+    source: Source
+    labels: np.ndarray
+    calibration_rows: np.ndarray
+    options: BatchOptions
 
 
 def train_classifier(
-    judged: EvaluatedModel,
+    model: EvaluatedModel,
     train: LabeledImages,
     test: LabeledImages,
     *,
@@ -258,114 +306,187 @@ def train_classifier(
     streams: RandomStreams,
     verbose: int,
 ) -> tuple[list[dict], nn.Module]:
-    """Train a copy of a network, and a linear classifier on it, to tell classes.
+    """Train a copy of a network and a linear classifier; the parameters of `fine_tune`.
 
     Returns
     -------
     table : list of dict
-        A row for each epoch: `epoch`, `loss`, `accuracy` on the test images.
+        One row for each epoch, with the keys `epoch`, `loss` and `accuracy` on the
+        test images.
     module : torch.nn.Module
         The copy and the classifier, from images to logits, in evaluation mode.
 
     Raises
     ------
     ValueError
-        If the layer is unknown, the network gives no vectors, or the loss diverges.
+        If the layer is unknown, the network returns no vectors, or the loss diverges.
     """
-    source = train.given.source
-    running: dict[str, Any] = {"device": judged.device, "dtype": judged.dtype}
-    sample = streams.sample("calibration", len(source), CALIBRATION_ROWS)
-    classes, labels = np.unique(train.y, return_inverse=True)
-    network = copy.deepcopy(judged.network)
-    calls = trace_calls(network, source.shape, **running)
-    (embedding,) = find_layers(calls, [EMBEDDING])
-    if len(embedding.shape) != 1:
-        raise ValueError(
-            f"model gives maps of shape {embedding.shape}, but a classifier needs a "
-            "vector for each image. Append nn.AdaptiveAvgPool2d(1) and nn.Flatten()."
-        )
-    parts = _trained_parts(network, calls, from_layer)
-    wishes = [
-        (parameter, parameter.requires_grad) for parameter in network.parameters()
-    ]
-    learning = [
-        parameter
-        for part in parts
-        for parameter in part.parameters(recurse=False)
-        if parameter.requires_grad
-    ]
-    network.requires_grad_(False)
-    for parameter in learning:
-        parameter.requires_grad_(True)
-    head = linear_head(*embedding.shape, [len(classes)], streams.torch("head"))
-    head.to(judged.device)
-    trained: list[dict[str, Any]] = [
-        {"params": learning},
-        {"params": head.parameters()},
-    ]
-    optimizer = torch.optim.SGD(trained, lr=learning_rate, momentum=MOMENTUM)
-    n_steps = len(split_batches(np.arange(len(source)), batch_size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_epochs * n_steps)
-    # Both are stepped by that one, whose rate falls: the head has none of its own.
-    none = torch.optim.SGD([{"params": []}])
-    training = TrainingState(head, none, streams.torch("augment"))
-    partly, sampler = PartlyTrained(network, set(parts)), streams.numpy("sampling")
-    (classifier,) = head.classifiers
-    module = nn.Sequential(OrderedDict(network=network, classifier=classifier))
-    logits = find_layers(trace_calls(module, source.shape, **running), [EMBEDDING])
-    pool = partial(average_pooled, n_values=1)
+    # Training changes the weights and freezes layers: the model keeps its network.
+    network = copy.deepcopy(model.network)
+    requires_grad = [(p, p.requires_grad) for p in network.parameters()]
+    training = _prepare_training(
+        replace_network(model, network),
+        train,
+        from_layer=from_layer,
+        n_epochs=n_epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        streams=streams,
+    )
+    classes = np.unique(train.y)
+    sampler = streams.numpy("sampling")
+    (logits,) = training.model.find_layers(train, [EMBEDDING])
     table = []
     with (
-        limit_threads(judged.n_jobs),
-        isolated_torch_rng(streams.seed("torch"), judged.device),
+        limit_threads(model.n_jobs),
+        isolated_torch_rng(streams.seed("torch"), model.device),
     ):
         for epoch in range(1, n_epochs + 1):
-            for _ in train_epoch(
-                *(partly, training, optimizer, schedule, source),
-                sample_rows(labels, None, sampler),
-                labels[None],
-                weights=None,
-                augment=None,
-                batch_size=batch_size,
-                **running,
-            ):
-                pass
-            loss = training.losses[-1]
+            loss = _train_one_epoch(training, sampler)
             if not np.isfinite(loss):
                 raise ValueError(
                     f"The loss is {loss} in epoch {epoch}: training diverged. Lower "
-                    f"learning_rate={learning_rate}, say to a tenth."
+                    f"learning_rate={learning_rate}, for example to "
+                    f"{learning_rate / 10:g}."
                 )
-            if parts:
-                # Running averages of few steps are those of a network that is gone.
-                calibrate_batch_norm(
-                    partly, source, sample, batch_size=batch_size, **running
-                )
-            now = EvaluatedModel(module, judged.device, judged.dtype, judged.estimator)
-            scores, y = now.features(test, logits, pool, None)
-            accuracy = float(np.mean(classes[scores.argmax(axis=1)] == y))
+            accuracy = _measure_accuracy(training.model, test, logits, classes)
             table.append({"epoch": epoch, "loss": loss, "accuracy": accuracy})
             if verbose:
                 print(f"epoch {epoch:3d}  loss {loss:.3f}  accuracy {accuracy:.3f}")
-    for parameter, wish in wishes:
-        parameter.requires_grad_(wish)
-    return table, module.eval()
+    # The returned copy can be trained further, as the original.
+    for parameter, value in requires_grad:
+        parameter.requires_grad_(value)
+    return table, training.model.network.eval()
 
 
-def _trained_parts(
+def replace_network(model: EvaluatedModel, network: nn.Module) -> EvaluatedModel:
+    """Return a model that runs another network in the same way."""
+    return EvaluatedModel(
+        network=network,
+        device=model.device,
+        dtype=model.dtype,
+        estimator=model.estimator,
+    )
+
+
+def _prepare_training(
+    model: EvaluatedModel,
+    train: LabeledImages,
+    *,
+    from_layer: str | None,
+    n_epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    streams: RandomStreams,
+) -> SupervisedTraining:
+    """Freeze the first layers of `model.network` and add a classifier."""
+    network, source = model.network, train.data.source
+    classes, labels = np.unique(train.y, return_inverse=True)
+    calls = model.trace(train)
+    (embedding,) = find_layers(calls, [EMBEDDING])
+    if len(embedding.shape) != 1:
+        raise ValueError(
+            f"model returns maps of shape {embedding.shape}, but a classifier needs "
+            "one vector for each image. Append nn.AdaptiveAvgPool2d(1) and "
+            "nn.Flatten()."
+        )
+    trained_modules = _trained_modules(network, calls, from_layer)
+    trained_parameters = _freeze_all_but(network, trained_modules)
+    (n_features,) = embedding.shape
+    head = linear_head(n_features, [len(classes)], streams.torch("head"))
+    head.to(model.device)
+    optimizer = torch.optim.SGD(
+        [*trained_parameters, *head.parameters()], lr=learning_rate, momentum=MOMENTUM
+    )
+    n_steps = len(split_batches(np.arange(len(source)), batch_size))
+    (classifier,) = head.classifiers
+    module = nn.Sequential(OrderedDict(network=network, classifier=classifier))
+    return SupervisedTraining(
+        network=PartiallyTrainedNetwork(network, set(trained_modules)),
+        model=replace_network(model, module),
+        state=TrainingState(head, streams.torch("augment")),
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, n_epochs * n_steps
+        ),
+        source=source,
+        labels=labels,
+        calibration_rows=streams.sample("calibration", len(source), CALIBRATION_ROWS),
+        options=BatchOptions(batch_size, Compute(model.device, model.dtype)),
+    )
+
+
+def _freeze_all_but(network: nn.Module, modules: list[nn.Module]) -> list[nn.Parameter]:
+    """Return the trainable parameters of modules and freeze all other parameters.
+
+    Parameters that a user froze stay frozen.
+    """
+    parameters = [
+        parameter
+        for module in modules
+        for parameter in module.parameters(recurse=False)
+        if parameter.requires_grad
+    ]
+    network.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
+
+
+def _train_one_epoch(
+    training: SupervisedTraining, sampler: np.random.Generator
+) -> float:
+    """Train on every image once, update the batch-norm statistics, return the loss."""
+    for _ in train_epoch(
+        training.network,
+        training.state,
+        [training.optimizer],
+        training.schedule,
+        training.source,
+        sample_rows(training.labels, None, sampler),
+        training.labels[None],
+        training.options,
+    ):
+        pass
+    if training.network.trained:
+        # The running averages of an epoch lag behind the weights, in particular if
+        # the epoch has few steps.
+        calibrate_batch_norm(
+            training.network,
+            training.source,
+            training.calibration_rows,
+            batch_size=training.options.batch_size,
+            compute=training.options.compute,
+        )
+    return training.state.losses[-1]
+
+
+def _measure_accuracy(
+    model: EvaluatedModel, images: LabeledImages, logits: Layer, classes: np.ndarray
+) -> float:
+    """Return the share of images whose largest logit is that of their class."""
+    # Logits are vectors, which pooling returns as they are.
+    pool = partial(average_pool, n_values=1)
+    scores, y = model.extract_features(images, [logits], pool, memory=None)
+    return float(np.mean(classes[scores.argmax(axis=1)] == y))
+
+
+def _trained_modules(
     network: nn.Module, calls: list[Call], from_layer: str | None
 ) -> list[nn.Module]:
-    """Return the submodules that learn: those that are entered from a layer on.
+    """Return the submodules that the forward pass enters at a layer or later.
 
-    What is inside one of them belongs to it; what is around the layer does not.
+    All descendants of such a submodule belong to it; the ancestors of the layer are
+    entered earlier and do not count.
     """
     if from_layer is None:
         return list(network.modules())
     (layer,) = find_layers(calls, [from_layer])
     if layer.name == EMBEDDING:
         return []
-    first = next(i for i, call in enumerate(calls) if call.path == layer.start)
-    before = {call.module for call in calls[:first]}
-    entered = [call.module for call in calls[first:] if call.module not in before]
-    found = {part for module in entered for part in module.modules()}
-    return [part for part in network.modules() if part in found]
+    start = next(i for i, call in enumerate(calls) if call.path == layer.start_path)
+    entered_earlier = {call.module for call in calls[:start]}
+    entered = [c.module for c in calls[start:] if c.module not in entered_earlier]
+    # A submodule may hold modules that the forward pass uses without calling them.
+    trained = {descendant for module in entered for descendant in module.modules()}
+    return [module for module in network.modules() if module in trained]

@@ -1,4 +1,4 @@
-"""Feature maps of images -> how well a search finds those of the same class."""
+"""Image retrieval: mean average precision of R-MAC descriptors."""
 
 from functools import partial
 
@@ -11,58 +11,60 @@ from .._activations.layers import EMBEDDING, default_layers, find_layers
 from .._activations.model import MODEL, EvaluatedModel, warn_unreadable_images
 from .._clustering.whitening import fit_projection
 
-N_SCALES = 3  # of the regions that R-MAC pools over, as in the paper
-RANKED_VALUES = 2**24  # similarities, of some queries to all images, at once
+# Number of scales of the R-MAC regions, as in the paper.
+N_SCALES = 3
+# Number of similarities between queries and images that are in memory at once.
+RANKED_VALUES = 2**24
 
 
 @validate_params(
     {"model": MODEL, "queries": ["array-like", None], "layer": [str, None]},
     prefer_skip_nested_validation=True,
 )
-def retrieval_map(model, X, y, *, queries=None, layer=None, memory=None):
-    """Compute the mean average precision of searches for images of the same class.
+def retrieval_map(model, X, y, *, queries=None, layer=None, memory=None) -> float:
+    """Compute the mean average precision of retrieving images of the query's class.
 
-    Images are ranked by cosine similarity of their R-MAC: the maxima of a layer's maps
-    in regions of three scales, each scaled to unit length, whitened and scaled again,
-    are summed.
+    Images are ranked by the cosine similarity of their R-MAC descriptors. A descriptor
+    is built from the maxima of a layer's maps in regions of three scales. They are
+    scaled to unit length, whitened, scaled again and summed.
 
     Parameters
     ----------
     model : DeepClusterEstimator or torch.nn.Module
-        As in `linear_probe`.
-    X : array-like, tensor, folder, paths, pictures or dataset
-        Images that are searched.
+        Fitted estimator or network, as in `linear_probe`.
+    X : array-like, tensor, folder, paths, PIL images or dataset
+        Images to search.
     y : array-like of shape (n,)
-        Classes of these.
+        Classes of the images.
     queries : array-like of int, default=None
-        Rows of `X` that are searched for, each among the other images. None is all.
+        Rows of `X` that serve as queries. Each one is searched for among the other
+        images. None selects all rows.
     layer : str, default=None
-        Name, as in `linear_probe`. None is the last convolution, or the embedding of
-        networks without; an output (n, d) counts as a single region.
+        Name of the layer, as in `linear_probe`. None selects the last convolution, or
+        the embedding of networks without convolutions. A vector counts as one region.
     memory : None, str or object with the joblib.Memory interface, default=None
-        As in `linear_probe`.
+        Cache of the features, as in `linear_probe`.
 
     Returns
     -------
-    table : list of dict
-        One row: `layer`, `n_queries` with at least one other image of their class,
-        `mean_average_precision` over these.
+    mean_average_precision : float
+        Mean over the queries for which another image has the same class.
 
     Raises
     ------
     ValueError
-        If a query is no row of `X` or none has another image of its class, or as in
-        `linear_probe`.
+        If a query is not a row of `X`, or no query has another image of its class,
+        and for the reasons given in `linear_probe`.
 
     See Also
     --------
-    knn_accuracy : Only the nearest images count.
+    knn_accuracy : Classify by the nearest images only.
 
     Notes
     -----
-    The section "Evaluation on instance retrieval" of the paper, whose images are
-    whitened by what other images have taught. Here the whitening is that of `X`, to
-    as many components as explain 99 % of the variance, at most 256.
+    This is the section "Evaluation on instance retrieval" of the paper. The paper
+    learns the whitening on a second set of images; this function learns it on `X`. The
+    whitening keeps as many components as explain 99 % of the variance, at most 256.
 
     References
     ----------
@@ -77,98 +79,111 @@ def retrieval_map(model, X, y, *, queries=None, layer=None, memory=None):
     >>> from skdeepcluster.evaluation import retrieval_map
     >>> images, y = load_digits().images[:300], load_digits().target[:300]
     >>> model = DeepClusterEstimator(10, max_iter=1, epochs_per_iter=3, random_state=0)
-    >>> retrieval_map(model.fit(images), images, y)
-    [{'layer': 'conv4', 'n_queries': 300, 'mean_average_precision': ...}]
+    >>> retrieval_map(model.fit(images), images, y) > 0.3
+    True
     """
-    judged = EvaluatedModel.of(model)
-    images = judged.labeled(X, y)
-    n = images.given.n
-    asked = np.arange(n) if queries is None else np.asarray(queries)
-    if asked.ndim != 1 or asked.dtype.kind not in "iu" or not asked.size:
-        raise ValueError("queries should be integers, the rows of X to search for.")
-    if asked.min() < 0 or asked.max() >= n:
-        raise ValueError(f"queries should lie between 0 and {n - 1}, the rows of X.")
-    _check_answerable(images.y, asked)
-    calls = judged.trace(images)
+    evaluated = EvaluatedModel.from_model(model)
+    images = evaluated.read_labeled(X, y)
+    queries = _check_queries(queries, images.data.n)
+    # Checked here as well, so that an error comes before the features are computed.
+    _drop_unanswerable(images.y, queries)
+    calls = evaluated.trace(images)
     if layer is None:
         names = [name for name in default_layers(calls) if name.startswith("conv")]
         layer = names[-1] if names else EMBEDDING
-    (searched,) = find_layers(calls, [layer])
-    regions = partial(region_maxima, n_scales=N_SCALES)
-    maxima, y = judged.features(images, [searched], regions, memory)
-    points = _aggregate(maxima.reshape(-1, searched.shape[0]), len(y))
-    places = np.cumsum(images.readable) - 1
-    asked = places[asked[images.readable[asked]]]
-    precisions = _average_precisions(points, y, _check_answerable(y, asked))
+    (region_layer,) = find_layers(calls, [layer])
+    reduce = partial(region_maxima, n_scales=N_SCALES)
+    maxima, y = evaluated.extract_features(images, [region_layer], reduce, memory)
+    descriptors = _sum_regions(maxima.reshape(-1, region_layer.shape[0]), len(y))
+    # Unreadable images have no descriptor: rows of X become rows of descriptors.
+    descriptor_rows = np.cumsum(images.is_readable) - 1
+    queries = descriptor_rows[queries[images.is_readable[queries]]]
+    queries = _drop_unanswerable(y, queries)
+    precisions = _average_precisions(descriptors, y, queries)
     warn_unreadable_images(images)
-    return [
-        {
-            "layer": layer,
-            "n_queries": len(precisions),
-            "mean_average_precision": float(np.mean(precisions)),
-        }
-    ]
+    return float(np.mean(precisions))
+
+
+def _check_queries(queries, n: int) -> np.ndarray:
+    if queries is None:
+        return np.arange(n)
+    rows = np.asarray(queries)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size:
+        raise ValueError(
+            f"queries={queries!r} should be a list of integers, the rows of X to "
+            "search for."
+        )
+    if rows.min() < 0 or rows.max() >= n:
+        raise ValueError(
+            f"queries holds values from {rows.min()} to {rows.max()}, but X has {n} "
+            f"rows. Pass integers from 0 to {n - 1}."
+        )
+    return rows
 
 
 def region_maxima(maps: torch.Tensor, n_scales: int) -> torch.Tensor:
     """Return the maximum of each channel in each square region, side by side.
 
-    The regions of R-MAC: at scale l squares of 2 / (l + 1) of the shorter side, l of
-    them along it; along the longer side as many more as make regions of the first
-    scale overlap by about 40 %. A vector is one region.
+    The regions follow R-MAC (Tolias et al., 2016). At scale l, the region size is
+    2 / (l + 1) of the shorter dimension of the maps, and l regions lie along it. Along
+    the longer dimension there are more, so that regions of the first scale overlap by
+    about 40 %. A vector is one region.
     """
     if maps.ndim == 2:
         return maps.float()
-    height, breadth = maps.shape[2:]
-    short, long = min(height, breadth), max(height, breadth)
-    more = 0
-    if long > short:
-        overlaps = [1 - (long - short) / (short * n) for n in range(1, 7)]
-        more = 1 + int(np.argmin([abs(overlap - 0.4) for overlap in overlaps]))
-    found = []
+    height, width = maps.shape[2:]
+    shorter, longer = min(height, width), max(height, width)
+    n_extra = 0
+    if longer > shorter:
+        # R-MAC tries 1 to 6 additional regions along the longer dimension.
+        overlaps = [1 - (longer - shorter) / (shorter * n) for n in range(1, 7)]
+        n_extra = 1 + int(np.argmin([abs(overlap - 0.4) for overlap in overlaps]))
+    maxima = []
     for scale in range(1, n_scales + 1):
-        side = max(1, 2 * short // (scale + 1))
-        down = scale + (more if height > breadth else 0)
-        across = scale + (more if breadth > height else 0)
-        for top in np.linspace(0, height - side, down).astype(int):
-            for left in np.linspace(0, breadth - side, across).astype(int):
-                region = maps[:, :, top : top + side, left : left + side]
-                found.append(region.float().amax(dim=(2, 3)))
-    return torch.cat(found, dim=1)
+        size = max(1, 2 * shorter // (scale + 1))
+        n_down = scale + (n_extra if height > width else 0)
+        n_across = scale + (n_extra if width > height else 0)
+        for top in np.linspace(0, height - size, n_down).astype(int):
+            for left in np.linspace(0, width - size, n_across).astype(int):
+                region = maps[:, :, top : top + size, left : left + size]
+                maxima.append(region.float().amax(dim=(2, 3)))
+    return torch.cat(maxima, dim=1)
 
 
-def _check_answerable(y: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Return the queries that have something to find."""
-    _, names, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    found = asked[sizes[names[asked]] > 1]
-    if not len(found):
+def _drop_unanswerable(y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the queries for which another image has the same class."""
+    _, classes, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    answerable = queries[sizes[classes[queries]] > 1]
+    if not len(answerable):
         raise ValueError(
             "None of the queries has another image of its class in y. Pass more images."
         )
-    return found
+    return answerable
 
 
-def _aggregate(maxima: np.ndarray, n: int) -> np.ndarray:
-    """Return R-MAC of `n` images, from the maxima of all their regions."""
+def _sum_regions(maxima: np.ndarray, n: int) -> np.ndarray:
+    """Return the R-MAC descriptors of `n` images from the maxima of their regions."""
     maxima = normalize(maxima)
     projection = fit_projection(maxima, "auto", whiten=True, normalize=True)
+    # The whitening treats every region of every image as one point.
     regions = projection(maxima).reshape(n, -1, projection.components.shape[1])
     return normalize(regions.sum(axis=1))
 
 
 def _average_precisions(
-    points: np.ndarray, y: np.ndarray, asked: np.ndarray
+    descriptors: np.ndarray, y: np.ndarray, queries: np.ndarray
 ) -> np.ndarray:
-    """Return the average precision of each query among all points but itself."""
-    step = max(1, RANKED_VALUES // len(points))
-    ranks = np.arange(1, len(points))
-    found = []
-    for start in range(0, len(asked), step):
-        some = asked[start : start + step]
-        similarities = points[some] @ points.T
-        similarities[np.arange(len(some)), some] = -np.inf  # itself, which comes last
+    """Return the average precision of each query among all images except itself."""
+    step = max(1, RANKED_VALUES // len(descriptors))
+    ranks = np.arange(1, len(descriptors))
+    precisions = []
+    for start in range(0, len(queries), step):
+        batch = queries[start : start + step]
+        similarities = descriptors[batch] @ descriptors.T
+        # The query itself is ranked at the end, and then cut off.
+        similarities[np.arange(len(batch)), batch] = -np.inf
         order = np.argsort(-similarities, axis=1, kind="stable")[:, :-1]
-        hits = y[order] == y[some, None]
-        precisions = hits.cumsum(axis=1) / ranks
-        found.append((precisions * hits).sum(axis=1) / hits.sum(axis=1))
-    return np.concatenate(found)
+        hits = y[order] == y[batch, None]
+        precisions_at_rank = hits.cumsum(axis=1) / ranks
+        precisions.append((precisions_at_rank * hits).sum(axis=1) / hits.sum(axis=1))
+    return np.concatenate(precisions)

@@ -1,4 +1,6 @@
-"""A network's filters -> their weights, and the images they respond to most."""
+"""Filters of a network: their weights, and the images with the largest activations."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,25 +14,23 @@ from .._activations.maps import (
     split_into_batches,
 )
 from .._activations.model import COUNT, MODEL, EvaluatedModel
-from .._estimator import DeepClusterEstimator
-from .._inputs.read import warn_unreadable
-from .._training.features import to_device
+from .._utils.compute import Compute
 
 
 @validate_params({"model": MODEL}, prefer_skip_nested_validation=True)
 def first_layer_filters(model) -> np.ndarray:
-    """Return the weights of the first convolution, which can be looked at as images.
+    """Return the weights of the first convolution, which can be displayed as images.
 
     Parameters
     ----------
     model : DeepClusterEstimator or torch.nn.Module
-        Fitted.
+        Fitted estimator, or any network.
 
     Returns
     -------
     filters : ndarray of shape (n_filters, C, h, w), float32
-        A copy. The channels are those of the images or, with `sobel=True`, the
-        horizontal and the vertical gradient.
+        Copy of the weights. The channels are the channels of the images or, with
+        `sobel=True`, the horizontal and the vertical gradient.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def first_layer_filters(model) -> np.ndarray:
 
     See Also
     --------
-    maximal_images : What filters of deeper layers respond to.
+    maximal_images : Generate images that maximize filters of deeper layers.
 
     References
     ----------
@@ -56,12 +56,12 @@ def first_layer_filters(model) -> np.ndarray:
     >>> first_layer_filters(model.fit(images)).shape
     (32, 1, 3, 3)
     """
-    for module in EvaluatedModel.of(model).network.modules():
+    for module in EvaluatedModel.from_model(model).network.modules():
         if isinstance(module, nn.Conv2d):
             return module.weight.detach().float().cpu().numpy().copy()
     raise ValueError(
-        f"model={type(model).__name__} has no convolution, so there are no filters to "
-        "look at. Use a convnet, such as backbone='convnet'."
+        f"model={type(model).__name__} has no convolution. Use a convolutional "
+        "network, such as backbone='convnet'."
     )
 
 
@@ -70,48 +70,50 @@ def first_layer_filters(model) -> np.ndarray:
     prefer_skip_nested_validation=True,
 )
 def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
-    """Find the images that filters respond to most.
+    """Find the images with the largest activations of filters.
 
-    Images are read by the batch, and only the best so far are kept.
+    Images are read in batches, and only the best images so far are kept in memory.
 
     Parameters
     ----------
     model : DeepClusterEstimator or torch.nn.Module
-        Fitted. A module takes float32 images (n, C, H, W).
-    X : array-like, tensor, folder, paths, pictures or dataset
+        Fitted estimator, or any network for float32 images (n, C, H, W).
+    X : array-like, tensor, folder, paths, PIL images or dataset
         Images in any form that `DeepClusterEstimator.fit` takes.
     layer : str
-        "conv1", "conv2" and so on are the convolutions in the order they are run, each
-        after the norm and the rectifier that follow it; in networks without
+        Name of the layer. "conv1", "conv2" and so on are the convolutions in execution
+        order, each with the norm and the activation that follow. In networks without
         convolutions "layer1" and so on are the hidden activations. "embedding" is the
-        network's output. Other names are paths of submodules, as in `named_modules`,
-        such as "trunk.4" of an estimator's `module_`, whose last output counts.
+        output of the network. Other names are paths of submodules, as in
+        `named_modules`, such as "trunk.4" of an estimator's `module_`. If a submodule
+        is called several times, its last output is used.
     filters : array-like of int, default=None
-        Channels of the layer, from 0. None is all.
+        Channels of the layer, from 0. None selects all channels.
     n_images : int, default=9
-        Images for each filter; fewer if `X` holds fewer.
+        Number of images for each filter. If `X` holds fewer images, all are returned.
 
     Returns
     -------
     table : list of dict
-        One entry for each `filter` and `rank`, from 0 for the best: `row` of `X`;
-        `activation`, the filter's largest in the image; and its place, pixel `y`, `x`,
-        which is that of the image's center for layers without places. Of equal
-        activations the first row is first. `pandas.DataFrame(table)` is a table.
+        One row for each filter and rank, with the keys `filter`, `rank`, `row`,
+        `activation`, `y` and `x`. Rank 0 is the best image, and `row` its row in `X`.
+        `activation` is the maximum over the image, at the pixel `y`, `x`. For
+        vectors, that pixel is the center of the image. Ties are ordered by row.
+        `pandas.DataFrame(table)` makes it a table.
 
     Raises
     ------
     ValueError
-        If there is no such layer or filter, or `X` is not usable.
+        If the layer or a filter does not exist, or `X` is invalid.
 
     Warns
     -----
     UserWarning
-        If images cannot be read, with `on_error="skip"`. They are left out.
+        If images cannot be read and `on_error="skip"`. They are left out.
 
     See Also
     --------
-    maximal_images : Images that are made for a filter.
+    maximal_images : Generate images that maximize a filter.
 
     References
     ----------
@@ -132,46 +134,109 @@ def top_images(model, X, layer, filters=None, *, n_images=9) -> list[dict]:
     >>> sorted(table[0])
     ['activation', 'filter', 'rank', 'row', 'x', 'y']
     """
-    judged = EvaluatedModel.of(model)
-    reader = DeepClusterEstimator() if judged.estimator is None else model
-    given = read_image_input(reader, X)
-    shape = given.source.shape
-    with float32_evaluation(judged):
-        tapped, filters = select_filters(judged, shape, layer, filters)
-        values: np.ndarray = np.empty((0, len(filters)), np.float32)
-        rows: np.ndarray = np.empty(values.shape, np.int64)
-        places = rows
-        parts = split_into_batches(len(given.source), shape)
-        batches = given.source.batches(parts)
-        for part, batch in zip(parts, batches, strict=True):
-            there = given.rows[part]
-            kept = ~np.isin(there, list(given.failures))
+    inspected = EvaluatedModel.from_model(model)
+    data, failures = read_image_input(X, inspected.input_spec)
+    shape = data.source.shape
+    with float32_evaluation(inspected):
+        layer_outputs, filters = select_filters(inspected, shape, layer, filters)
+        ranking = Ranking.empty(n_filters=len(filters), n_images=n_images)
+        batches = split_into_batches(len(data.source), shape)
+        for rows, images in zip(batches, data.source.batches(batches), strict=True):
+            # Read failures are known only after the batch was decoded.
+            input_rows = data.rows[rows]
+            is_readable = ~failures.mask(input_rows)
             with torch.inference_mode():
-                maps = tapped(to_device(batch, judged.device))
-                largest, at = maps[:, filters].flatten(2).max(dim=2)
-            values = np.concatenate([values, largest.cpu().numpy()[kept]])
-            places = np.concatenate([places, at.cpu().numpy()[kept]])
-            there = np.broadcast_to(there[kept, None], (kept.sum(), len(filters)))
-            rows = np.concatenate([rows, there])
-            best = np.argsort(-values, axis=0, kind="stable")[:n_images]
-            values, places, rows = (
-                np.take_along_axis(of_all, best, axis=0)
-                for of_all in (values, places, rows)
+                maps = layer_outputs(Compute(inspected.device).move(images))
+                maxima, positions = maps[:, filters].flatten(2).max(dim=2)
+            ranking = ranking.update(
+                activations=maxima.cpu().numpy()[is_readable],
+                positions=positions.cpu().numpy()[is_readable],
+                rows=input_rows[is_readable],
             )
-    warn_unreadable(given.failures, given.n)
-    # From the map's positions to pixels, each in the middle of those it stands for.
-    (height, width), (_, high, wide) = maps.shape[2:], shape
-    y, x = np.divmod(places, width)
-    y, x = (2 * y + 1) * high // (2 * height), (2 * x + 1) * wide // (2 * width)
+    failures.warn(data.n)
+    y, x = _position_to_pixel(ranking.positions, maps.shape[2:], shape[1:])
     return [
         {
-            "filter": int(number),
+            "filter": int(index),
             "rank": rank,
-            "row": int(rows[rank, column]),
-            "activation": float(values[rank, column]),
+            "row": int(ranking.rows[rank, column]),
+            "activation": float(ranking.activations[rank, column]),
             "y": int(y[rank, column]),
             "x": int(x[rank, column]),
         }
-        for column, number in enumerate(filters)
-        for rank in range(len(rows))
+        for column, index in enumerate(filters)
+        for rank in range(len(ranking.rows))
     ]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Images with the largest activations of each filter so far.
+
+    Attributes
+    ----------
+    n_images : int
+        Largest number of images for each filter.
+    activations : ndarray of shape (n_ranks, n_filters), float32
+        Activations in descending order.
+    positions : ndarray of shape (n_ranks, n_filters), int64
+        Index of the largest activation in the flattened map.
+    rows : ndarray of shape (n_ranks, n_filters), int64
+        Row of `X`.
+    """
+
+    n_images: int
+    activations: np.ndarray
+    positions: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def empty(cls, n_filters: int, n_images: int) -> "Ranking":
+        """Return a ranking without images."""
+        return cls(
+            n_images=n_images,
+            activations=np.empty((0, n_filters), np.float32),
+            positions=np.empty((0, n_filters), np.int64),
+            rows=np.empty((0, n_filters), np.int64),
+        )
+
+    def update(
+        self, activations: np.ndarray, positions: np.ndarray, rows: np.ndarray
+    ) -> "Ranking":
+        """Return the ranking of the images so far and of a new batch.
+
+        Parameters
+        ----------
+        activations, positions : ndarray of shape (n_batch, n_filters)
+        rows : ndarray of shape (n_batch,)
+        """
+        rows = np.broadcast_to(rows[:, None], activations.shape)
+        activations = np.concatenate([self.activations, activations])
+        positions = np.concatenate([self.positions, positions])
+        rows = np.concatenate([self.rows, rows])
+        # A stable sort keeps the first row of equal activations.
+        best = np.argsort(-activations, axis=0, kind="stable")[: self.n_images]
+        return Ranking(
+            n_images=self.n_images,
+            activations=np.take_along_axis(activations, best, axis=0),
+            positions=np.take_along_axis(positions, best, axis=0),
+            rows=np.take_along_axis(rows, best, axis=0),
+        )
+
+
+def _position_to_pixel(
+    positions: np.ndarray, map_size: tuple[int, ...], image_size: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixel at the center of the image patch of each map position.
+
+    Parameters
+    ----------
+    positions : ndarray of int
+        Indices into flattened maps.
+    map_size, image_size : tuple of (height, width)
+    """
+    (map_height, map_width), (height, width) = map_size, image_size
+    y, x = np.divmod(positions, map_width)
+    y = (2 * y + 1) * height // (2 * map_height)
+    x = (2 * x + 1) * width // (2 * map_width)
+    return y, x

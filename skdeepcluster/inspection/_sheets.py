@@ -1,4 +1,4 @@
-"""Images and their clusters -> one picture of them."""
+"""Contact sheets: thumbnails of the images of each cluster in a grid."""
 
 import math
 from dataclasses import dataclass
@@ -8,24 +8,26 @@ import torch
 from PIL import Image
 from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from .._activations.layers import evaluation_mode
 from .._activations.maps import read_image_input, split_into_batches
 from .._activations.model import COUNT
 from .._estimator import DeepClusterEstimator
-from .._inputs.read import NO_CLUSTER, InputData, warn_unreadable
+from .._inputs.failures import ReadFailures
+from .._inputs.read import NO_CLUSTER, InputData
 from .._inputs.sources import Source
+from .._inputs.spec import InputSpec
 from .._utils.random import RandomStreams
 
-GAP = 2  # white pixels between the images of a sheet
+# Number of white pixels between the images of a sheet.
+GAP = 2
 WHITE = 255
 
 
 @validate_params(
     {
         "n_images": [COUNT],
-        "which": [StrOptions({"nearest", "farthest", "random"})],
+        "order": [StrOptions({"nearest", "farthest", "random"})],
         "size": [COUNT],
         "random_state": ["random_state"],
     },
@@ -37,51 +39,55 @@ def contact_sheet(
     cluster=None,
     *,
     n_images=25,
-    which="nearest",
+    order="nearest",
     size=64,
     random_state=None,
 ) -> np.ndarray:
-    """Draw the images of one cluster in a square, or of all clusters in a row each.
+    """Draw images of one cluster in a square, or of each cluster in a row.
 
     Parameters
     ----------
-    model : DeepClusterEstimator or array-like of shape (n,)
-        Fitted; or the cluster of each image, where -1 is none.
-    X : array-like, tensor, folder, paths, pictures or dataset
+    model : DeepClusterEstimator
+        Fitted estimator. For the labels of another clustering, use
+        `ContactSheetDisplay.from_predictions`.
+    X : array-like, tensor, folder, paths, PIL images or dataset
         Images in any form that `DeepClusterEstimator.fit` takes.
     cluster : int, default=None
-        Which cluster. None is all, in rising order from the top.
+        Cluster to draw. With None, all clusters are drawn, in ascending order.
     n_images : int, default=25
         Largest number of images of a cluster.
-    which : {"nearest", "farthest", "random"}, default="nearest"
-        Whether the images are those whose embeddings are nearest to the cluster's
-        center, nearest first, or farthest from it, farthest first, or any. Labels tell
-        no centers, so for them it must be "random".
+    order : {"nearest", "farthest", "random"}, default="nearest"
+        Order of a cluster's images. "nearest" starts with the embeddings nearest to
+        the center, which are typical of the cluster. "farthest" starts with the
+        outliers. "random" draws at random.
     size : int, default=64
-        Longer side of an image in the sheet, in pixels.
+        Longer dimension of a thumbnail in pixels.
     random_state : int, RandomState instance or None, default=None
-        Seed for `which="random"`.
+        Seed for `order="random"`. Pass an int for reproducible results.
 
     Returns
     -------
     sheet : ndarray of shape (H, W, 3), uint8
-        White where there is no image. Images are shown as the network sees them;
-        channels other than red, green and blue as their mean. Pixels of files are
-        taken as they are, other numbers such that the range of `X` is black to white.
+        Sheet on white, with the images as the network receives them. Images without
+        three channels are shown in gray, as the mean of their channels. Pixels of
+        files are not scaled; the range of other values is mapped to black and white.
 
     Raises
     ------
+    TypeError
+        If `model` is not a DeepClusterEstimator.
     ValueError
-        If `X` or a parameter is not usable, or no image is in the cluster.
+        If `X` or a parameter is invalid, or the cluster has no image.
 
     Warns
     -----
     UserWarning
-        If images cannot be read, with `on_error="skip"`. They are left out.
+        If images cannot be read and `on_error="skip"`. They are left out.
 
     See Also
     --------
-    skdeepcluster.io.export_clusters : Folders of files, with a page to look at them.
+    ContactSheetDisplay : Draw the sheet with names and sizes of the clusters.
+    skdeepcluster.io.export_clusters : Copy files into one folder for each cluster.
 
     Examples
     --------
@@ -96,139 +102,223 @@ def contact_sheet(
     (200, 200, 3)
     >>> Image.fromarray(sheet).save("sheet.png")  # doctest: +SKIP
     """
-    drawn = select_thumbnails(model, X, cluster, n_images, which, size, random_state)
-    rows = drawn.rows
+    if not isinstance(model, DeepClusterEstimator):
+        raise TypeError(
+            f"model is a {type(model).__name__}, not a DeepClusterEstimator. To draw "
+            "labels, use ContactSheetDisplay.from_predictions(labels, X)."
+        )
+    thumbnails = select_thumbnails(
+        predict_clusters(model, X),
+        cluster=cluster,
+        n_images=n_images,
+        order=order,
+        size=size,
+        random_state=random_state,
+    )
+    rows = thumbnails.rows
     if cluster is not None:
-        (pictures,) = rows
-        side = math.ceil(math.sqrt(len(pictures)))
-        rows = [
-            pictures[start : start + side] for start in range(0, len(pictures), side)
-        ]
+        (images,) = rows
+        # One cluster is drawn as a square instead of one long row.
+        n_columns = math.ceil(math.sqrt(len(images)))
+        starts = range(0, len(images), n_columns)
+        rows = [images[start : start + n_columns] for start in starts]
     return arrange_grid(rows)
 
 
 @dataclass(frozen=True)
+class ClusteredImages:
+    """Images and their clusters.
+
+    Attributes
+    ----------
+    data : InputData
+    failures : ReadFailures
+    labels : ndarray of shape (n,), int
+        Cluster of each image in `data.source`, -1 for none.
+    clusters : ndarray of int
+        All clusters in ascending order, also empty ones.
+    distances : ndarray of shape (n,) or None
+        Distance of each embedding to the center of its cluster, if it is known.
+    """
+
+    data: InputData
+    failures: ReadFailures
+    labels: np.ndarray
+    clusters: np.ndarray
+    distances: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class ClusterThumbnails:
-    """Pictures of the images of clusters."""
+    """Thumbnails of the images of clusters.
+
+    Attributes
+    ----------
+    clusters : list of int
+    sizes : list of int
+        Number of images of `X` in each cluster.
+    rows : list of ndarray of shape (n_images, height, width, 3), uint8
+        Thumbnails of each cluster.
+    """
 
     clusters: list[int]
-    sizes: list[int]  # images of X in each cluster
-    rows: list[np.ndarray]  # for each cluster, uint8 (n, height, width, 3)
+    sizes: list[int]
+    rows: list[np.ndarray]
+
+
+def predict_clusters(estimator: DeepClusterEstimator, X) -> ClusteredImages:
+    """Read images and predict their clusters."""
+    check_is_fitted(estimator)
+    data, failures = read_image_input(X, estimator._input_spec(fitted=True))
+    embedding, labels = embed_and_predict(estimator, data)
+    centers = estimator.cluster_centers_
+    return ClusteredImages(
+        data=data,
+        failures=failures,
+        labels=labels,
+        clusters=np.arange(len(centers)),
+        distances=np.linalg.norm(embedding - centers[labels], axis=1),
+    )
+
+
+def embed_and_predict(
+    estimator: DeepClusterEstimator, data: InputData
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings and clusters of the source's images, -1 for unreadable ones."""
+    with evaluation_mode(estimator.module_, estimator.device_):
+        embedding = estimator._embed(data.source)
+    labels = estimator._assign(embedding)
+    labels[~data.readable] = NO_CLUSTER
+    return embedding, labels
+
+
+def match_labels(labels, X) -> ClusteredImages:
+    """Read images that have labels already, from any clustering."""
+    # Images of cluster -1 may be unreadable, and the format is unknown.
+    data, failures = read_image_input(X, InputSpec(on_error="skip"))
+    labels = np.asarray(labels)
+    if labels.shape != (data.n,):
+        raise ValueError(
+            f"labels has shape {labels.shape}, but X holds {data.n} images. Pass "
+            f"labels of shape ({data.n},), one for each image."
+        )
+    labels = labels[data.rows]
+    return ClusteredImages(
+        data=data,
+        failures=failures,
+        labels=labels,
+        clusters=np.unique(labels[labels != NO_CLUSTER]),
+        distances=None,
+    )
 
 
 def select_thumbnails(
-    model, X, cluster, n_images: int, which: str, size: int, random_state
+    images: ClusteredImages,
+    *,
+    cluster: int | None,
+    n_images: int,
+    order: str,
+    size: int,
+    random_state,
 ) -> ClusterThumbnails:
-    """Draw images of one cluster, or of all; the parameters are `contact_sheet`'s."""
-    if isinstance(model, nn.Module):
-        raise TypeError("A module has no clusters. Pass a DeepClusterEstimator.")
-    given, labels, distances = _clustered(model, X, which)
-    there = np.unique(labels[labels != NO_CLUSTER])
-    if isinstance(model, DeepClusterEstimator):
-        there = np.arange(len(model.cluster_centers_))
-    if cluster is not None and cluster not in there:
+    """Return thumbnails of one cluster, or of all; the parameters of `contact_sheet`.
+
+    Without distances to the centers, the order is random.
+    """
+    if cluster is not None and cluster not in images.clusters:
         raise ValueError(
-            f"cluster={cluster!r} is none of the clusters, which are "
-            f"{', '.join(map(str, there))}."
+            f"cluster={cluster!r} does not exist. The clusters are "
+            f"{', '.join(map(str, images.clusters))}."
         )
     streams = RandomStreams.from_random_state(random_state)
-    clusters = there.tolist() if cluster is None else [cluster]
-    chosen, sizes = [], []
+    clusters = images.clusters.tolist() if cluster is None else [cluster]
+    selected, sizes = [], []
     for name in clusters:
-        members = np.flatnonzero(labels == name)
+        members = np.flatnonzero(images.labels == name)
         sizes.append(len(members))
-        if distances is None or which == "random":
-            # From the start for each cluster: the same images alone and among all.
+        if images.distances is None or order == "random":
+            # A new generator each time: a cluster shows the same images alone and
+            # among all clusters.
             members = streams.numpy("sheet").permutation(members)
         else:
-            order = distances[members] * (1 if which == "nearest" else -1)
-            members = members[np.argsort(order, kind="stable")]
-        chosen.append(members[:n_images])
-    if not any(map(len, chosen)):
+            keys = images.distances[members] * (1 if order == "nearest" else -1)
+            members = members[np.argsort(keys, kind="stable")]
+        selected.append(members[:n_images])
+    if not any(map(len, selected)):
         name = "any cluster" if cluster is None else f"cluster {cluster}"
-        raise ValueError(f"No image of X is in {name}. Pass other images.")
-    pictures, readable = make_thumbnails(given, np.concatenate(chosen), size)
-    warn_unreadable(given.failures, given.n)
-    ends = np.cumsum([len(members) for members in chosen])[:-1]
-    parts = zip(np.split(pictures, ends), np.split(readable, ends), strict=True)
-    return ClusterThumbnails(clusters, sizes, [row[kept] for row, kept in parts])
-
-
-def _clustered(model, X, which: str) -> tuple[InputData, np.ndarray, np.ndarray | None]:
-    """Return images, their clusters (-1 if none) and distances to the centers.
-
-    Both are of the source's items.
-    """
-    if isinstance(model, DeepClusterEstimator):
-        check_is_fitted(model)
-        given = read_image_input(model, X)
-        with evaluation_mode(model.module_, model.device_):
-            embedding = model._embed(given.source)
-        labels = model._assign(embedding)
-        labels[np.isin(given.rows, list(given.failures))] = NO_CLUSTER
-        distances = np.linalg.norm(embedding - model.cluster_centers_[labels], axis=1)
-        return given, labels, distances
-    if which != "random":
-        raise ValueError(
-            f"which={which!r} needs the centers of clusters, which labels do not tell. "
-            "Pass the fitted DeepClusterEstimator, or which='random'."
+        raise ValueError(f"No image of X is in {name}. Pass more images.")
+    thumbnails, is_readable = make_thumbnails(
+        images.data, np.concatenate(selected), size
+    )
+    images.failures.warn(images.data.n)
+    ends = np.cumsum([len(members) for members in selected])[:-1]
+    rows = [
+        row[mask]
+        for row, mask in zip(
+            np.split(thumbnails, ends), np.split(is_readable, ends), strict=True
         )
-    # Those that have no cluster need not be readable.
-    given = read_image_input(DeepClusterEstimator(on_error="skip"), X)
-    labels = np.asarray(model)
-    if labels.shape != (given.n,):
-        raise ValueError(
-            f"model={type(model).__name__} should be a DeepClusterEstimator, or labels "
-            f"of shape ({given.n},), one for each image of X; its shape is "
-            f"{labels.shape}."
-        )
-    return given, labels[given.rows], None
+    ]
+    return ClusterThumbnails(clusters=clusters, sizes=sizes, rows=rows)
 
 
 def make_thumbnails(
-    given: InputData, rows: np.ndarray, size: int
+    data: InputData, rows: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return items of the source as pictures, and whether each could be read.
+    """Return thumbnails of some images of a source.
 
-    They are uint8 (n, height, width, 3). The longer side is `size`.
+    Parameters
+    ----------
+    data : InputData
+    rows : ndarray of int
+        Rows of the source.
+    size : int
+        Longer dimension of a thumbnail in pixels.
+
+    Returns
+    -------
+    thumbnails : ndarray of shape (n, height, width, 3), uint8
+    is_readable : ndarray of shape (n,), bool
     """
-    source = given.source
-    low, high = (0.0, 255.0) if given.paths is not None else _extremes(source)
+    source = data.source
+    low, high = (0.0, 255.0) if data.paths is not None else _value_range(source)
     span = (high - low) or 1.0
     _, height, width = source.shape
-    larger = size / max(height, width)
-    height, width = (max(1, round(larger * side)) for side in (height, width))
-    # Pixels of small images stay squares.
-    how = Image.Resampling.NEAREST if larger >= 1 else Image.Resampling.BOX
-    pictures = np.empty((len(rows), height, width, 3), np.uint8)
-    parts = split_into_batches(len(rows), source.shape)
-    for part, batch in zip(
-        parts, source.batches([rows[part] for part in parts]), strict=True
-    ):
-        for place, image in zip(range(part.start, part.stop), batch, strict=True):
+    scale = size / max(height, width)
+    height, width = (max(1, round(scale * length)) for length in (height, width))
+    # Nearest-neighbor resampling shows the pixels of small images as squares.
+    resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    thumbnails = np.empty((len(rows), height, width, 3), np.uint8)
+    batches = split_into_batches(len(rows), source.shape)
+    source_batches = source.batches([rows[batch] for batch in batches])
+    for batch, images in zip(batches, source_batches, strict=True):
+        for i, image in zip(range(batch.start, batch.stop), images, strict=True):
             values = image.double().numpy()
+            # An image of 2 or 5 channels has no colors.
             if len(values) != 3:
                 values = values.mean(axis=0, keepdims=True).repeat(3, axis=0)
             values = np.rint(255 * ((values - low) / span)).astype(np.uint8)
-            picture = Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
-            pictures[place] = np.asarray(picture.resize((width, height), how))
-    return pictures, ~np.isin(given.rows[rows], list(given.failures))
+            pixels = np.ascontiguousarray(values.transpose(1, 2, 0))
+            thumbnail = Image.fromarray(pixels).resize((width, height), resample)
+            thumbnails[i] = np.asarray(thumbnail)
+    # Only decoding shows which files are broken, so the mask is taken here.
+    return thumbnails, data.readable[rows]
 
 
-def _extremes(source: Source) -> tuple[float, float]:
-    parts = split_into_batches(len(source), source.shape)
-    found = [torch.aminmax(batch) for batch in source.batches(parts)]
-    return float(min(low for low, _ in found)), float(max(high for _, high in found))
+def _value_range(source: Source) -> tuple[float, float]:
+    batches = split_into_batches(len(source), source.shape)
+    ranges = [torch.aminmax(images) for images in source.batches(batches)]
+    return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
 
 
 def arrange_grid(rows: list[np.ndarray]) -> np.ndarray:
-    """Put rows of pictures below each other, uint8 (H, W, 3)."""
-    longest, (height, width) = max(map(len, rows)), rows[0].shape[1:3]
-    down, across = height + GAP, width + GAP
-    shape = (GAP + down * len(rows), GAP + across * longest, 3)
+    """Arrange rows of images (n, height, width, 3) in a grid, uint8 (H, W, 3)."""
+    # An empty cluster has an empty row.
+    n_columns, (height, width) = max(map(len, rows)), rows[0].shape[1:3]
+    row_step, column_step = height + GAP, width + GAP
+    shape = (GAP + row_step * len(rows), GAP + column_step * n_columns, 3)
     sheet = np.full(shape, WHITE, np.uint8)
     for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            top, left = GAP + down * i, GAP + across * j
-            sheet[top : top + height, left : left + width] = picture
+        for j, image in enumerate(row):
+            top, left = GAP + row_step * i, GAP + column_step * j
+            sheet[top : top + height, left : left + width] = image
     return sheet

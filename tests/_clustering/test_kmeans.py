@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skdeepcluster import FaissKMeans
 from skdeepcluster._clustering.kmeans import (
-    _plus_plus,
     assign,
+    draw_plus_plus,
     kmeans,
     nearest_tensors,
     resolve_kmeans_backend,
@@ -124,7 +124,7 @@ def test_starts_follow_the_law_of_d_squared():
 
     seen, rng = np.zeros((4, 4, 4)), np.random.default_rng(0)
     for _ in range(4000):
-        starts = _plus_plus(
+        starts = draw_plus_plus(
             line, 3, False, nearest, rng, SINGLE_PROCESS.shard(4)
         ).ravel()
         seen[tuple(np.searchsorted(line.ravel(), starts))] += 1
@@ -153,7 +153,7 @@ def test_starts_are_as_good_as_those_of_faiss(collapsed):
 def test_more_starts_than_distinct_rows():
     rows = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0)
     rng, alone = np.random.default_rng(0), SINGLE_PROCESS.shard(20)
-    starts = _plus_plus(rows, 9, False, lambda c: assign(rows, c), rng, alone)
+    starts = draw_plus_plus(rows, 9, False, lambda c: assign(rows, c), rng, alone)
     assert starts.shape == (9, 2)
 
 

@@ -44,7 +44,7 @@ def test_confused_pseudo_labels_belong_together(partner, clusterer):
     """Four equal blobs, of which the head takes each for its partner."""
     points, blob = blobs(CORNERS)
     clusterer = dataclasses.replace(clusterer, n_pseudo_labels=(4,), n_neighbors=None)
-    found = clusterer.pseudo_labels(points, seed=0)
+    found = clusterer.cluster_features(points, seed=0)
     sure = confident(blob)
     view = diffusion_map(0.6 * sure + 0.4 * sure[:, partner], 2)
     groups = fit_assigner(
@@ -63,7 +63,7 @@ def test_groups_are_those_of_the_best_of_many_runs(clusterer, seed):
     predicted = 0.42 * sure + 0.28 * sure[:, np.arange(40) ^ 1]
     predicted += 0.3 * rng.dirichlet(np.full(40, 0.05), 800).astype(np.float32)
     many = dataclasses.replace(clusterer, n_clusters=20, n_pseudo_labels=(40,))
-    found = many.pseudo_labels(sure, seed=0)
+    found = many.cluster_features(sure, seed=0)
     views = [diffusion_map(predicted, 20)]
     groups = fit_assigner(found, sure, np.arange(800), views, many, seed=seed)
     assert adjusted_rand_score(label // 2, groups.predict(sure)) == 1
@@ -155,7 +155,7 @@ def test_a_sample_stands_for_all(clusterer):
     """Rows that are not in it are told as well."""
     points, blob = blobs(CORNERS)
     clusterer = dataclasses.replace(clusterer, n_pseudo_labels=(4,))
-    found = clusterer.pseudo_labels(points, seed=0)
+    found = clusterer.cluster_features(points, seed=0)
     rows = np.arange(0, 400, 4)
     sure = confident(blob[rows])
     view = diffusion_map(0.6 * sure + 0.4 * sure[:, PARTNERS[0]], 2)
@@ -167,7 +167,7 @@ def test_a_sample_stands_for_all(clusterer):
 def test_with_a_single_k_every_group_has_a_row_in_the_sample(clusterer):
     points, _ = blobs(CORNERS)
     single = dataclasses.replace(clusterer, n_clusters=5, n_pseudo_labels=(5,))
-    found = single.pseudo_labels(points, seed=0)
+    found = single.cluster_features(points, seed=0)
     rows = np.flatnonzero(found.labels == 0)
     groups = fit_assigner(found, points, rows, [], single, seed=0)
     assert_array_equal(np.unique(groups.predict(points)), np.arange(5))
@@ -187,7 +187,7 @@ def test_rows_that_stand_for_all_are_few_but_some_for_each_group():
 def test_the_papers_single_k_is_the_kmeans_itself(clusterer):
     points, _ = blobs(CORNERS, std=3)
     single = dataclasses.replace(clusterer, n_pseudo_labels=(2,), n_neighbors=None)
-    found = single.pseudo_labels(points, seed=0)
+    found = single.cluster_features(points, seed=0)
     groups = fit_assigner(found, points, np.arange(400), [], single, seed=0)
     assert isinstance(groups, NearestCenterAssigner)
     assert_array_equal(groups.centers, found.clusters[0].centers)

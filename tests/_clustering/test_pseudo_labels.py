@@ -31,7 +31,7 @@ def moons():
 def test_first_labels_follow_the_graph_where_kmeans_cuts_through(moons, clusterer):
     points, moon = moons
     single = dataclasses.replace(clusterer, n_pseudo_labels=(2,))
-    labels = single.first_labels(points, seed=0).labels[0]
+    labels = single.cluster_pixels(points, seed=0).labels[0]
     assert adjusted_rand_score(moon, labels) > 0.95
     cut = KMeans(2, n_init=10, random_state=0).fit_predict(points)
     assert adjusted_rand_score(moon, cut) < 0.5
@@ -40,7 +40,7 @@ def test_first_labels_follow_the_graph_where_kmeans_cuts_through(moons, clustere
 def test_parts_far_apart_are_divided_without_a_warning(clusterer):
     corners = 100 * np.eye(4)
     points, part = make_blobs(400, centers=corners, random_state=0)
-    labels = clusterer.first_labels(points.astype(np.float32), seed=0).labels[0]
+    labels = clusterer.cluster_pixels(points.astype(np.float32), seed=0).labels[0]
     assert_array_equal(np.unique(labels), np.arange(12))
     for label in range(12):
         assert len(set(part[labels == label])) == 1
@@ -51,14 +51,15 @@ def test_a_sample_stands_for_many_rows(moons, monkeypatch, clusterer):
     monkeypatch.setattr(pseudo_labels_module, "GRAPH_ROWS", 200)
     single = dataclasses.replace(clusterer, n_pseudo_labels=(2,))
     assert (
-        adjusted_rand_score(moon, single.first_labels(points, seed=0).labels[0]) > 0.95
+        adjusted_rand_score(moon, single.cluster_pixels(points, seed=0).labels[0])
+        > 0.95
     )
 
 
 @pytest.mark.parametrize("n_neighbors", [None, 10])
 def test_pseudo_labels_are_labels_of_every_row(moons, n_neighbors, clusterer):
     clusterer = dataclasses.replace(clusterer, n_neighbors=n_neighbors)
-    found = clusterer.pseudo_labels(moons[0], seed=0)
+    found = clusterer.cluster_features(moons[0], seed=0)
     assert found.labels.shape == (1, 600)
     assert_array_equal(np.unique(found.labels[0]), np.arange(12))
     if n_neighbors is None:
@@ -72,7 +73,7 @@ def test_pseudo_labels_are_labels_of_every_row(moons, n_neighbors, clusterer):
 
 def test_rows_that_repeat_get_one_pseudo_label(moons, clusterer):
     points = np.repeat(moons[0][:100], 6, axis=0)
-    labels = clusterer.pseudo_labels(points, seed=0).labels[0].reshape(100, 6)
+    labels = clusterer.cluster_features(points, seed=0).labels[0].reshape(100, 6)
     assert (labels == labels[:, :1]).all()
 
 
@@ -81,7 +82,7 @@ def test_few_distinct_rows_need_no_graph(n_distinct, clusterer):
     distinct = np.random.default_rng(0).standard_normal((n_distinct, 3))
     points = np.tile(distinct.astype(np.float32), (20, 1))
     clusterer = dataclasses.replace(clusterer, empty_clusters="drop")
-    found = clusterer.pseudo_labels(points, seed=0)
+    found = clusterer.cluster_features(points, seed=0)
     assert found.projection is not None
     assert_array_equal(np.unique(found.labels[0]), np.arange(n_distinct))
 
@@ -105,8 +106,8 @@ def test_more_rows_than_kmeans_sees_at_once(moons, monkeypatch, clusterer, n_nei
     monkeypatch.setattr(pseudo_labels_module, "KMEANS_ROWS", 300)
     monkeypatch.setattr(pseudo_labels_module, "ASSIGNED_ROWS", 70)
     for found in (
-        clusterer.pseudo_labels(moons[0], seed=0),
-        clusterer.first_labels(moons[0], seed=0),
+        clusterer.cluster_features(moons[0], seed=0),
+        clusterer.cluster_pixels(moons[0], seed=0),
     ):
         assert_array_equal(np.unique(found.labels[0]), np.arange(12))
         assert found.labels.shape == (1, 600)
@@ -138,8 +139,8 @@ def replaced(clusterer, method, *n_pseudo_labels):
 )
 def test_other_clusterers_are_told_how_many_clusters(moons, clusterer, method):
     before = method.get_params()
-    found = replaced(clusterer, method, 6, 9).pseudo_labels(moons[0], seed=0)
-    again = replaced(clusterer, method, 6, 9).pseudo_labels(moons[0], seed=0)
+    found = replaced(clusterer, method, 6, 9).cluster_features(moons[0], seed=0)
+    again = replaced(clusterer, method, 6, 9).cluster_features(moons[0], seed=0)
     assert found.labels.dtype == np.int32
     assert_array_equal(found.labels, again.labels)
     for k, clusters in zip((6, 9), found.clusters, strict=True):
@@ -153,9 +154,9 @@ def test_other_clusterers_are_told_how_many_clusters(moons, clusterer, method):
 
 def test_clusterers_may_find_out_how_many(moons, clusterer):
     chosen = AgglomerativeClustering(n_clusters=None, distance_threshold=1.0)
-    found = replaced(clusterer, chosen, 5).pseudo_labels(moons[0], seed=0)
+    found = replaced(clusterer, chosen, 5).cluster_features(moons[0], seed=0)
     assert found.labels.max() + 1 > 5
-    found = replaced(clusterer, "pic", 5).pseudo_labels(moons[0], seed=0)
+    found = replaced(clusterer, "pic", 5).cluster_features(moons[0], seed=0)
     assert found.labels.max() + 1 > 20
     assert not replaced(clusterer, "pic", 2).single
 
@@ -190,7 +191,7 @@ def test_spherical_clusters_are_those_of_directions(clusterer):
     points = np.eye(3)[direction] + 0.1 * rng.standard_normal((150, 3))
     points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
     spherical = dataclasses.replace(clusterer, n_pseudo_labels=(3, 4), spherical=True)
-    found = spherical.pseudo_labels(points, seed=0)
+    found = spherical.cluster_features(points, seed=0)
     assert adjusted_rand_score(direction, found.labels[0]) == 1
     for clusters in found.clusters:
         lengths = np.linalg.norm(clusters.centers, axis=1)
@@ -203,7 +204,7 @@ def test_what_other_clusterers_do_not_see_goes_to_the_nearest_mean(
 ):
     monkeypatch.setattr(pseudo_labels_module, "KMEANS_ROWS", 300)
     monkeypatch.setattr(pseudo_labels_module, "ASSIGNED_ROWS", 70)
-    found = replaced(clusterer, method, 6, 9).first_labels(moons[0], seed=0)
+    found = replaced(clusterer, method, 6, 9).cluster_pixels(moons[0], seed=0)
     assert found.labels.shape == (2, 600)
     for clusters in found.clusters:
         expected, distances = assign(moons[0], clusters.centers)

@@ -1,7 +1,8 @@
-"""A fit that was stopped, by whatever, goes on and ends as it would have without."""
+"""An interrupted fit resumes, and returns the same bits as an uninterrupted fit."""
 
 import functools
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -12,74 +13,17 @@ from torch import nn
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._fit import checkpoints as checkpoints_module
-from skdeepcluster._fit import fit as fit_module
 
-# Quick fits may well say that they are.
+# Fits this short may warn about their symptoms.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-ROUNDS = 4
-
-
-def quick(**params):
-    params = {"max_iter": ROUNDS, "epochs_per_iter": 2, "random_state": 0, **params}
-    return DeepClusterEstimator(**{"n_clusters": 4, **params})
-
-
-@pytest.fixture(scope="module")
-def images(digits_images):
-    return digits_images[0][:150]
-
-
-@pytest.fixture(scope="module")
-def expected(images):
-    return quick().fit(images)
-
-
-class Stop(Exception):
-    """What stops a fit in the middle of a round."""
-
-
-class StopAfter:
-    """An augmentation that raises at its n-th call."""
-
-    def __init__(self, calls):
-        self.calls = calls
-
-    def __getstate__(self):
-        # The counter is no part of the parameter.
-        return {}
-
-    def __call__(self, batch):
-        self.calls -= 1
-        if self.calls == 0:
-            raise Stop
-        return batch
-
-
-CALLS_A_ROUND = 2 * 3  # epochs, batches
-
-
-def stopped(images, folder, n_rounds, **params):
-    """Stop a fit in the round after `n_rounds` rounds."""
-    augment = StopAfter(n_rounds * CALLS_A_ROUND + 4)
-    with pytest.raises(Stop):
-        quick(augment=augment, checkpoint_dir=folder, **params).fit(images)
-    return StopAfter(-1)  # of the same kind, so the same parameter
-
-
-def assert_same_fit(model, other, images):
-    assert_array_equal(model.labels_, other.labels_)
-    assert_array_equal(model.transform(images), other.transform(images))
-    assert_array_equal(model.cluster_centers_, other.cluster_centers_)
-    assert model.inertia_ == other.inertia_
-    for one, two in zip(model.history_, other.history_, strict=True):
-        for name in one:
-            if "second" not in name:
-                assert one[name] == two[name], name
-
-
-PARAMS = {
+N_ROUNDS = 4
+# Two epochs of three batches.
+BATCHES_PER_ROUND = 2 * 3
+PARAMETERS = {
     "defaults": {},
+    # Its weights are in the channels-last layout, which momenta have to keep.
+    "convnet": {"backbone": "convnet"},
     "no momentum": {"momentum": 0.0, "n_jobs": 1},
     "single k": {"n_pseudo_labels": 4, "n_neighbors": None, "init": "features"},
     "random": {"random_state": None},
@@ -93,57 +37,157 @@ PARAMS = {
 }
 
 
+class Interruption(Exception):
+    """Ends a fit in the middle of a round."""
+
+
+class Interrupt:
+    """An augmentation that raises in the n-th batch. It counts the batches down."""
+
+    def __init__(self, n_batches=-1):
+        self.n_batches = n_batches
+
+    def __getstate__(self):
+        # All instances are the same parameter for a checkpoint, with any count.
+        return {}
+
+    def __call__(self, batch):
+        self.n_batches -= 1
+        if self.n_batches == 0:
+            raise Interruption
+        return batch
+
+
+def quick(**parameters):
+    parameters = {
+        "n_clusters": 4,
+        "backbone": "mlp",
+        "max_iter": N_ROUNDS,
+        "epochs_per_iter": 2,
+        "random_state": 0,
+        **parameters,
+    }
+    return DeepClusterEstimator(**parameters)
+
+
+def fit_until(n_batches, images, folder, **parameters):
+    """Interrupt a fit in its n-th batch."""
+    model = quick(augment=Interrupt(n_batches), checkpoint_dir=folder, **parameters)
+    with pytest.raises(Interruption):
+        model.fit(images)
+
+
+def assert_same_fit(model, expected, images):
+    assert_array_equal(model.labels_, expected.labels_)
+    assert_array_equal(model.transform(images), expected.transform(images))
+    assert_array_equal(model.cluster_centers_, expected.cluster_centers_)
+    assert model.inertia_ == expected.inertia_
+    assert model.recipe_ == expected.recipe_
+    for record, expected_record in zip(model.history_, expected.history_, strict=True):
+        assert record.keys() == expected_record.keys()
+        for name in record:
+            # Times differ from run to run: seconds_*, images_per_second.
+            if "second" not in name:
+                assert record[name] == expected_record[name], name
+
+
 @pytest.fixture(scope="module")
-def whole(images):
-    """Fits, by name of their parameters, that nothing stopped."""
+def images(digits_images):
+    return digits_images[0][:150]
+
+
+@pytest.fixture(scope="module")
+def expected(images):
+    """A fit of a convnet with random crops, without checkpoints."""
+    return quick(backbone="convnet").fit(images)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images):
+    """Return the uninterrupted fit with some of `PARAMETERS`."""
 
     @functools.cache
     def fit(name="defaults"):
-        return quick(augment=StopAfter(-1), **PARAMS[name]).fit(images)
+        return quick(augment=Interrupt(), **PARAMETERS[name]).fit(images)
 
     return fit
 
 
+@pytest.fixture(scope="module")
+def copy_checkpoints(images, tmp_path_factory):
+    """Copy the checkpoints of a fit that was interrupted inside a round.
+
+    Each fit runs once, for all tests.
+    """
+
+    @functools.cache
+    def interrupt(n_rounds, name, seconds):
+        folder = tmp_path_factory.mktemp("interrupted")
+        n_batches = n_rounds * BATCHES_PER_ROUND + 4
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints_module, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
+            fit_until(n_batches, images, folder, **PARAMETERS[name])
+        return folder
+
+    def copy(folder, n_rounds, name="defaults", seconds=120.0):
+        folder.mkdir(exist_ok=True)
+        for path in interrupt(n_rounds, name, seconds).iterdir():
+            shutil.copy(path, folder)
+
+    return copy
+
+
+@pytest.fixture
+def every_batch(monkeypatch):
+    """Write checkpoints after each batch."""
+    monkeypatch.setattr(checkpoints_module, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+
+
+# Between rounds.
+
+
 @pytest.mark.parametrize(
     ("n_rounds", "name"),
-    [(0, "defaults"), (3, "defaults"), *((1, name) for name in PARAMS)],
+    [(0, "defaults"), (3, "defaults"), *((1, name) for name in PARAMETERS)],
 )
-def test_a_stopped_fit_ends_as_one_that_was_not(
-    images, tmp_path, whole, name, n_rounds
+def test_resumed_fit_equals_uninterrupted_fit(
+    images, tmp_path, uninterrupted, copy_checkpoints, name, n_rounds
 ):
-    params = PARAMS[name]
-    augment = stopped(images, tmp_path, n_rounds, **params)
-    found = sorted(path.name for path in tmp_path.iterdir())
-    kept = range(max(1, n_rounds - 1), n_rounds + 1)
-    assert found == [f"round_{k:06d}.safetensors" for k in kept]
-    model = quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
-    assert model.n_iter_ == ROUNDS
+    copy_checkpoints(tmp_path, n_rounds, name)
+    complete_rounds = range(max(1, n_rounds - 1), n_rounds + 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"round_{number:06d}.safetensors" for number in complete_rounds
+    ]
+    model = quick(augment=Interrupt(), checkpoint_dir=tmp_path, **PARAMETERS[name])
+    model.fit(images)
+    assert model.n_iter_ == N_ROUNDS
     assert list(tmp_path.iterdir()) == []
     if name != "random":
-        assert_same_fit(model, whole(name), images)
+        assert_same_fit(model, uninterrupted(name), images)
 
 
-def test_checkpoints_change_nothing(images, tmp_path, expected):
-    model = quick(checkpoint_dir=tmp_path / "new").fit(images)
+def test_writing_checkpoints_does_not_change_the_fit(images, tmp_path, expected):
+    model = quick(backbone="convnet", checkpoint_dir=tmp_path / "new").fit(images)
     assert_same_fit(model, expected, images)
 
 
-def test_a_warm_start_goes_on_too(images, tmp_path):
-    def first():
-        return quick(augment=StopAfter(-1), max_iter=1, warm_start=True).fit(images)
+def test_warm_start_resumes(images, tmp_path):
+    def fit_one_round():
+        model = quick(augment=Interrupt(), max_iter=1, warm_start=True)
+        return model.fit(images)
 
-    model = first().set_params(max_iter=3, checkpoint_dir=tmp_path)
-    with pytest.raises(Stop):
-        model.set_params(augment=StopAfter(CALLS_A_ROUND + 2)).fit(images)
-    assert model.n_iter_ == 1  # as before the call
-    model.set_params(augment=StopAfter(-1)).fit(images)
-    other = first().set_params(max_iter=3).fit(images)
+    model = fit_one_round().set_params(max_iter=3, checkpoint_dir=tmp_path)
+    with pytest.raises(Interruption):
+        model.set_params(augment=Interrupt(BATCHES_PER_ROUND + 2)).fit(images)
+    # The error has left the attributes of the first fit.
+    assert model.n_iter_ == 1
+    model.set_params(augment=Interrupt()).fit(images)
     assert model.n_iter_ == 4
-    assert_same_fit(model, other, images)
+    assert_same_fit(model, fit_one_round().set_params(max_iter=3).fit(images), images)
 
 
 @pytest.mark.parametrize(
-    ("params", "names"),
+    ("parameters", "names"),
     [
         ({"n_clusters": 5}, "n_clusters"),
         ({"learning_rate": 0.02, "balance": None}, "balance, learning_rate"),
@@ -154,69 +198,81 @@ def test_a_warm_start_goes_on_too(images, tmp_path):
         ({"backbone": nn.Sequential(nn.Flatten(), nn.Linear(64, 2))}, "backbone"),
     ],
 )
-def test_another_fit_is_refused(images, tmp_path, params, names):
-    augment = stopped(images, tmp_path, 1)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    params = {"augment": augment, **params}
+def test_other_parameters_raise(images, tmp_path, copy_checkpoints, parameters, names):
+    copy_checkpoints(tmp_path, n_rounds=1)
+    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    model = quick(checkpoint_dir=tmp_path, **{"augment": Interrupt(), **parameters})
     with pytest.raises(ValueError, match=f"another fit: {names} differ"):
-        quick(checkpoint_dir=tmp_path, **params).fit(images)
-    with pytest.raises(ValueError, match="another fit: X differ"):
-        quick(checkpoint_dir=tmp_path, augment=augment).fit(images[::-1])
-    with pytest.raises(ValueError, match="another fit: X differ"):
-        quick(checkpoint_dir=tmp_path, augment=augment).fit(images[:100])
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        model.fit(images)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
 
 
-def test_what_may_change(images, tmp_path, expected):
-    augment = stopped(images, tmp_path / "a", 2)
-    (tmp_path / "a").rename(tmp_path / "b")
-    model = quick(checkpoint_dir=tmp_path / "b", augment=augment, verbose=0, cache=None)
-    assert model.fit(images).n_iter_ == ROUNDS
+def test_other_images_raise(images, tmp_path, copy_checkpoints):
+    copy_checkpoints(tmp_path, n_rounds=1)
+    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for other_images in (images[::-1], images[:100]):
+        with pytest.raises(ValueError, match="another fit: X differ"):
+            quick(checkpoint_dir=tmp_path, augment=Interrupt()).fit(other_images)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
+
+
+def test_some_parameters_may_change(images, tmp_path, copy_checkpoints):
+    copy_checkpoints(tmp_path / "moved", n_rounds=2)
+    n_calls = []
+    model = quick(
+        augment=Interrupt(),
+        checkpoint_dir=tmp_path / "moved",
+        cache_dir=tmp_path / "cache",
+        verbose=1,
+        callbacks=lambda history, fitted: n_calls.append(len(history)),
+        n_jobs=1,
+    )
+    assert model.fit(images).n_iter_ == N_ROUNDS
+    # It has resumed after two rounds.
+    assert n_calls == [3, 4]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_the_state_before_a_damaged_one_is_used(images, tmp_path, whole, damage):
-    augment = stopped(images, tmp_path, 3)
-    earlier, last = sorted(tmp_path.iterdir())
-    content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 1
-    pieces = {"cut": content[:999], "empty": b"", "flipped": content}
-    last.write_bytes(bytes(pieces[damage]))
-    used = rf"{last} cannot be read: .*Used instead: {earlier.name}"
-    with pytest.warns(UserWarning, match=used):
-        model = quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
-    assert_same_fit(model, whole(), images)
-
-
-def test_a_fit_whose_files_are_all_damaged_starts_anew(images, tmp_path, whole):
-    augment = stopped(images, tmp_path, 1)
-    (only,) = tmp_path.iterdir()
-    only.write_bytes(b"")
-    with pytest.warns(UserWarning, match=rf"{only} .* The fit starts anew"):
-        model = quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
-    assert_same_fit(model, whole(), images)
-
-
-def test_another_version_is_refused_and_its_work_left_alone(
-    images, tmp_path, monkeypatch
+def test_older_checkpoint_replaces_damaged_one(
+    images, tmp_path, uninterrupted, copy_checkpoints, damage
 ):
-    monkeypatch.setattr(checkpoints_module, "FORMAT", 99)
-    augment = stopped(images, tmp_path, 1)
-    monkeypatch.undo()
-    (only,) = tmp_path.iterdir()
-    refusal = rf"another version .*format 99, not {checkpoints_module.FORMAT}\."
-    with pytest.raises(ValueError, match=refusal):
-        quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
-    assert only.exists()
+    copy_checkpoints(tmp_path, n_rounds=3)
+    older, latest = sorted(tmp_path.iterdir())
+    content = bytearray(latest.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"cut": content[:999], "empty": b"", "flipped": content}
+    latest.write_bytes(bytes(damaged[damage]))
+    message = rf"{latest} cannot be read: .*Using {older.name}"
+    with pytest.warns(UserWarning, match=message):
+        model = quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
+    assert_same_fit(model, uninterrupted(), images)
+
+
+def test_fit_without_intact_checkpoint_starts_from_the_beginning(
+    images, tmp_path, uninterrupted, copy_checkpoints
+):
+    copy_checkpoints(tmp_path, n_rounds=1)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"")
+    with pytest.warns(UserWarning, match=rf"{path} .*starts from the beginning"):
+        model = quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
+    assert_same_fit(model, uninterrupted(), images)
+
+
+def test_other_format_raises_and_keeps_the_file(
+    images, tmp_path, copy_checkpoints, monkeypatch
+):
+    copy_checkpoints(tmp_path, n_rounds=1)
+    (path,) = tmp_path.iterdir()
+    format_of_file = checkpoints_module.CHECKPOINT_FORMAT
+    monkeypatch.setattr(checkpoints_module, "CHECKPOINT_FORMAT", 99)
+    message = rf"another version .*format {format_of_file}, not 99\."
+    with pytest.raises(ValueError, match=message):
+        quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
+    assert path.exists()
 
 
 # Inside a round.
-
-
-@pytest.fixture
-def often(monkeypatch):
-    """Checkpoints after every batch."""
-    monkeypatch.setattr(checkpoints_module, "SECONDS", -1.0)
 
 
 @pytest.mark.parametrize(
@@ -224,140 +280,152 @@ def often(monkeypatch):
     [
         (0, 2, "defaults"),
         *((1, n_batches, "defaults") for n_batches in (0, 1, 3)),
-        *((2, 4, name) for name in PARAMS if name != "random"),
+        *((2, 4, name) for name in PARAMETERS if name != "random"),
     ],
 )
-def test_a_fit_goes_on_inside_a_round(
-    images, tmp_path, whole, name, n_rounds, n_batches, often
+def test_fit_resumes_inside_a_round(
+    images, tmp_path, uninterrupted, every_batch, name, n_rounds, n_batches
 ):
-    params, n_steps = PARAMS[name], n_rounds * CALLS_A_ROUND + n_batches
-    augment = StopAfter(n_steps + 1)
-    with pytest.raises(Stop):
-        quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
-    last = max(path.stem for path in tmp_path.iterdir())
-    inside = f"_{n_steps:09d}" if n_batches else ""
-    assert last == f"round_{n_rounds:06d}{inside}"
-    augment = StopAfter(-1)
-    model = quick(augment=augment, checkpoint_dir=tmp_path, **params).fit(images)
-    # Not a batch was repeated.
-    assert -1 - augment.calls == ROUNDS * CALLS_A_ROUND - n_steps
-    assert_same_fit(model, whole(name), images)
+    n_steps = n_rounds * BATCHES_PER_ROUND + n_batches
+    fit_until(n_steps + 1, images, tmp_path, **PARAMETERS[name])
+    suffix = f"_{n_steps:09d}" if n_batches else ""
+    latest = max(path.stem for path in tmp_path.iterdir())
+    assert latest == f"round_{n_rounds:06d}{suffix}"
+    augment = Interrupt()
+    model = quick(augment=augment, checkpoint_dir=tmp_path, **PARAMETERS[name])
+    model.fit(images)
+    # No batch was trained on twice.
+    n_resumed = -1 - augment.n_batches
+    assert n_resumed == N_ROUNDS * BATCHES_PER_ROUND - n_steps
+    assert_same_fit(model, uninterrupted(name), images)
 
 
-def test_random_crops_go_on_where_they_were(
-    images, tmp_path, often, expected, monkeypatch
-):
+def test_random_crops_resume(images, tmp_path, every_batch, expected, monkeypatch):
     write = checkpoints_module.Checkpoints.write
 
-    def write_and_stop(self, state, n_rounds, n_steps=None):
-        write(self, state, n_rounds, n_steps)
-        if n_steps == CALLS_A_ROUND + 4:
-            raise Stop
+    def write_and_interrupt(self, content, n_rounds, n_steps=None):
+        write(self, content, n_rounds, n_steps)
+        if n_steps == BATCHES_PER_ROUND + 4:
+            raise Interruption
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints_module.Checkpoints, "write", write_and_stop)
-        with pytest.raises(Stop):
-            quick(checkpoint_dir=tmp_path).fit(images)
-    assert_same_fit(quick(checkpoint_dir=tmp_path).fit(images), expected, images)
+        patch.setattr(checkpoints_module.Checkpoints, "write", write_and_interrupt)
+        with pytest.raises(Interruption):
+            quick(backbone="convnet", checkpoint_dir=tmp_path).fit(images)
+    model = quick(backbone="convnet", checkpoint_dir=tmp_path).fit(images)
+    assert_same_fit(model, expected, images)
 
 
-def test_two_files_are_kept_and_the_last_complete_round(images, tmp_path, often):
-    augment = StopAfter(2 * CALLS_A_ROUND + 5)
-    with pytest.raises(Stop):
-        quick(augment=augment, checkpoint_dir=tmp_path).fit(images)
-    steps = [2 * CALLS_A_ROUND + done for done in (3, 4)]
-    names = ["round_000002", *(f"round_000002_{step:09d}" for step in steps)]
-    assert sorted(path.stem for path in tmp_path.iterdir()) == names
+def test_two_files_and_the_last_complete_round_are_kept(tmp_path, copy_checkpoints):
+    copy_checkpoints(tmp_path, n_rounds=2, seconds=-1.0)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [
+        "round_000002",
+        f"round_000002_{2 * BATCHES_PER_ROUND + 2:09d}",
+        f"round_000002_{2 * BATCHES_PER_ROUND + 3:09d}",
+    ]
 
 
-def test_inside_a_round_files_are_minutes_apart(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints_module, "SECONDS", 1e9)
-    stopped(images, tmp_path, 1)
+def test_files_inside_a_round_are_rare(tmp_path, copy_checkpoints):
+    copy_checkpoints(tmp_path, n_rounds=1, seconds=1e9)
     assert [path.stem for path in tmp_path.iterdir()] == ["round_000001"]
 
 
-# Instead of going on.
+# Recovery of the last complete round.
 
 
-@pytest.mark.parametrize("kind", ["defaults", "single k"])
-def test_the_last_complete_round_can_be_recovered(images, tmp_path, kind, often):
-    augment = stopped(images, tmp_path, 2, **PARAMS[kind])
-    before = sorted(tmp_path.iterdir())
-    model = quick(augment=augment, checkpoint_dir=tmp_path, **PARAMS[kind])
+@pytest.mark.parametrize("name", ["defaults", "single k"])
+def test_recover_equals_fit_that_ended_with_the_round(
+    images, tmp_path, copy_checkpoints, name
+):
+    copy_checkpoints(tmp_path, n_rounds=2, name=name, seconds=-1.0)
+    paths = sorted(tmp_path.iterdir())
+    model = quick(augment=Interrupt(), checkpoint_dir=tmp_path, **PARAMETERS[name])
     model.recover(images)
     assert model.n_iter_ == 2
     assert_array_equal(model.predict(images), model.labels_)
-    assert sorted(tmp_path.iterdir()) == before
+    # The checkpoints are kept, so that the fit can still resume.
+    assert sorted(tmp_path.iterdir()) == paths
 
-    def ending(history, n):
-        """Have `tol` end a fit after two rounds."""
-        if len(history) == 2:
-            history[-1]["nmi_previous"] = 1.0
-        return {}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "round_symptoms", ending)
-        other = quick(augment=augment, **PARAMS[kind]).fit(images)
-    other.history_[-1]["nmi_previous"] = model.history_[-1]["nmi_previous"]
-    assert_same_fit(model, other, images)
-    assert model.fit(images).n_iter_ == ROUNDS  # it can still go on
+    ended = quick(
+        augment=Interrupt(),
+        callbacks=lambda history, fitted: len(history) == 2,
+        **PARAMETERS[name],
+    ).fit(images)
+    assert_same_fit(model, ended, images)
+    assert model.fit(images).n_iter_ == N_ROUNDS
 
 
-def test_there_may_be_nothing_to_recover(images, tmp_path, expected, often):
+def test_recover_without_checkpoint_dir_raises(images):
     with pytest.raises(ValueError, match="checkpoint_dir=None holds no complete"):
         quick().recover(images)
-    augment = stopped(images, tmp_path, 0)
-    model = quick(augment=augment, checkpoint_dir=tmp_path)
+
+
+def test_recover_without_complete_round_raises(images, tmp_path, copy_checkpoints):
+    copy_checkpoints(tmp_path, n_rounds=0, seconds=-1.0)
+    # There are checkpoints, but only inside the first round.
+    assert list(tmp_path.iterdir())
+    model = quick(augment=Interrupt(), checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="holds no complete round"):
         model.recover(images)
     assert not [name for name in vars(model) if name.endswith("_")]
-    stopped(images, tmp_path / "other", 1)
+
+
+def test_recover_of_another_fit_raises(images, tmp_path, copy_checkpoints):
+    copy_checkpoints(tmp_path, n_rounds=1)
+    model = quick(n_clusters=3, augment=Interrupt(), checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="another fit: n_clusters differ"):
-        model.set_params(n_clusters=3, checkpoint_dir=tmp_path / "other").recover(
-            images
-        )
+        model.recover(images)
 
 
-class Poison(nn.Module):
-    """A network whose weights become NaN after so many batches of training."""
+# Failures.
+
+
+class Diverging(nn.Module):
+    """A network with a weight that becomes NaN in the n-th batch of training."""
 
     def __init__(self, n_batches):
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
-        self.n_left = n_batches
+        self.n_batches = n_batches
 
     def extra_repr(self):
-        return f"{self.n_left}"
+        # Checkpoints compare modules by their repr.
+        return f"{self.n_batches}"
 
     def forward(self, x):
         if self.training and torch.is_grad_enabled():
-            self.n_left -= 1
-            if self.n_left == 0:
+            self.n_batches -= 1
+            if self.n_batches == 0:
                 self.layers[1].weight.data[0, 0] = torch.nan
         return self.layers(x)
 
 
-def test_weights_that_become_nan_are_not_kept(images, tmp_path, often):
-    model = quick(backbone=Poison(CALLS_A_ROUND + 2), checkpoint_dir=tmp_path)
+def test_weights_that_are_nan_are_not_written(images, tmp_path, every_batch):
+    backbone = Diverging(BATCHES_PER_ROUND + 2)
+    model = quick(backbone=backbone, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match=r"loss is nan in round 2: .*learning_rate"):
         model.fit(images)
-    kept = [f"round_000001{step}.safetensors" for step in ("", "_000000007")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "round_000001.safetensors",
+        "round_000001_000000007.safetensors",
+    ]
     model.recover(images)
     assert model.n_iter_ == 1
     assert np.isfinite(model.transform(images)).all()
 
 
-def test_a_full_disk_is_warned_of(images, tmp_path, monkeypatch, whole):
-    def full(*args):
+def test_full_disk_warns_and_the_fit_continues(
+    images, tmp_path, monkeypatch, uninterrupted, copy_checkpoints
+):
+    def raise_full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    stopping = stopped(images, tmp_path, 1)
-    monkeypatch.setattr(os, "fsync", full)
+    copy_checkpoints(tmp_path, n_rounds=1)
+    monkeypatch.setattr(os, "fsync", raise_full_disk)
     with (
         pytest.warns(UserWarning, match="No checkpoint round_000002 .*No space left"),
         pytest.warns(UserWarning, match="No checkpoint round_000003 .*No space left"),
     ):
-        model = quick(augment=stopping, checkpoint_dir=tmp_path).fit(images)
-    assert model.n_iter_ == ROUNDS
-    assert_same_fit(model, whole(), images)
+        model = quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
+    assert model.n_iter_ == N_ROUNDS
+    assert_same_fit(model, uninterrupted(), images)

@@ -1,5 +1,6 @@
-"""Decoded pictures are kept, found again by their contents, and never half-written."""
+"""Decoded images are cached by the contents of their files, and never half-written."""
 
+import errno
 import multiprocessing
 import os
 import time
@@ -11,191 +12,214 @@ from PIL import Image
 
 from skdeepcluster._inputs import cache as cache_module
 from skdeepcluster._inputs.cache import cache_decoded
+from skdeepcluster._inputs.collection import ImageCollection, find_images
 from skdeepcluster._inputs.decoding import ImageFormat
-from skdeepcluster._inputs.images import DecodedSource, ImageCollection, find_images
+from skdeepcluster._inputs.images import DecodedSource
 from skdeepcluster._inputs.sources import ArraySource
 
 RNG = np.random.default_rng(0)
 N = 12
 PIXELS = RNG.integers(0, 256, (N, 9, 7)).astype(np.uint8)
-WANTED = ImageFormat((1, 9, 7), np.uint8)
-SIZE = PIXELS.size
+FORMAT = ImageFormat((1, 9, 7), np.uint8)
+KINDS = ["memory", "temporary file", "folder", "none"]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    place = tmp_path / "images"
-    place.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for i, values in enumerate(PIXELS):
-        Image.fromarray(values).save(place / f"{i:02d}.png")
-    return place
+        Image.fromarray(values).save(images / f"{i:02d}.png")
+    return images
 
 
 @pytest.fixture
-def kept(tmp_path):
+def cache_dir(tmp_path):
     return tmp_path / "cache" / "decoded"
 
 
-def source_of(X, wanted=WANTED, skip=False, n_workers=0):
-    items = X if isinstance(X, ImageCollection) else find_images(X)
-    return DecodedSource(items, wanted, np.arange(len(items)), n_workers, skip)
+def make_source(X, image_format=FORMAT, skip=False, n_workers=0):
+    collection = X if isinstance(X, ImageCollection) else find_images(X)
+    rows = np.arange(len(collection))
+    return DecodedSource(collection, image_format, rows, n_workers, skip)
 
 
-def pixels_of(source):
+def read_pixels(source):
     return source.batch(slice(None))[:, 0].numpy()
 
 
+def cached_pixels(folder, cache_dir):
+    return read_pixels(cache_decoded(make_source(folder), cache_dir))
+
+
 def forbid_decoding(monkeypatch):
-    def forbidden(*args):
+    def fail(*args):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(cache_module, "_images", forbidden)
+    monkeypatch.setattr(cache_module, "_decode_all", fail)
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-@pytest.mark.parametrize("cache", ["memory", "folder"])
-def test_what_is_held_is_what_was_decoded(monkeypatch, folder, kept, cache, n_workers):
+@pytest.mark.parametrize("kind", ["memory", "temporary file", "folder"])
+def test_cached_images_equal_decoded_images(
+    monkeypatch, folder, make_cache, kind, n_workers
+):
     monkeypatch.setattr(cache_module, "BATCH_ROWS", 5)
-    where = kept if cache == "folder" else cache
-    held = cache_decoded(source_of(folder, n_workers=n_workers), where, SIZE)
-    assert isinstance(held, ArraySource)
-    assert held.dtype == np.uint8
-    assert_array_equal(pixels_of(held), PIXELS)
-    assert isinstance(held.values, np.memmap) == (cache == "folder")
+    cached = cache_decoded(make_source(folder, n_workers=n_workers), make_cache(kind))
+    assert isinstance(cached, ArraySource)
+    assert cached.dtype == np.uint8
+    assert_array_equal(read_pixels(cached), PIXELS)
+    assert isinstance(cached.values, np.memmap) == (kind != "memory")
 
 
-@pytest.mark.parametrize(("cache", "size"), [(None, SIZE), ("memory", SIZE - 1)])
-def test_what_does_not_fit_is_decoded_each_time(folder, cache, size):
-    held = cache_decoded(source_of(folder), cache, size)
-    assert isinstance(held, DecodedSource)
-    assert_array_equal(pixels_of(held), PIXELS)
+def test_images_without_room_are_decoded_in_each_pass(folder, make_cache):
+    cached = cache_decoded(make_source(folder), make_cache("none"))
+    assert isinstance(cached, DecodedSource)
+    assert_array_equal(read_pixels(cached), PIXELS)
 
 
-def test_too_many_for_the_folder_leave_it_empty(folder, kept):
-    assert isinstance(cache_decoded(source_of(folder), kept, SIZE - 1), DecodedSource)
-    assert not kept.exists()
-
-
-@pytest.mark.parametrize("cache", ["memory", "folder", None])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("broken", [[3], [0, 11], [2, 5, 6]])
-def test_unreadable_pictures_are_left_out(folder, kept, cache, broken):
+def test_unreadable_images_are_left_out(folder, make_cache, kind, broken):
+    cache_dir = make_cache(kind)
     for row in broken:
         (folder / f"{row:02d}.png").write_bytes(b"")
-    source = source_of(folder, skip=True)
-    held = cache_decoded(source, kept if cache == "folder" else cache, SIZE)
-    assert sorted(source.failures) == broken
-    assert_array_equal(pixels_of(held), np.delete(PIXELS, broken, axis=0))
+    source = make_source(folder, skip=True)
+    cached = cache_decoded(source, cache_dir)
+    readable = np.delete(PIXELS, broken, axis=0)
+    assert source.failures.rows.tolist() == broken
+    assert_array_equal(read_pixels(cached), readable)
+    assert len(cached) == len(readable)
+    assert (cached.shape, cached.dtype) == ((1, 9, 7), np.uint8)
+    assert_array_equal(read_pixels(cached.subset(slice(2, 5))), readable[2:5])
+    assert_array_equal(cached.take(np.array([4, 0])).values[:, 0], readable[[4, 0]])
     with pytest.raises(ValueError, match=f"row {broken[0]}: .*the file is empty"):
-        pixels_of(
-            cache_decoded(source_of(folder), kept if cache == "folder" else cache, SIZE)
-        )
+        cached_pixels(folder, cache_dir)
 
 
-def test_a_folder_is_decoded_once(monkeypatch, folder, kept):
-    cache_decoded(source_of(folder), kept, SIZE)
+def test_folder_is_decoded_once(monkeypatch, folder, cache_dir):
+    cached_pixels(folder, cache_dir)
     forbid_decoding(monkeypatch)
-    assert_array_equal(pixels_of(cache_decoded(source_of(folder), kept, SIZE)), PIXELS)
-    moved = folder.rename(folder.parent / "moved")
-    assert_array_equal(pixels_of(cache_decoded(source_of(moved), kept, SIZE)), PIXELS)
+    assert_array_equal(cached_pixels(folder, cache_dir), PIXELS)
+    renamed = folder.rename(folder.parent / "renamed")
+    assert_array_equal(cached_pixels(renamed, cache_dir), PIXELS)
 
 
-def test_unreadable_pictures_are_remembered(monkeypatch, folder, kept):
+def test_unreadable_images_are_cached(monkeypatch, folder, cache_dir):
     (folder / "04.png").write_bytes(b"")
-    first = source_of(folder, skip=True)
-    cache_decoded(first, kept, SIZE)
+    source = make_source(folder, skip=True)
+    cache_decoded(source, cache_dir)
     forbid_decoding(monkeypatch)
-    again = source_of(folder, skip=True)
-    held = cache_decoded(again, kept, SIZE)
-    assert again.failures == first.failures
-    assert_array_equal(pixels_of(held), np.delete(PIXELS, 4, axis=0))
+    second_source = make_source(folder, skip=True)
+    cached = cache_decoded(second_source, cache_dir)
+    assert second_source.failures.messages == source.failures.messages
+    assert_array_equal(read_pixels(cached), np.delete(PIXELS, 4, axis=0))
 
 
-def test_other_contents_are_decoded_anew(folder, kept):
-    cache_decoded(source_of(folder), kept, SIZE)
+def test_changed_file_is_decoded_again(folder, cache_dir):
+    cached_pixels(folder, cache_dir)
     path = folder / "03.png"
-    before = path.stat()
+    status = path.stat()
     changed = PIXELS[3].copy()
     changed[0, 0] ^= 1
     Image.fromarray(changed).save(path)
     # Not even the size and the time of a file are trusted.
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert_array_equal(
-        pixels_of(cache_decoded(source_of(folder), kept, SIZE))[3], changed
-    )
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert_array_equal(cached_pixels(folder, cache_dir)[3], changed)
 
 
-def test_another_format_is_decoded_anew(folder, kept):
-    cache_decoded(source_of(folder), kept, SIZE)
-    held = cache_decoded(
-        source_of(folder, ImageFormat((3, 4, 4), np.uint8)), kept, SIZE
-    )
-    assert held.shape == (3, 4, 4)
+def test_new_format_is_decoded_again(folder, cache_dir):
+    cached_pixels(folder, cache_dir)
+    source = make_source(folder, ImageFormat((3, 4, 4), np.uint8))
+    assert cache_decoded(source, cache_dir).shape == (3, 4, 4)
 
 
-def test_a_file_that_is_cut_short_is_written_anew(folder, kept):
-    cache_decoded(source_of(folder), kept, SIZE)
-    (path,) = kept.glob("*.npy")
+def test_truncated_cache_file_is_replaced(folder, cache_dir):
+    cached_pixels(folder, cache_dir)
+    (path,) = cache_dir.glob("*.npy")
     path.write_bytes(path.read_bytes()[:-10])
-    assert_array_equal(pixels_of(cache_decoded(source_of(folder), kept, SIZE)), PIXELS)
+    assert_array_equal(cached_pixels(folder, cache_dir), PIXELS)
     assert_array_equal(np.load(path)[:, 0], PIXELS)
 
 
+@pytest.mark.parametrize("kind", ["memory", "temporary file"])
 @pytest.mark.parametrize("form", [np.array, Image.fromarray])
-def test_pictures_without_files_leave_nothing_behind(kept, form):
-    items = ImageCollection(list(map(form, PIXELS)), None)
-    held = cache_decoded(source_of(items), kept, SIZE)
-    assert_array_equal(pixels_of(held), PIXELS)
-    assert list(kept.iterdir()) == []
+def test_images_without_files_leave_no_file(cache_dir, make_cache, form, kind):
+    make_cache(kind)
+    collection = ImageCollection(list(map(form, PIXELS)), None)
+    cached = cache_decoded(make_source(collection), cache_dir)
+    assert_array_equal(read_pixels(cached), PIXELS)
+    assert not cache_dir.exists() or list(cache_dir.iterdir()) == []
 
 
-def test_a_failure_leaves_nothing_behind(folder, kept):
+def test_failure_leaves_no_file(folder, cache_dir):
     (folder / "11.png").write_bytes(b"")
     with pytest.raises(ValueError, match="row 11"):
-        cache_decoded(source_of(folder), kept, SIZE)
-    assert list(kept.iterdir()) == []
+        cached_pixels(folder, cache_dir)
+    assert list(cache_dir.iterdir()) == []
 
 
-def hold_and_report(folder, kept, queue):
-    queue.put(pixels_of(cache_decoded(source_of(folder), kept, SIZE)))
+def test_full_disk_names_cache_dir(monkeypatch, folder, cache_dir):
+    def fill_disk(source):
+        yield from list(source.batches([slice(0, 3)]))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache_module, "_decode_all", fill_disk)
+    with pytest.raises(OSError, match=r"cache_dir=.* has no room.*cache_dir=None"):
+        cached_pixels(folder, cache_dir)
+    assert list(cache_dir.iterdir()) == []
 
 
-def test_two_processes_at_once(folder, kept):
+def test_cache_dir_that_is_a_file(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cache_dir=.*file"):
+        cached_pixels(folder, tmp_path / "file")
+
+
+def cache_and_report(folder, cache_dir, queue):
+    queue.put(cached_pixels(folder, cache_dir))
+
+
+def test_two_processes_at_once(folder, cache_dir):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    jobs = [context.Process(target=hold_and_report, args=(folder, kept, queue))]
-    jobs.append(context.Process(target=hold_and_report, args=(folder, kept, queue)))
+    jobs = [
+        context.Process(target=cache_and_report, args=(folder, cache_dir, queue))
+        for _ in range(2)
+    ]
     for job in jobs:
         job.start()
-    found = [queue.get(timeout=60) for _ in jobs]
+    results = [queue.get(timeout=60) for _ in jobs]
     for job in jobs:
         job.join()
-    for values in found:
+    for values in results:
         assert_array_equal(values, PIXELS)
-    assert sorted(path.suffix for path in kept.iterdir()) == [".json", ".npy"]
+    assert sorted(path.suffix for path in cache_dir.iterdir()) == [".json", ".npy"]
 
 
-def slowly(folder, kept):
-    real = cache_module._images
+def cache_slowly(folder, cache_dir):
+    decode_all = cache_module._decode_all
 
-    def images(source):
-        for batch in real(source):
+    def decode_slowly(source):
+        for batch in decode_all(source):
             time.sleep(0.2)
             yield batch
 
-    cache_module._images, cache_module.BATCH_ROWS = images, 1
-    cache_decoded(source_of(folder), kept, SIZE)
+    cache_module._decode_all = decode_slowly
+    cache_module.BATCH_ROWS = 1
+    cached_pixels(folder, cache_dir)
 
 
-def test_a_killed_process_leaves_no_half_of_a_file(folder, kept):
+def test_killed_process_leaves_no_partial_file(folder, cache_dir):
     job = multiprocessing.get_context("fork").Process(
-        target=slowly, args=(folder, kept)
+        target=cache_slowly, args=(folder, cache_dir)
     )
     job.start()
     deadline = time.monotonic() + 60
-    while not (kept.exists() and list(kept.iterdir())):
+    while not (cache_dir.exists() and list(cache_dir.iterdir())):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     job.kill()
     job.join()
-    assert not list(kept.glob("*.npy"))
-    assert_array_equal(pixels_of(cache_decoded(source_of(folder), kept, SIZE)), PIXELS)
+    assert not list(cache_dir.glob("*.npy"))
+    assert_array_equal(cached_pixels(folder, cache_dir), PIXELS)

@@ -1,4 +1,4 @@
-"""Pictures of every mode, size and kind -> arrays of one format."""
+"""Images of every mode, size and type are decoded into one format."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ GRAY, COLOR = ImageFormat((1, 8, 8), np.uint8), ImageFormat((3, 8, 8), np.uint8)
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I;16", "I"]
 
 
-def picture(mode="RGB", width=10, height=8):
+def make_pil_image(mode="RGB", width=10, height=8):
     values = RNG.integers(0, 256, (height, width, 3)).astype(np.uint8)
     if mode in ("I;16", "I"):
         gray = values[..., 0].astype(np.int64) * 257
@@ -28,46 +28,46 @@ def picture(mode="RGB", width=10, height=8):
     if mode == "P":
         return Image.fromarray(values).quantize(16)
     image = Image.fromarray(values)
-    if mode == "LAB":  # PIL converts nothing into it
+    # PIL converts no mode to LAB.
+    if mode == "LAB":
         return Image.frombytes("LAB", image.size, image.tobytes())
     return image.convert("L").convert(mode) if mode == "LA" else image.convert(mode)
 
 
-def gradient(width, height):
-    """Gray that grows from left to right."""
+def make_gradient(width, height):
+    """Return gray values that grow from left to right."""
     row = np.linspace(0, 255, width).astype(np.uint8)
     return np.tile(row, (height, 1))
 
 
-@pytest.mark.parametrize("wanted", [GRAY, COLOR], ids=["gray", "color"])
+@pytest.mark.parametrize("image_format", [GRAY, COLOR], ids=["gray", "color"])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_becomes_gray_or_color(mode, wanted):
-    values = decode(picture(mode), wanted)
-    assert values.shape == wanted.shape
+def test_every_mode_becomes_gray_or_color(mode, image_format):
+    values = decode(make_pil_image(mode), image_format)
+    assert values.shape == image_format.shape
     assert values.dtype == np.uint8
     assert values.std() > 5
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_headers_tell_gray_from_color(mode):
+def test_format_of_headers(mode):
     gray = mode in ("1", "L", "LA", "I;16", "I")
-    assert read_format(picture(mode)).shape == (1 if gray else 3, 8, 10)
+    assert read_format(make_pil_image(mode)).shape == (1 if gray else 3, 8, 10)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_pixels_of_the_wanted_size_are_kept(mode):
-    image = picture(mode, 8, 8)
-    wanted = GRAY if mode == "L" else COLOR
+def test_pixels_of_the_same_size_are_kept(mode):
+    image = make_pil_image(mode, 8, 8)
+    image_format = GRAY if mode == "L" else COLOR
     expected = np.array(image).reshape(8, 8, -1).transpose(2, 0, 1)
-    assert_array_equal(decode(image, wanted), expected)
-    # ... in every form
+    assert_array_equal(decode(image, image_format), expected)
     forms = [expected, torch.from_numpy(expected), expected.transpose(1, 2, 0)]
     for form in [*forms, (image, 3), (expected, "label"), [image, 1]]:
-        assert_array_equal(decode(form, wanted), expected)
+        assert_array_equal(decode(form, image_format), expected)
 
 
 def test_sixteen_bits_keep_their_range():
-    values = gradient(8, 8)
+    values = make_gradient(8, 8)
     for kind in (np.uint16, np.int32):
         image = Image.fromarray((values.astype(np.int64) * 257).astype(kind))
         assert_array_equal(decode(image, GRAY)[0], values)
@@ -80,48 +80,53 @@ def test_floating_point_pixels_are_refused():
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_what_is_transparent_is_white(mode):
+def test_transparent_pixels_become_white(mode):
     values = np.zeros((8, 8, len(mode)), np.uint8)
-    values[:, :4, -1] = 255  # the left half is there, and black
+    # The left half is opaque and black.
+    values[:, :4, -1] = 255
     gray = decode(Image.fromarray(values, mode), GRAY)[0]
     assert (gray[:, :4] == 0).all()
     assert (gray[:, 4:] == 255).all()
 
 
-def test_a_transparent_color_of_a_palette_is_white(tmp_path):
+def test_transparent_color_of_a_palette_becomes_white(tmp_path):
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 200, 0, 0])
     image.save(tmp_path / "image.png", transparency=1)
     assert (decode(tmp_path / "image.png", COLOR) == 255).all()
 
 
-@pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 3), (8, 1)])
-def test_rotations_by_exif_are_applied(tmp_path, orientation, turn):
-    values = picture("L", 8, 8)
+@pytest.mark.parametrize(("orientation", "n_turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_exif_rotations_are_applied(tmp_path, orientation, n_turns):
+    values = make_pil_image("L", 8, 8)
     exif = Image.Exif()
     exif[0x0112] = orientation
     values.save(tmp_path / "image.png", exif=exif)
-    expected = np.rot90(np.asarray(values), turn)
+    expected = np.rot90(np.asarray(values), n_turns)
     assert_array_equal(decode(tmp_path / "image.png", GRAY)[0], expected)
-    picture("L", 10, 8).save(tmp_path / "image.png", exif=exif)
-    sides = (10, 8) if turn % 2 else (8, 10)
+    make_pil_image("L", 10, 8).save(tmp_path / "image.png", exif=exif)
+    sides = (10, 8) if n_turns % 2 else (8, 10)
     assert read_format(tmp_path / "image.png").shape == (1, *sides)
 
 
 @pytest.mark.parametrize("size", [(40, 8), (80, 16), (160, 32)])
-def test_the_longer_side_is_cropped_around_the_center(size):
+def test_longer_side_is_cropped_around_the_center(size):
     width, height = size
-    for item in (Image.fromarray(gradient(width, height)), gradient(width, height)):
-        row = decode(item, GRAY)[0, 4].astype(int)
-        left, right = 255 * 2 / 5, 255 * 3 / 5  # a fifth is left, in the middle
+    for image in (
+        Image.fromarray(make_gradient(width, height)),
+        make_gradient(width, height),
+    ):
+        row = decode(image, GRAY)[0, 4].astype(int)
+        # A fifth of the width remains, in the center.
+        left, right = 255 * 2 / 5, 255 * 3 / 5
         assert row[0] == pytest.approx(left, abs=6)
         assert row[-1] == pytest.approx(right, abs=6)
         assert (np.diff(row) > 0).all()
 
 
-def test_other_proportions_than_a_square():
-    wanted = ImageFormat((1, 4, 8), np.uint8)
-    row = decode(Image.fromarray(gradient(80, 80)), wanted)[0, 0].astype(int)
+def test_format_that_is_not_square():
+    image_format = ImageFormat((1, 4, 8), np.uint8)
+    row = decode(Image.fromarray(make_gradient(80, 80)), image_format)[0, 0].astype(int)
     assert row[0] < 20
     assert row[-1] > 235
 
@@ -131,43 +136,44 @@ def test_extreme_sizes(size):
     for mode in ("L", "RGB"):
         image = Image.new(mode, size, "#070707")
         assert decode(image, COLOR).tolist() == [[[7] * 8] * 8] * 3
-    wanted = ImageFormat((1, 8, 8), np.float32)
-    assert_allclose(decode(np.full(size[::-1], 0.5), wanted), 0.5, rtol=1e-6)
+    image_format = ImageFormat((1, 8, 8), np.float32)
+    assert_allclose(decode(np.full(size[::-1], 0.5), image_format), 0.5, rtol=1e-6)
 
 
-def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path):
-    image = Image.fromarray(gradient(800, 800)).convert("RGB")
+def test_large_jpeg_is_decoded_at_a_fraction(tmp_path):
+    image = Image.fromarray(make_gradient(800, 800)).convert("RGB")
     image.save(tmp_path / "image.jpg", quality=95)
-    small, whole = decode(tmp_path / "image.jpg", COLOR), decode(image, COLOR)
-    assert_allclose(small.astype(int), whole, atol=6)
+    from_file = decode(tmp_path / "image.jpg", COLOR)
+    from_memory = decode(image, COLOR)
+    assert_allclose(from_file.astype(int), from_memory, atol=6)
 
 
-def test_a_users_picture_is_left_as_it_is(tmp_path):
-    picture("RGB", 300, 200).save(tmp_path / "image.jpg")
+def test_pil_image_is_not_changed(tmp_path):
+    make_pil_image("RGB", 300, 200).save(tmp_path / "image.jpg")
     with Image.open(tmp_path / "image.jpg") as image:
         decode(image, COLOR)
         assert image.size == (300, 200)
 
 
 def test_floats_are_resized_as_floats():
-    values = gradient(16, 16) / 255
-    found = decode(values, ImageFormat((1, 8, 8), np.float32))
-    assert found.dtype == np.float32
-    assert_allclose(found[0, 0], values[0].reshape(8, 2).mean(axis=1), atol=0.02)
+    values = make_gradient(16, 16) / 255
+    decoded = decode(values, ImageFormat((1, 8, 8), np.float32))
+    assert decoded.dtype == np.float32
+    assert_allclose(decoded[0, 0], values[0].reshape(8, 2).mean(axis=1), atol=0.02)
 
 
 @pytest.mark.parametrize(
-    ("item", "wanted", "message"),
+    ("image", "image_format", "message"),
     [
         (
             np.zeros((5, 9, 9)),
             ImageFormat((3, 9, 9), np.float32),
-            "of 5 channels, where",
+            "of 5 channels among",
         ),
         (
             np.zeros((9, 9)),
             ImageFormat((1, 9, 9), np.uint8),
-            "float64 values, where others",
+            "float64 values among images of bytes",
         ),
         (np.full((9, 9), 3e38), ImageFormat((1, 9, 9), np.float32), "beyond 1e30"),
         (
@@ -175,27 +181,27 @@ def test_floats_are_resized_as_floats():
             ImageFormat((1, 9, 9), np.float32),
             "NaN, infinite or beyond 1e30",
         ),
-        (np.zeros(9), GRAY, r"shape \(9,\) is no image"),
-        (np.zeros((0, 9)), GRAY, r"shape \(0, 9\) is no image"),
+        (np.zeros(9), GRAY, r"shape \(9,\) is not an image"),
+        (np.zeros((0, 9)), GRAY, r"shape \(0, 9\) is not an image"),
         (Image.new("L", (9, 9)), ImageFormat((5, 9, 9), np.uint8), "gray or color"),
     ],
 )
-def test_arrays_that_do_not_fit(item, wanted, message):
+def test_arrays_that_cannot_be_converted(image, image_format, message):
     with pytest.raises(ValueError, match=message):
-        decode(item, wanted)
+        decode(image, image_format)
 
 
-@pytest.mark.parametrize("item", [3, None, {"image": 1}, np.array(["a"]), ()])
-def test_what_is_no_picture(item):
-    with pytest.raises(TypeError, match="is no image: pass paths"):
-        decode(item, GRAY)
-    with pytest.raises(TypeError, match="is no image: pass paths"):
-        read_format(item)
+@pytest.mark.parametrize("image", [3, None, {"image": 1}, np.array(["a"]), ()])
+def test_values_that_are_no_image(image):
+    with pytest.raises(TypeError, match="is not an image: pass paths"):
+        decode(image, GRAY)
+    with pytest.raises(TypeError, match="is not an image: pass paths"):
+        read_format(image)
 
 
-def spoil(path, kind, bomb):
+def write_broken_file(path, kind, bomb):
     """Write a file that cannot be read as an image."""
-    image = picture("RGB", 64, 64)
+    image = make_pil_image("RGB", 64, 64)
     image.save(path, "PNG")
     content = path.read_bytes()
     if kind == "truncated":
@@ -228,14 +234,14 @@ def spoil(path, kind, bomb):
         ("loop", "symbolic links"),
     ],
 )
-def test_the_cause_of_a_failure_is_told_with_the_path(tmp_path, bomb, kind, cause):
+def test_failure_has_path_and_cause(tmp_path, bomb, kind, cause):
     path = tmp_path / "image.png"
-    spoil(path, kind, bomb)
+    write_broken_file(path, kind, bomb)
     with pytest.raises(Exception) as caught:  # noqa: PT011
         decode(path, COLOR)
-    told = describe_failure(path, caught.value)
-    assert told.startswith(f"{path}: ")
-    assert cause in told
+    description = describe_failure(path, caught.value)
+    assert description.startswith(f"{path}: ")
+    assert cause in description
 
 
 sizes = st.integers(1, 70)
@@ -244,9 +250,9 @@ sizes = st.integers(1, 70)
 @settings(max_examples=150)
 @given(st.sampled_from(MODES), sizes, sizes, sizes, sizes, st.sampled_from([1, 3]))
 def test_any_mode_and_size_becomes_any_format(mode, width, height, w, h, channels):
-    wanted = ImageFormat((channels, h, w), np.uint8)
-    values = decode(picture(mode, width, height), wanted)
-    assert values.shape == wanted.shape
+    image_format = ImageFormat((channels, h, w), np.uint8)
+    values = decode(make_pil_image(mode, width, height), image_format)
+    assert values.shape == image_format.shape
     assert values.flags.c_contiguous
 
 
@@ -258,11 +264,12 @@ def test_any_mode_and_size_becomes_any_format(mode, width, height, w, h, channel
 )
 def test_any_array_becomes_its_format(dtype, channels, width, height, w, h):
     values = RNG.integers(0, 2, (channels, height, width)).astype(dtype)
-    if channels > width:  # would be read with the last dimension as the channels
+    # The last dimension would be read as the channels.
+    if channels > width:
         return
-    wanted = ImageFormat((channels, h, w), read_format(values).dtype)
-    found = decode(values, wanted)
-    assert found.shape == wanted.shape
-    assert found.dtype == wanted.dtype
-    assert found.min() >= -1e-6
-    assert found.max() <= 1 + 1e-6
+    image_format = ImageFormat((channels, h, w), read_format(values).dtype)
+    decoded = decode(values, image_format)
+    assert decoded.shape == image_format.shape
+    assert decoded.dtype == image_format.dtype
+    assert decoded.min() >= -1e-6
+    assert decoded.max() <= 1 + 1e-6

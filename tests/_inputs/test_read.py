@@ -1,4 +1,4 @@
-"""A first call that is nearly right: what is said, and what is only warned of."""
+"""A call that is nearly right raises an error or a warning that names the cure."""
 
 import warnings
 from contextlib import nullcontext
@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
@@ -14,72 +15,77 @@ from torch.utils.data import DataLoader, TensorDataset
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._inputs import images as images_module
 from skdeepcluster._inputs.decoding import decode
+from skdeepcluster._inputs.read import read_input
+from skdeepcluster._inputs.spec import InputFormat, InputSpec
 
-# Quick fits may well say that they are.
+# Quick fits may warn that they have not converged.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-DIGITS = load_digits().images[:60]  # from 0 to 16
+# Values from 0 to 16.
+DIGITS = load_digits().images[:60]
 BYTES = (DIGITS * 15.9).astype(np.uint8)
 COLOR = np.repeat(BYTES[..., None], 3, axis=-1)
 
 
-def quick(**params):
+def make_quick_estimator(**params):
     params = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0, **params}
     return DeepClusterEstimator(2, **params)
 
 
 @pytest.fixture(scope="module")
-def of_bytes():
-    return quick().fit(BYTES)
+def bytes_model():
+    return make_quick_estimator().fit(BYTES)
 
 
 @pytest.fixture(scope="module")
-def of_colors():
-    return quick().fit(COLOR)
+def color_model():
+    return make_quick_estimator().fit(COLOR)
 
 
-def test_a_folder_does_not_go_into_a_search(tmp_path):
-    search = GridSearchCV(quick(), {"n_clusters": [2]}, cv=2, error_score="raise")
+def test_folder_in_a_search(tmp_path):
+    search = GridSearchCV(
+        make_quick_estimator(), {"n_clusters": [2]}, cv=2, error_score="raise"
+    )
     with pytest.raises(ValueError, match=r"single letters.*Pass it the list of files"):
         search.fit(str(tmp_path))
 
 
-def test_what_is_wrong_with_every_row_is_not_to_be_skipped(tmp_path):
-    for X, words in (
-        (["cat", "dog"] * 9, "row 0: cat: .*text in X is paths"),
+def test_error_of_every_row_does_not_offer_to_skip(tmp_path):
+    for X, message in (
+        (["cat", "dog"] * 9, "row 0: cat: .*text in X is read as paths"),
         ([tmp_path] * 9, "row 0: .*it is a folder. Pass a folder by itself"),
         (TensorDataset(torch.ones(9, 64)), "rows of numbers go into one 2-D array"),
     ):
-        with pytest.raises(ValueError, match=words) as raised:
-            quick().fit(X)
+        with pytest.raises(ValueError, match=message) as raised:
+            make_quick_estimator().fit(X)
         assert "on_error" not in str(raised.value)
 
 
-def test_batches_and_single_pictures_are_none():
+def test_data_loaders_and_single_pil_images():
     loader = DataLoader(TensorDataset(torch.tensor(BYTES)))
     with pytest.raises(TypeError, match=r"X is a DataLoader.*Pass X\.dataset"):
-        quick().fit(loader)
-    with pytest.raises(TypeError, match=r"single picture. Pass .*\[X\]"):
-        quick().fit(Image.fromarray(BYTES[0]))
+        make_quick_estimator().fit(loader)
+    with pytest.raises(TypeError, match=r"single image. Pass .*\[X\]"):
+        make_quick_estimator().fit(Image.fromarray(BYTES[0]))
 
 
 @pytest.mark.parametrize("image", [COLOR[0], COLOR[0].transpose(2, 0, 1)])
-def test_a_single_image_where_a_batch_is_due(of_bytes, of_colors, image):
+def test_single_array_names_the_cure(bytes_model, color_model, image):
     with pytest.raises(ValueError, match=r"If X is a single image, pass X\[None\]"):
-        of_colors.predict(image)
-    assert of_colors.predict(image[None]).shape == (1,)
+        color_model.predict(image)
+    assert color_model.predict(image[None]).shape == (1,)
     with pytest.raises(ValueError, match="with n=1 for a single image"):
-        of_bytes.predict(BYTES[0])
+        bytes_model.predict(BYTES[0])
 
 
-def test_a_fit_on_a_single_color_image_warns():
+def test_fit_on_a_single_color_image_warns():
     with pytest.warns(UserWarning, match=r"8 gray images of 8x3 .*X\[None\]"):
-        quick().fit(COLOR[0])
+        make_quick_estimator().fit(COLOR[0])
 
 
 def test_channels_last_in_image_shape_warns():
-    with pytest.warns(UserWarning, match=r"first: \(3, 8, 8\)"):
-        quick(image_shape=(8, 8, 3)).fit(COLOR)
+    with pytest.warns(UserWarning, match=r"image_shape=\(3, 8, 8\)"):
+        make_quick_estimator(image_shape=(8, 8, 3)).fit(COLOR)
 
 
 FITS = {
@@ -88,42 +94,83 @@ FITS = {
     "0..1": DIGITS / 16,
     "about 0": DIGITS / 16 - 0.3,
 }
-OTHERS = {**FITS, "dark": BYTES // 4, "black": 0 * BYTES, "bool": DIGITS > 8}
-FAR_APART = {
-    *(("0..255", other) for other in ("0..1", "bool")),
-    *(("0..16", other) for other in ("0..1", "bool")),
-    *((fit, "0..255") for fit in ("0..1", "about 0")),
-    *((fit, "dark") for fit in ("0..1", "about 0")),
+INPUTS = {**FITS, "dark": BYTES // 4, "black": 0 * BYTES, "bool": DIGITS > 8}
+# Ranges of values in the fit and in X that differ so much that they cause a warning.
+DIFFERENT_RANGES = {
+    ("0..255", "0..1"),
+    ("0..255", "bool"),
+    ("0..16", "0..1"),
+    ("0..16", "bool"),
+    ("0..1", "0..255"),
+    ("0..1", "dark"),
+    ("about 0", "0..255"),
+    ("about 0", "dark"),
 }
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_another_unit_than_in_fit_warns(fit):
-    model = quick(backbone="mlp").fit(FITS[fit])
-    for other, X in OTHERS.items():
-        told = pytest.warns(UserWarning, match="Scale X as in fit")
-        with told if (fit, other) in FAR_APART else nullcontext():
+def test_range_of_values_unlike_in_fit_warns(fit):
+    model = make_quick_estimator(backbone="mlp").fit(FITS[fit])
+    for name, X in INPUTS.items():
+        is_warned = (fit, name) in DIFFERENT_RANGES
+        warns = pytest.warns(UserWarning, match="Scale X as in fit")
+        with warns if is_warned else nullcontext():
             model.predict(X)
 
 
 def test_files_are_decoded_once(tmp_path, monkeypatch):
     for row, image in enumerate(COLOR[:20]):
         Image.fromarray(image).save(tmp_path / f"{row:02d}.png")
-    model = quick(backbone="mlp").fit(tmp_path)
-    decoded = []
+    model = make_quick_estimator(backbone="mlp").fit(tmp_path)
+    paths = []
 
-    def counted(item, wanted):
-        decoded.append(item)
-        return decode(item, wanted)
+    def decode_and_count(image, image_format):
+        paths.append(image)
+        return decode(image, image_format)
 
-    monkeypatch.setattr(images_module, "decode", counted)
+    monkeypatch.setattr(images_module, "decode", decode_and_count)
     model.transform(tmp_path)
-    assert sorted(decoded) == [str(tmp_path / f"{row:02d}.png") for row in range(20)]
+    assert sorted(paths) == [str(tmp_path / f"{row:02d}.png") for row in range(20)]
 
 
-def test_one_warning_of_another_unit(of_bytes):
+def test_warning_of_the_range_comes_once(bytes_model):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        of_bytes.transform(DIGITS / 16)
+        bytes_model.transform(DIGITS / 16)
     assert len(caught) == 1
     assert caught[0].filename == __file__
+
+
+def test_failures_grow_while_parts_are_read(tmp_path):
+    for row, image in enumerate(COLOR[:6]):
+        Image.fromarray(image).save(tmp_path / f"{row}.png")
+    content = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").write_bytes(content[:-30])
+    fitted = InputFormat((3, 8, 8), np.uint8, mean=np.zeros(3), scale=np.ones(3))
+    spec = InputSpec(on_error="skip", fitted=fitted)
+    data, failures = read_input(tmp_path, spec)
+    assert data.readable.all()
+    part = data.part(3, 6)
+    part.source.batch(slice(None))
+    assert failures.rows.tolist() == [4]
+    assert part.readable.tolist() == [True, False, True]
+    assert part.paths.tolist() == [str(tmp_path / f"{row}.png") for row in (3, 4, 5)]
+    assert_array_equal(part.scatter_rows(np.array([3, 4, 5]), -1), [3, -1, 5])
+    embedding = data.scatter_rows(np.arange(6.0), np.nan)
+    assert_array_equal(embedding, [0, 1, 2, 3, np.nan, 5])
+
+
+@pytest.mark.parametrize("kind", ["memory", "none"])
+def test_unreadable_images_are_not_trained_on(tmp_path, make_cache, kind):
+    for row, image in enumerate(COLOR[:6]):
+        Image.fromarray(image).save(tmp_path / f"{row}.png")
+    content = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").write_bytes(content[:-30])
+    (tmp_path / "1.png").write_bytes(b"")
+    spec = InputSpec(on_error="skip", cache_dir=make_cache(kind))
+    data, failures = read_input(tmp_path, spec, for_training=True)
+    assert failures.rows.tolist() == [1, 4]
+    assert data.rows.tolist() == [0, 2, 3, 5]
+    assert (data.n, len(data.source)) == (6, 4)
+    labels = data.scatter_rows(np.array([7, 8, 9, 6]), -1)
+    assert_array_equal(labels, [7, -1, 8, 9, -1, 6])

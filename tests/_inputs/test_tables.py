@@ -1,4 +1,4 @@
-"""What holds no rows is named, by both estimators, with what to pass instead."""
+"""Both estimators name the content of X that is no rows, and the forms to pass."""
 
 import io
 
@@ -14,12 +14,12 @@ ESTIMATORS = (DeepClusterEstimator, FaissKMeans)
 IMAGES = load_digits().images[:60]
 ROWS = IMAGES.reshape(60, -1)
 
-NO_ROWS = {
-    "nothing": (None, TypeError, "of type NoneType, which has no rows"),
-    "number": (3, TypeError, "of type int, which has no rows"),
-    "dict": ({"images": ROWS}, TypeError, "of type dict, .*Bunch the entry"),
+INVALID = {
+    "nothing": (None, TypeError, "of type NoneType, not an array"),
+    "number": (3, TypeError, "of type int, not an array. Pass"),
+    "dict": ({"images": ROWS}, TypeError, r"of type dict, .*X\['images'\]"),
     "generator": ((x for x in ROWS), TypeError, r"generator, .*Pass list\(X\)"),
-    "set": ({1, 2}, TypeError, "of type set, which has no rows"),
+    "set": ({1, 2}, TypeError, "of type set, not an array"),
     "empty": ([], ValueError, "X is empty. Pass"),
     "empty array": (np.zeros(0), ValueError, "X is empty. Pass"),
     "labels": (list(range(60)), ValueError, r"shape \(60,\), one .*Labels belong"),
@@ -49,29 +49,29 @@ NO_ROWS = {
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("name", NO_ROWS)
-def test_what_holds_no_rows(name, estimator):
-    X, error, message = NO_ROWS[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_rows(name, estimator):
+    X, error, message = INVALID[name]
     with pytest.raises(error, match=message):
         estimator(2).fit(X)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_columns_that_hold_no_numbers(estimator):
+def test_columns_without_numbers(estimator):
     pandas = pytest.importorskip("pandas")
     ragged = pandas.Series([np.ones(2), np.ones(3)])
     with pytest.raises(ValueError, match=r"row 1 has shape .*Rows must have"):
         estimator(2).fit(ragged)
     for values, error, message in (
-        (["a.png"] * 60, ValueError, "'a.png' in column 'it', where numbers are"),
-        (pandas.date_range("2020-01-01", periods=60), TypeError, "Timestamp.* 'it'"),
-        (list(IMAGES), ValueError, "array.* in column 'it', where numbers"),
+        (["a.png"] * 60, ValueError, "'a.png' in column 'value', where numbers are"),
+        (pandas.date_range("2020-01-01", periods=60), TypeError, "Timestamp.* 'value'"),
+        (list(IMAGES), ValueError, "array.* in column 'value', where numbers"),
     ):
         with pytest.raises(error, match=message):
-            estimator(2).fit(pandas.DataFrame({"size": 1.0, "it": values}))
+            estimator(2).fit(pandas.DataFrame({"size": 1.0, "value": values}))
 
 
-def test_what_to_pass_depends_on_the_estimator():
+def test_cure_depends_on_the_estimator():
     frame = pytest.importorskip("pandas").DataFrame({"path": ["a.png"] * 9})
     with pytest.raises(ValueError, match=r"Drop it, or pass X\['path'\] alone if"):
         DeepClusterEstimator(2).fit(frame)
@@ -81,14 +81,14 @@ def test_what_to_pass_depends_on_the_estimator():
         FaissKMeans(2).fit(IMAGES)
 
 
-def test_an_error_of_scikit_learn_is_left_as_it_is():
+def test_errors_of_scikit_learn_are_kept():
     frame = pytest.importorskip("pandas").DataFrame({"a": np.arange(9.0), "b": 1.0})
     model = FaissKMeans(2).fit(frame)
     with pytest.raises(ValueError, match=r"feature names should match.*\n.*\n- c"):
         model.predict(frame.rename(columns={"a": "c"}))
 
 
-def test_tensors_and_arrays_of_rows_are_rows():
+def test_tensors_and_columns_of_arrays():
     expected = FaissKMeans(3, random_state=0).fit(ROWS).labels_
     column = np.empty(60, dtype=object)
     column[:] = list(ROWS)
@@ -96,7 +96,7 @@ def test_tensors_and_arrays_of_rows_are_rows():
         assert_array_equal(FaissKMeans(3, random_state=0).fit(X).labels_, expected)
 
 
-def test_a_column_of_images_of_one_size_is_an_array():
+def test_column_of_images_of_one_size():
     params = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0}
     model = DeepClusterEstimator(3, **params).fit(IMAGES)
     column = pytest.importorskip("pandas").Series(list(IMAGES))

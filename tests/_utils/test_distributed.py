@@ -1,4 +1,4 @@
-"""Several processes fit one estimator, and come to what one process comes to."""
+"""Several processes share one fit, and reach the result of a single process."""
 
 import contextlib
 import multiprocessing
@@ -26,11 +26,12 @@ from torch.nn import functional
 
 import skdeepcluster
 from skdeepcluster import DeepClusterEstimator, io
-from skdeepcluster._clustering.kmeans import kmeans
+from skdeepcluster._clustering.kmeans import KMeansOptions, kmeans
 from skdeepcluster._clustering.whitening import principal_components
 from skdeepcluster._fit import checkpoints as checkpoints_module
 from skdeepcluster._training.augment import RandomCrop
 from skdeepcluster._training.batch_norm import synchronized_batch_norm
+from skdeepcluster._utils import allocation
 from skdeepcluster._utils.distributed import (
     SINGLE_PROCESS,
     Processes,
@@ -43,27 +44,31 @@ distributed = pytest.importorskip("torch.distributed")
 if not distributed.is_available() or not distributed.is_gloo_available():
     pytest.skip("torch was built without gloo", allow_module_level=True)
 
-# Functions of this module are sent by value: processes cannot import it.
+# Functions of this module are sent by value, since processes cannot import it.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-START = "forkserver" if hasattr(os, "fork") else "spawn"
-PROCESSES = multiprocessing.get_context(START)
-if START == "forkserver":
-    PROCESSES.set_forkserver_preload(["skdeepcluster", "torch.distributed.nn"])
+START_METHOD = "forkserver" if hasattr(os, "fork") else "spawn"
+CONTEXT = multiprocessing.get_context(START_METHOD)
+if START_METHOD == "forkserver":
+    CONTEXT.set_forkserver_preload(["skdeepcluster", "torch.distributed.nn"])
+# Seconds after which a process is said to hang.
+TIMEOUT = 120
+# Parent of the package, which may not be installed.
+ROOT = str(Path(skdeepcluster.__file__).parent.parent)
+DIGITS = load_digits().images.astype(np.float32)[:240]
 QUICK = {
     "n_clusters": 10,
     "max_iter": 2,
-    "updates_per_iter": 3,
-    # The graph's eigenvectors, and bfloat16, make much of the least rounding.
+    # Three of the four batches of an epoch.
+    "epochs_per_iter": 0.75,
+    # Eigenvectors of a graph, and bfloat16, magnify rounding errors.
     "n_neighbors": None,
     "precision": "float32",
     "random_state": 0,
 }
-ROOT = str(Path(skdeepcluster.__file__).parent.parent)  # also where not installed
-DIGITS = load_digits().images.astype(np.float32)[:240]
 
 
-class Sent:
-    """What is pickled by value, classes and functions too."""
+class PickledByValue:
+    """Carries a value to a process by cloudpickle, also classes and functions."""
 
     def __init__(self, value):
         self.value = value
@@ -72,7 +77,8 @@ class Sent:
         return cloudpickle.loads, (cloudpickle.dumps(self.value),)
 
 
-def _take_part(rank, size, store, results, function, args):
+def _run_process(rank, size, store, connection, function, args):
+    """Run a function in one process, and send its result or its error."""
     torch.set_num_threads(1)
     if size > 1:
         distributed.init_process_group(
@@ -83,34 +89,42 @@ def _take_part(rank, size, store, results, function, args):
     except BaseException as error:
         error.add_note(f"In process {rank}: {traceback.format_exc()}")
         result = error
-    results.send_bytes(cloudpickle.dumps(result))
+    connection.send_bytes(cloudpickle.dumps(result))
     if size > 1:
         distributed.destroy_process_group()
 
 
 @pytest.fixture
-def processes(tmp_path):
-    """Return what calls a function in so many processes, for the results of all.
+def run_processes(tmp_path):
+    """Return a function that runs `function(*args)` in `size` processes.
 
-    An error is a result, and so is None of a process that was killed.
+    It returns their results, ordered by rank. An error is a result as well, and the
+    result of a killed process is None.
     """
 
-    def call(size, function, *args):
+    def run(size, function, *args):
         store, started = tmp_path / f"store{time.monotonic_ns()}", []
         for rank in range(size):
-            ours, theirs = PROCESSES.Pipe(duplex=False)
-            process = PROCESSES.Process(
-                target=Sent(_take_part),
-                args=(rank, size, store, theirs, Sent(function), Sent(args)),
+            receiver, sender = CONTEXT.Pipe(duplex=False)
+            process = CONTEXT.Process(
+                target=PickledByValue(_run_process),
+                args=(
+                    rank,
+                    size,
+                    store,
+                    sender,
+                    PickledByValue(function),
+                    PickledByValue(args),
+                ),
             )
             process.start()
-            theirs.close()
-            started.append((process, ours))
+            sender.close()
+            started.append((process, receiver))
         results = []
-        for process, ours in started:
+        for process, receiver in started:
             try:
-                assert ours.poll(120), "a process hangs"
-                results.append(cloudpickle.loads(ours.recv_bytes()))
+                assert receiver.poll(TIMEOUT), "A process hangs."
+                results.append(cloudpickle.loads(receiver.recv_bytes()))
             except EOFError:
                 results.append(None)
             finally:
@@ -118,164 +132,186 @@ def processes(tmp_path):
                 process.kill()
         return results
 
-    return call
+    return run
 
 
-def _results(results):
-    """Return what processes computed; raise what they raised."""
+def raise_errors(results):
+    """Return results of processes, unless one of the results is an error."""
     for result in results:
         if isinstance(result, BaseException):
             raise result
     return results
 
 
-# What processes tell each other.
+# Collective operations.
 
 
-def _tell():
+def _use_each_operation():
     processes = get_processes()
     shard = processes.shard(5)
-    own = np.arange(5, dtype=np.float32)[shard.rows]
-    rows = np.array([4, 0, 0, 3])
-    return (
-        (processes.rank, processes.size, len(shard)),
-        processes.sum(np.array([1, processes.rank])).tolist(),
-        processes.all_gather_object(processes.rank),
-        [processes.any(processes.rank == 1), processes.any(False)],
-        processes.run_on_first(lambda: processes.rank),
-        Sharded(own, shard).take(rows).tolist(),
-        Sharded(own, shard).gather().tolist(),
-        processes.shard_from_sizes(processes.rank).starts,
-    )
+    values = Sharded(np.arange(5, dtype=np.float32)[shard.rows], shard)
+    return {
+        "rank": processes.rank,
+        "size": processes.size,
+        "shard length": len(shard),
+        "sum": processes.sum(np.array([1, processes.rank])).tolist(),
+        "all_gather_object": processes.all_gather_object(processes.rank),
+        "any": processes.any(processes.rank == 1),
+        "any False": processes.any(False),
+        "run_on_first": processes.run_on_first(lambda: processes.rank),
+        "take": values.take(np.array([4, 0, 0, 3])).tolist(),
+        "gather": values.gather().tolist(),
+        "n_rows": values.n_rows,
+        "shard_from_sizes": processes.shard_from_sizes(processes.rank).starts,
+    }
 
 
-def test_what_is_told(processes):
-    for rank, told in enumerate(processes(3, _tell)):
-        assert told == (
-            (rank, 3, [2, 2, 1][rank]),
-            [3, 3],
-            [0, 1, 2],
-            [True, False],
-            0,
-            [4, 0, 0, 3],
-            [0, 1, 2, 3, 4],
-            (0, 0, 1, 3),
-        )
-    (told,) = processes(1, _tell)
-    assert told == (
-        *((0, 1, 5), [1, 0], [0], [False, False], 0),
-        *([4, 0, 0, 3], [0, 1, 2, 3, 4], (0, 0)),
-    )
+def test_operations_of_three_processes(run_processes):
+    results = run_processes(3, _use_each_operation)
+    for rank, result in enumerate(raise_errors(results)):
+        assert result == {
+            "rank": rank,
+            "size": 3,
+            "shard length": [2, 2, 1][rank],
+            "sum": [3, 3],
+            "all_gather_object": [0, 1, 2],
+            "any": True,
+            "any False": False,
+            "run_on_first": 0,
+            "take": [4, 0, 0, 3],
+            "gather": [0, 1, 2, 3, 4],
+            "n_rows": 5,
+            "shard_from_sizes": (0, 0, 1, 3),
+        }
 
 
-def _fail_in_the_first():
-    def compute():
+def test_operations_of_a_single_process():
+    assert _use_each_operation() == {
+        "rank": 0,
+        "size": 1,
+        "shard length": 5,
+        "sum": [1, 0],
+        "all_gather_object": [0],
+        "any": False,
+        "any False": False,
+        "run_on_first": 0,
+        "take": [4, 0, 0, 3],
+        "gather": [0, 1, 2, 3, 4],
+        "n_rows": 5,
+        "shard_from_sizes": (0, 0),
+    }
+
+
+def _fail_on_first():
+    def fail():
         raise ValueError("n_clusters=0")
 
-    get_processes().run_on_first(compute)
+    get_processes().run_on_first(fail)
 
 
-def test_an_error_of_the_first_is_that_of_all(processes):
-    for error in processes(2, _fail_in_the_first):
+def test_error_on_first_is_raised_in_all_processes(run_processes):
+    for error in run_processes(2, _fail_on_first):
         assert isinstance(error, ValueError)
         assert str(error) == "n_clusters=0"
 
 
-def test_a_number_of_the_device_is_left_alone():
-    two = Processes(1, 2)
+def test_numbered_device_is_kept():
+    second_process = Processes(1, 2)
     for name in ("cpu", "cuda:0", "mps"):
-        assert two.local_device(torch.device(name)) == torch.device(name)
-    assert SINGLE_PROCESS.local_device(torch.device("cuda")) == torch.device("cuda")
+        device = torch.device(name)
+        assert second_process.local_device(device) == device
+    device = torch.device("cuda")
+    assert SINGLE_PROCESS.local_device(device) == device
 
 
-# K-means and what goes before.
+# K-means and principal components.
 
 
-def _shared_kmeans(points, sizes, k, options):
+def _run_kmeans(points, sizes, n_clusters, cases):
+    """Run k-means with each (options, seed), on `sizes[rank]` points per process."""
     processes = get_processes()
     start = sum(sizes[: processes.rank])
-    own = points[start : start + sizes[processes.rank]]
+    local_points = points[start : start + sizes[processes.rank]]
+    shard = processes.shard_from_sizes(len(local_points))
+    sharded = Sharded(local_points, shard)
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        return [kmeans(own, k, processes=processes, **each) for each in options]
+        return [kmeans(sharded, n_clusters, options, seed) for options, seed in cases]
 
 
-def _cases():
-    for policy in ("split", "farthest", "drop"):
-        for init in ("k-means++", "random"):
-            for spherical in (False, True):
-                yield {
-                    "empty_clusters": policy,
-                    "init": init,
-                    "spherical": spherical,
-                    "n_init": 2,
-                    "seed": 3,
-                }
-    for backend in ("faiss", "torch"):
-        yield {"backend": backend, "seed": 0}
+KMEANS_CASES = [
+    (
+        KMeansOptions(empty_clusters=policy, init=init, spherical=spherical, n_init=2),
+        3,
+    )
+    for policy in ("split", "farthest", "drop")
+    for init in ("k-means++", "random")
+    for spherical in (False, True)
+] + [(KMeansOptions(backend=backend), 0) for backend in ("faiss", "torch")]
 
 
 @pytest.mark.parametrize("name", ["blobs", "repeated", "line"])
-def test_kmeans_has_the_labels_of_one_process(processes, name):
+def test_kmeans_equals_kmeans_of_one_process(run_processes, name):
     rng = np.random.default_rng(0)
-    points = {
-        # Fewer distinct points than clusters, as many as, and points far from zero.
-        "blobs": make_blobs(90, 4, centers=6, random_state=0)[0],
-        "repeated": np.repeat(rng.normal(size=(21, 3)), 4, axis=0)[:80],
-        "line": 1000 + np.repeat(np.arange(12.0), 5)[:, None],
-    }[name].astype(np.float32)
-    points = points[rng.permutation(len(points))]
-    k = {"blobs": 40, "repeated": 20, "line": 14}[name]
+    points, n_clusters = {
+        "blobs": (make_blobs(90, 4, centers=6, random_state=0)[0], 40),
+        # About as many distinct points as clusters.
+        "repeated": (np.repeat(rng.normal(size=(21, 3)), 4, axis=0)[:80], 20),
+        # Fewer distinct points than clusters, and far from zero.
+        "line": (1000 + np.repeat(np.arange(12.0), 5)[:, None], 14),
+    }[name]
+    points = points.astype(np.float32)[rng.permutation(len(points))]
     sizes = [len(points) // 2 + 3, len(points) // 2 - 5]
     sizes.append(len(points) - sum(sizes))
-    cases = list(_cases())
-    shared = processes(3, _shared_kmeans, points, sizes, k, cases)
-    (expected,) = processes(1, _shared_kmeans, points, [len(points)], k, cases)
-    for i, (case, one) in enumerate(zip(cases, expected, strict=True)):
-        parts = [found[i] for found in _results(shared)]
-        labels = np.concatenate([part.labels for part in parts])
-        assert_array_equal(labels, one.labels, err_msg=str(case))
-        for part in parts:
-            assert_array_equal(part.centers, parts[0].centers)
-            assert_allclose(part.centers, one.centers, rtol=1e-4, atol=1e-4)
-            assert part.inertia == pytest.approx(one.inertia, rel=1e-4, abs=1e-6)
-            assert part.n_iter == one.n_iter
-            assert part.n_empty_before == one.n_empty_before
-            assert part.n_empty_after == one.n_empty_after
+    results = run_processes(3, _run_kmeans, points, sizes, n_clusters, KMEANS_CASES)
+    (expected,) = raise_errors(
+        run_processes(1, _run_kmeans, points, [len(points)], n_clusters, KMEANS_CASES)
+    )
+    by_case = zip(KMEANS_CASES, expected, *raise_errors(results), strict=True)
+    for case, single, *shares in by_case:
+        labels = np.concatenate([clusters.labels for clusters in shares])
+        assert_array_equal(labels, single.labels, err_msg=str(case))
+        for clusters in shares:
+            assert_array_equal(clusters.centers, shares[0].centers)
+            assert_allclose(clusters.centers, single.centers, rtol=1e-4, atol=1e-4)
+            assert clusters.inertia == pytest.approx(single.inertia, rel=1e-4, abs=1e-6)
+            assert clusters.n_iter == single.n_iter
+            assert clusters.n_empty_before == single.n_empty_before
+            assert clusters.n_empty_after == single.n_empty_after
 
 
-def test_empty_clusters_raise_everywhere(processes):
+def test_empty_clusters_raise_in_all_processes(run_processes):
     points = np.repeat(np.arange(8, dtype=np.float32), 3)[:, None]
-    start = np.concatenate([points[:4], points[:4] + 1e3])
-    case = {"init": start, "empty_clusters": "raise", "seed": 0}
-    for error in processes(2, _shared_kmeans, points, [12, 12], 8, [case]):
+    centers = np.concatenate([points[:4], points[:4] + 1e3])
+    case = KMeansOptions(init=centers, empty_clusters="raise"), 0
+    for error in run_processes(2, _run_kmeans, points, [12, 12], 8, [case]):
         assert isinstance(error, ValueError)
         assert "empty_clusters" in str(error)
 
 
-def _shared_components(features):
-    processes = get_processes()
-    found = principal_components(
-        features[processes.shard(len(features)).rows], processes
-    )
-    return found.projection(None, whiten=True, normalize=False)(features)
+def _whiten(features):
+    shard = get_processes().shard(len(features))
+    components = principal_components(Sharded(features[shard.rows], shard))
+    return components.projection(None, whiten=True, normalize=False)(features)
 
 
-@pytest.mark.parametrize("shape", [(300, 12), (40, 1100)], ids=["tall", "few"])
+@pytest.mark.parametrize("shape", [(300, 12), (40, 1100)], ids=["tall", "wide"])
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e20])
-def test_components_are_those_of_all(processes, shape, scale):
+def test_components_equal_components_of_one_process(run_processes, shape, scale):
     rng = np.random.default_rng(0)
-    steps = 1 + np.arange(shape[1]) % 12
-    features = (scale * (5 + rng.normal(size=shape) * steps)).astype(np.float32)
-    expected = _shared_components(features)
-    for points in processes(3, _shared_components, features):
+    deviations = 1 + np.arange(shape[1]) % 12
+    features = scale * (5 + rng.normal(size=shape) * deviations)
+    features = features.astype(np.float32)
+    expected = _whiten(features)
+    for points in raise_errors(run_processes(3, _whiten, features)):
         assert_allclose(np.abs(points), np.abs(expected), atol=2e-3)
 
 
 # Training.
 
 
-def _normalize(images, slope, dtype, channels_last, affine):
+def _train_batch_norm(images, gradient, dtype, channels_last, affine):
+    """Return results for local images, results for all images, and the dtype."""
     processes = get_processes()
     rows = processes.shard(len(images)).rows
     norm = nn.BatchNorm2d(images.shape[1], affine=affine)
@@ -287,39 +323,56 @@ def _normalize(images, slope, dtype, channels_last, affine):
     x = images[rows].to(dtype).contiguous(memory_format=layout).requires_grad_()
     with synchronized_batch_norm(processes):
         y = norm(x)
-    y.backward(slope[rows].to(dtype))
-    slopes = [processes.sum_tensor(p.grad.clone()).numpy() for p in norm.parameters()]
-    seen = [v.detach().float().numpy() for v in (y, x.grad)]
+    y.backward(gradient[rows].to(dtype))
+    gradients = [
+        processes.sum_tensor(weights.grad.clone()).numpy()
+        for weights in norm.parameters()
+    ]
+    local_results = [value.detach().float().numpy() for value in (y, x.grad)]
     norm.eval()
     with synchronized_batch_norm(processes):
-        told = norm(images.to(dtype)).detach().float().numpy()
-    state = [norm.running_mean.numpy(), norm.running_var.numpy()]
-    return seen, [*slopes, *state, told], y.dtype
+        evaluated = norm(images.to(dtype)).detach().float().numpy()
+    statistics = [norm.running_mean.numpy(), norm.running_var.numpy()]
+    return local_results, [*gradients, *statistics, evaluated], y.dtype
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("affine", [False, True])
-def test_batch_norm_is_that_of_the_whole_batch(processes, dtype, channels_last, affine):
+BATCH_NORM_CASES = [
+    (dtype, channels_last, affine)
+    for dtype in (torch.float32, torch.bfloat16)
+    for channels_last in (False, True)
+    for affine in (False, True)
+]
+
+
+def _train_all_batch_norms(images, gradient):
+    return [_train_batch_norm(images, gradient, *case) for case in BATCH_NORM_CASES]
+
+
+def test_batch_norm_covers_the_whole_batch(run_processes):
     generator = torch.Generator().manual_seed(0)
-    # One process has a single value of each channel.
+    # The last of three processes has a single value of each channel.
     images = 20 + 3 * torch.randn(5, 4, 1, 1, generator=generator)
-    slope = torch.randn(images.shape, generator=generator)
-    case = images, slope, dtype, channels_last, affine
-    (ours, common, out), *others = processes(3, _normalize, *case)
-    ((expected, shared, _),) = processes(1, _normalize, *case)
-    assert out == dtype
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    if dtype == torch.bfloat16:
-        close = {"rtol": 2e-2, "atol": 2e-2}
-    for i, whole in enumerate(expected):
-        parts = np.concatenate([ours[i], *(other[0][i] for other in others)])
-        assert_allclose(parts, whole, **close)
-    for part, whole in zip(common, shared, strict=True):
-        assert_allclose(part, whole, **close)
+    gradient = torch.randn(images.shape, generator=generator)
+    results = raise_errors(run_processes(3, _train_all_batch_norms, images, gradient))
+    (single,) = raise_errors(run_processes(1, _train_all_batch_norms, images, gradient))
+    for case, expected, *shares in zip(BATCH_NORM_CASES, single, *results, strict=True):
+        dtype, message = case[0], str(case)
+        tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+        expected_local, expected_common, _ = expected
+        _, common_results, out_dtype = shares[0]
+        assert out_dtype == dtype
+        for i, expected_value in enumerate(expected_local):
+            value = np.concatenate([local_results[i] for local_results, *_ in shares])
+            assert_allclose(
+                value, expected_value, rtol=tolerance, atol=tolerance, err_msg=message
+            )
+        for value, expected_value in zip(common_results, expected_common, strict=True):
+            assert_allclose(
+                value, expected_value, rtol=tolerance, atol=tolerance, err_msg=message
+            )
 
 
-def test_draws_are_those_of_the_whole_batch(processes):
+def test_crops_equal_crops_of_the_whole_batch(run_processes):
     images = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def crop():
@@ -327,12 +380,12 @@ def test_draws_are_those_of_the_whole_batch(processes):
         generator = torch.Generator().manual_seed(1)
         return RandomCrop()(images[shard.rows], generator, shard)
 
-    parts, (whole,) = processes(3, crop), processes(1, crop)
-    assert_allclose(torch.cat(parts), whole, atol=1e-6)
+    shares = raise_errors(run_processes(3, crop))
+    assert_allclose(torch.cat(shares), crop(), atol=1e-6)
 
 
-class Unused(nn.Module):
-    """A network with parameters that nothing depends on."""
+class HalfUsedNetwork(nn.Module):
+    """A network with parameters that the loss does not depend on."""
 
     def __init__(self):
         super().__init__()
@@ -342,8 +395,8 @@ class Unused(nn.Module):
         return functional.relu(self.used(x.flatten(1)))
 
 
-def _fit(params):
-    model = DeepClusterEstimator(**QUICK | params)
+def _fit(parameters):
+    model = DeepClusterEstimator(**QUICK | parameters)
     embedding = model.fit_transform(DIGITS)
     assert_array_equal(model.predict(DIGITS), model.labels_)
     assert_array_equal(model.transform(DIGITS), embedding)
@@ -357,7 +410,7 @@ FITS = {
     "loss": {
         "balance": "loss",
         "empty_clusters": "drop",
-        "backbone": Unused(),
+        "backbone": HalfUsedNetwork(),
         "augment": None,
     },
     "centroids": {"head": "centroids", "n_pseudo_labels": [10, 20], "n_crops": (2, 1)},
@@ -366,105 +419,115 @@ FITS = {
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_a_fit_comes_to_what_one_process_comes_to(processes, name):
-    params = FITS[name] | {"max_iter": 1, "batch_size": 61}
-    found = processes(2, _fit, params)
-    ((one, expected),) = processes(1, _fit, params)
-    for model, embedding in found:
-        assert_array_equal(model.labels_, found[0][0].labels_)
-        assert_array_equal(embedding, found[0][1])
-        assert model.history_ == found[0][0].history_
-        weights = zip(
-            model.module_.state_dict().values(),
-            found[0][0].module_.state_dict().values(),
-            strict=True,
-        )
-        assert all(torch.equal(own, first) for own, first in weights)
-    model, embedding = found[0]
-    # Fitted by two, used by one.
+def test_fit_equals_fit_of_one_process(run_processes, name):
+    parameters = FITS[name] | {"max_iter": 1, "batch_size": 61}
+    results = raise_errors(run_processes(2, _fit, parameters))
+    ((single, expected),) = raise_errors(run_processes(1, _fit, parameters))
+    model, embedding = results[0]
+    for other_model, other_embedding in results:
+        assert_array_equal(other_model.labels_, model.labels_)
+        assert_array_equal(other_embedding, embedding)
+        assert other_model.history_ == model.history_
+        assert other_model.recipe_ == model.recipe_
+        weights = model.module_.state_dict()
+        other_weights = other_model.module_.state_dict()
+        assert weights.keys() == other_weights.keys()
+        for key, value in weights.items():
+            assert torch.equal(other_weights[key], value), key
+    # A model that two processes have fitted is used in this process.
     assert_array_equal(model.transform(DIGITS), embedding)
     assert_array_equal(model.predict(DIGITS), model.labels_)
-    rough = 0.02 if name == "bfloat16" else 1e-4
-    assert model.history_[0]["loss"] == pytest.approx(one.history_[0]["loss"], rough)
+    loss, single_loss = model.history_[0]["loss"], single.history_[0]["loss"]
+    assert loss == pytest.approx(single_loss, 0.02 if name == "bfloat16" else 1e-4)
     if name not in ("bfloat16", "graph"):
-        assert model.inertia_ == pytest.approx(one.inertia_, rel=1e-3)
-        assert normalized_mutual_info_score(one.labels_, model.labels_) > 0.9
+        assert model.inertia_ == pytest.approx(single.inertia_, rel=1e-3)
+        assert normalized_mutual_info_score(single.labels_, model.labels_) > 0.9
         assert np.mean(np.abs(embedding - expected)) < 0.01
 
 
-def _score(params):
-    model = DeepClusterEstimator(**QUICK | params).fit(DIGITS)
+def _use_on_one_image(parameters):
+    model = DeepClusterEstimator(**QUICK | parameters).fit(DIGITS)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        few = model.transform(DIGITS[:1]), model.predict(DIGITS[:1])
+        embedding, labels = model.transform(DIGITS[:1]), model.predict(DIGITS[:1])
     assert not caught
-    return few, model.score(DIGITS)
+    return embedding, labels, model.score(DIGITS)
 
 
-def test_one_image_is_seen_by_all(processes):
-    (first, score), *others = _results(processes(2, _score, {"max_iter": 1}))
-    assert first[0].shape == (1, 256)
-    for few, own in others:
-        assert_array_equal(few[0], first[0])
-        assert_array_equal(few[1], first[1])
-        assert own == score
+def test_fewer_images_than_processes(run_processes):
+    results = raise_errors(run_processes(2, _use_on_one_image, {"max_iter": 1}))
+    embedding, labels, score = results[0]
+    assert embedding.shape == (1, 256)
+    for other_embedding, other_labels, other_score in results[1:]:
+        assert_array_equal(other_embedding, embedding)
+        assert_array_equal(other_labels, labels)
+        assert other_score == score
 
 
-# Who speaks, and who decides.
+# Output and callbacks.
 
 
-def _listen(y):
-    seen = []
+def _fit_with_output(y):
+    """Return the history, the printed text, all warnings and predictions."""
+    predictions = []
 
-    def look(history, fitted):
-        warnings.warn("looked", stacklevel=1)
-        seen.append(fitted().predict(DIGITS[:20]))
+    def callback(history, fitted):
+        warnings.warn("called", stacklevel=1)
+        predictions.append(fitted().predict(DIGITS[:20]))
         return get_processes().rank == 1 and len(history) == 2
 
+    model = DeepClusterEstimator(
+        **QUICK | {"max_iter": 4, "verbose": 1, "callbacks": callback}
+    )
     out = StringIO()
-    with contextlib.redirect_stdout(out), warnings.catch_warnings(record=True) as told:
+    with (
+        contextlib.redirect_stdout(out),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
-        model = DeepClusterEstimator(
-            **QUICK | {"max_iter": 4, "verbose": 1, "callbacks": look}
-        ).fit(DIGITS, y)
-    return model.history_, out.getvalue(), [str(each.message) for each in told], seen
+        model.fit(DIGITS, y)
+    messages = [str(warning.message) for warning in caught]
+    return model.history_, out.getvalue(), messages, predictions
 
 
-def test_the_first_process_speaks_for_all(processes):
+def test_only_the_first_process_prints_and_warns(run_processes):
     y = load_digits().target[: len(DIGITS)]
-    first, second = _results(processes(2, _listen, y))
-    assert first[0] == second[0]  # the history, to the second
-    assert len(first[0]) == 2  # the other one's callback ended it
-    assert "nmi_y" in first[0][0]
-    assert first[1].count("round") == 2
-    assert first[2].count("looked") == 2
+    first, second = raise_errors(run_processes(2, _fit_with_output, y))
+    history, out, messages, predictions = first
+    # The histories are equal, including all times.
+    assert second[0] == history
+    # The callback of the second process has ended the fit.
+    assert len(history) == 2
+    assert "nmi_y" in history[0]
+    assert out.count("round") == 2
+    assert messages.count("called") == 2
     assert second[1:3] == ("", [])
-    assert_array_equal(first[3], second[3])
+    assert_array_equal(second[3], predictions)
 
 
-def _write_in_both(folder):
+def _fit_with_tensorboard(folder):
     from skdeepcluster.callbacks import TensorBoard
 
     DeepClusterEstimator(**QUICK | {"callbacks": TensorBoard(folder)}).fit(DIGITS)
 
 
-def test_curves_are_written_once(processes, tmp_path):
+def test_tensorboard_writes_one_file(run_processes, tmp_path):
     pytest.importorskip("tensorboard")
-    _results(processes(2, _write_in_both, tmp_path / "logs"))
+    raise_errors(run_processes(2, _fit_with_tensorboard, tmp_path / "logs"))
     assert len([*(tmp_path / "logs").iterdir()]) == 1
 
 
-# What does not fit together.
+# Differences between processes.
 
 
-def _differ(name, value):
-    params = QUICK | {"max_iter": 1}
-    X = DIGITS
+def _fit_with_difference(name, value):
+    """Fit with another X, or another value of a parameter, in the second process."""
+    parameters, X = QUICK | {"max_iter": 1}, DIGITS
     if get_processes().rank == 1 and name == "X":
         X = DIGITS + np.float32(1)
     elif get_processes().rank == 1:
-        params[name] = value
-    return DeepClusterEstimator(**params).fit(X)
+        parameters[name] = value
+    return DeepClusterEstimator(**parameters).fit(X)
 
 
 @pytest.mark.parametrize(
@@ -474,86 +537,96 @@ def _differ(name, value):
         ("n_clusters", 9),
         ("learning_rate", 0.1),
         ("random_state", 1),
-        ("checkpoint_dir", "here"),
+        ("checkpoint_dir", "folder"),
     ],
 )
-def test_what_differs_is_named(processes, name, value, tmp_path):
+def test_different_values_raise(run_processes, name, value, tmp_path):
     value = tmp_path / value if name == "checkpoint_dir" else value
-    for error in processes(2, _differ, name, value):
+    for error in run_processes(2, _fit_with_difference, name, value):
         assert isinstance(error, ValueError), error
         assert f"differ: {name} of rank 1 and of rank 0" in str(error)
 
 
 @pytest.mark.parametrize(("name", "value"), [("n_jobs", 1), ("verbose", 1)])
-def test_what_may_differ(processes, name, value):
-    _results(processes(2, _differ, name, value))
+def test_some_values_may_differ(run_processes, name, value):
+    raise_errors(run_processes(2, _fit_with_difference, name, value))
 
 
-def _fit_few(n, batch_size):
-    params = QUICK | {"n_clusters": 2, "batch_size": batch_size}
-    return DeepClusterEstimator(**params).fit(DIGITS[:n])
+def _fit_first_images(n, batch_size):
+    parameters = QUICK | {"n_clusters": 2, "batch_size": batch_size}
+    return DeepClusterEstimator(**parameters).fit(DIGITS[:n])
 
 
 @pytest.mark.parametrize(
-    ("n", "batch_size", "words"),
+    ("n", "batch_size", "message"),
     [
-        (40, 5, "batch_size=5 is shared by 3 processes"),
-        (5, 8, "n_samples=5 is too few"),
+        (40, 5, "batch_size=5 is too small for 3 processes"),
+        (5, 8, "n_samples=5 is too few for 3 processes"),
     ],
 )
-def test_too_little_for_all(processes, n, batch_size, words):
-    for error in processes(3, _fit_few, n, batch_size):
+def test_too_few_images_for_the_processes_raise(run_processes, n, batch_size, message):
+    for error in run_processes(3, _fit_first_images, n, batch_size):
         assert isinstance(error, ValueError)
-        assert words in str(error)
+        assert message in str(error)
 
 
-def test_as_little_as_possible(processes):
-    for model in _results(processes(3, _fit_few, 6, 6)):
+def test_fewest_images_for_the_processes(run_processes):
+    for model in raise_errors(run_processes(3, _fit_first_images, 6, 6)):
         assert model.labels_.shape == (6,)
 
 
 # Files.
 
 
-def _write_files(folder, broken):
+def write_images(folder, broken_rows):
     folder.mkdir()
     for row, pixels in enumerate(DIGITS[:60]):
         image = Image.fromarray((pixels * 15).astype(np.uint8))
         image.save(folder / f"{row:02d}.png")
-    for row in broken:
+    for row in broken_rows:
         path = folder / f"{row:02d}.png"
         path.write_bytes(path.read_bytes()[:-30])
 
 
-def _fit_files(folder, cache):
+def _fit_files(folder, cache_dir, has_room):
+    """Return `labels_`, predictions, `skipped_` and messages of warnings."""
+    if not has_room:
+        # Neither memory nor disk has room for decoded images: each pass decodes them.
+        allocation.MEMORY_BYTES, allocation.MAX_DISK_SHARE = 0, 0.0
+    model = DeepClusterEstimator(
+        **QUICK | {"max_iter": 1, "on_error": "skip", "cache_dir": cache_dir}
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = DeepClusterEstimator(
-            **QUICK | {"max_iter": 1, "on_error": "skip", "cache": cache}
-        ).fit(folder)
+        model.fit(folder)
         labels = model.predict(folder)
-    told = [str(each.message) for each in caught]
-    return model.labels_, labels, model.skipped_, told
+    messages = [str(warning.message) for warning in caught]
+    return model.labels_, labels, model.skipped_, messages
 
 
-@pytest.mark.parametrize("cache", [None, "memory"])
-def test_broken_files_are_known_to_all(processes, tmp_path, cache):
+@pytest.mark.parametrize("cache", ["memory", "folder", "none"])
+def test_all_processes_skip_broken_files(run_processes, tmp_path, cache):
     folder = tmp_path / "images"
-    _write_files(folder, broken=(3, 58))
-    found = _results(processes(2, _fit_files, folder, cache))
-    for labels, predicted, skipped, _ in found:
-        assert_array_equal(labels, found[0][0])
-        assert_array_equal(predicted, labels)
+    write_images(folder, broken_rows=(3, 58))
+    cache_dir = tmp_path / "cache" if cache == "folder" else None
+    has_room = cache != "none"
+    results = raise_errors(run_processes(2, _fit_files, folder, cache_dir, has_room))
+    for labels, predictions, skipped, _ in results:
+        assert_array_equal(labels, results[0][0])
+        assert_array_equal(predictions, labels)
         assert_array_equal(np.flatnonzero(labels == -1), [3, 58])
         assert_array_equal(skipped, [3, 58])
-    assert sum("2 of 60 images" in words for words in found[0][3]) == 2
-    assert found[1][3] == []
+    first_messages, second_messages = results[0][3], results[1][3]
+    # One warning by fit, and one by predict.
+    assert sum("2 of 60 images" in message for message in first_messages) == 2
+    assert second_messages == []
 
 
-# Embeddings in files.
+# Files of embeddings.
 
 
 def _write_embeddings(model, images, path):
+    """Return the sizes of batches that this process embeds, and all warnings."""
     io.CHUNK_ROWS = 16
     with (
         patch.object(model, "_embed", wraps=model._embed) as embed,
@@ -562,45 +635,50 @@ def _write_embeddings(model, images, path):
         warnings.simplefilter("always")
         io.write_embeddings(model, images, path)
     sizes = [len(call.args[0]) for call in embed.call_args_list]
-    return sizes, [str(each.message) for each in caught]
+    return sizes, [str(warning.message) for warning in caught]
 
 
 @pytest.fixture(scope="module")
-def model():
+def fitted():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return DeepClusterEstimator(**QUICK | {"max_iter": 1}).fit(DIGITS[:100])
 
 
-def test_embeddings_are_written_together(processes, model, tmp_path):
-    found = _results(
-        processes(3, _write_embeddings, model, DIGITS[:100], tmp_path / "x.npy")
-    )
-    assert [embedded for embedded, _ in found] == [[16, 16, 4], [16, 16], [16, 16]]
-    assert_array_equal(np.load(tmp_path / "x.npy"), model.transform(DIGITS[:100]))
+def test_processes_share_write_embeddings(run_processes, fitted, tmp_path):
+    path = tmp_path / "x.npy"
+    results = run_processes(3, _write_embeddings, fitted, DIGITS[:100], path)
+    sizes = [sizes for sizes, _ in raise_errors(results)]
+    assert sizes == [[16, 16, 4], [16, 16], [16, 16]]
+    assert_array_equal(np.load(path), fitted.transform(DIGITS[:100]))
     assert [path.name for path in tmp_path.glob("x*")] == ["x.npy"]
 
 
-def test_embeddings_of_broken_files_are_written_together(processes, tmp_path):
-    folder = tmp_path / "images"
-    _write_files(folder, broken=(3, 58))
+def test_embeddings_of_broken_files_are_nan(run_processes, tmp_path):
+    folder, path = tmp_path / "images", tmp_path / "x.npy"
+    write_images(folder, broken_rows=(3, 58))
     model = DeepClusterEstimator(**QUICK | {"max_iter": 1, "on_error": "skip"})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(folder)
-    found = _results(processes(2, _write_embeddings, model, folder, tmp_path / "x.npy"))
-    assert [embedded for embedded, _ in found] == [[16, 16], [16, 12]]
-    assert [sum("2 of 60" in words for words in told) for _, told in found] == [1, 0]
-    blank = np.isnan(np.load(tmp_path / "x.npy")).all(axis=1)
-    assert_array_equal(np.flatnonzero(blank), [3, 58])
+    results = raise_errors(run_processes(2, _write_embeddings, model, folder, path))
+    assert [sizes for sizes, _ in results] == [[16, 16], [16, 12]]
+    counts = [
+        sum("2 of 60" in message for message in messages) for _, messages in results
+    ]
+    assert counts == [1, 0]
+    is_nan = np.isnan(np.load(path)).all(axis=1)
+    assert_array_equal(np.flatnonzero(is_nan), [3, 58])
 
 
-def _write_own(model, path):
+def _write_embeddings_of_different_images(model, path):
     _write_embeddings(model, DIGITS[:100] + get_processes().rank, path)
 
 
-def test_embeddings_of_different_images_are_not_written(processes, model, tmp_path):
-    for error in processes(2, _write_own, model, tmp_path / "x.npy"):
+def test_embeddings_of_different_images_raise(run_processes, fitted, tmp_path):
+    path = tmp_path / "x.npy"
+    errors = run_processes(2, _write_embeddings_of_different_images, fitted, path)
+    for error in errors:
         assert isinstance(error, ValueError)
         assert "images of rank 1 and of rank 0 are not the same" in str(error)
     assert not list(tmp_path.glob("x*"))
@@ -609,14 +687,20 @@ def test_embeddings_of_different_images_are_not_written(processes, model, tmp_pa
 # Checkpoints.
 
 
-def _fit_with_checkpoints(folder, params, stop_after=None, recover=False):
-    def stop(history, fitted):
-        if len(history) == stop_after:
+def _fit_with_checkpoints(folder, parameters, n_rounds=None, recover=False):
+    """Fit, unless a callback interrupts the fit after `n_rounds`, or recover."""
+
+    def interrupt(history, fitted):
+        if len(history) == n_rounds:
             raise KeyboardInterrupt
 
-    model = DeepClusterEstimator(
-        **QUICK | {"max_iter": 3, "checkpoint_dir": folder, "callbacks": stop} | params
-    )
+    parameters = {
+        "max_iter": 3,
+        "checkpoint_dir": folder,
+        "callbacks": interrupt,
+        **parameters,
+    }
+    model = DeepClusterEstimator(**QUICK | parameters)
     (model.recover if recover else model.fit)(DIGITS)
     return model.labels_, model.transform(DIGITS), model.n_iter_
 
@@ -625,63 +709,72 @@ DROPOUT = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(), nn.ReLU()
 
 
 @pytest.mark.parametrize(
-    ("params", "sizes"),
+    ("parameters", "sizes"),
     [
         ({"backbone": DROPOUT}, (2, 3)),
         ({"head": "centroids", "n_pseudo_labels": [10, 20]}, (2, 1)),
     ],
     ids=["dropout", "centroids"],
 )
-def test_a_fit_goes_on_with_any_number_of_processes(processes, tmp_path, params, sizes):
-    whole = _results(processes(2, _fit_with_checkpoints, tmp_path / "whole", params))
-    assert not [*(tmp_path / "whole").iterdir()]
-    folder = tmp_path / "stopped"
-    for error in processes(2, _fit_with_checkpoints, folder, params, 2):
+def test_fit_resumes_with_any_number_of_processes(
+    run_processes, tmp_path, parameters, sizes
+):
+    whole_folder, folder = tmp_path / "whole", tmp_path / "interrupted"
+    results = run_processes(2, _fit_with_checkpoints, whole_folder, parameters)
+    expected_labels, expected_embedding, _ = raise_errors(results)[0]
+    assert not [*whole_folder.iterdir()]
+    for error in run_processes(2, _fit_with_checkpoints, folder, parameters, 2):
         assert isinstance(error, KeyboardInterrupt)
-    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert [*kept] == ["round_000001.safetensors"]
-    for size in sizes:
-        for name, content in kept.items():
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert [*files] == ["round_000001.safetensors"]
+
+    def restore_files():
+        for name, content in files.items():
             (folder / name).write_bytes(content)
-        found = processes(size, _fit_with_checkpoints, folder, params)
-        for labels, embedding, n_iter in _results(found):
+
+    for size in sizes:
+        restore_files()
+        results = run_processes(size, _fit_with_checkpoints, folder, parameters)
+        for labels, embedding, n_iter in raise_errors(results):
             assert n_iter == 3
             if size == 2:
-                assert_array_equal(labels, whole[0][0])
-                assert_array_equal(embedding, whole[0][1])
+                assert_array_equal(labels, expected_labels)
+                assert_array_equal(embedding, expected_embedding)
         assert not [*folder.iterdir()]
-    for name, content in kept.items():
-        (folder / name).write_bytes(content)
-    two = processes(2, _fit_with_checkpoints, folder, params, None, True)
-    (one,) = _results(processes(1, _fit_with_checkpoints, folder, params, None, True))
-    for labels, embedding, n_iter in _results(two):
-        assert n_iter == one[2] == 1
-        assert_allclose(embedding, one[1], atol=1e-4)
-        assert normalized_mutual_info_score(labels, one[0]) > 0.95
+
+    restore_files()
+    args = folder, parameters, None, True
+    results = raise_errors(run_processes(2, _fit_with_checkpoints, *args))
+    (single,) = raise_errors(run_processes(1, _fit_with_checkpoints, *args))
+    for labels, embedding, n_iter in results:
+        assert n_iter == single[2] == 1
+        assert_allclose(embedding, single[1], atol=1e-4)
+        assert normalized_mutual_info_score(labels, single[0]) > 0.95
 
 
-class Brightened:
-    """An augmentation, in the middle of which Ctrl-C may come."""
+class InterruptedBrightening:
+    """An augmentation that is interrupted in the n-th batch, or never for 0."""
 
-    def __init__(self, calls_left):
-        self.calls_left = calls_left
+    def __init__(self, n_batches):
+        self.n_batches = n_batches
 
     def __getstate__(self):
-        # The counter is no part of the parameter.
+        # All instances are the same parameter for a checkpoint, with any count.
         return {}
 
     def __call__(self, batch):
-        self.calls_left -= 1
-        if not self.calls_left:
+        self.n_batches -= 1
+        if not self.n_batches:
             raise KeyboardInterrupt
         return 1.1 * batch
 
 
-def _fit_to_the_middle(folder, head, calls_left):
-    checkpoints_module.SECONDS = -1  # after each step
+def _fit_until(folder, head, n_batches):
+    # A negative number writes a checkpoint after each step.
+    checkpoints_module.SECONDS_BETWEEN_CHECKPOINTS = -1
     model = DeepClusterEstimator(
         **QUICK,
-        augment=Brightened(calls_left),
+        augment=InterruptedBrightening(n_batches),
         head=head,
         checkpoint_dir=folder,
     )
@@ -689,57 +782,58 @@ def _fit_to_the_middle(folder, head, calls_left):
 
 
 @pytest.mark.parametrize("head", ["reset", "centroids"])
-def test_a_fit_goes_on_inside_a_round(processes, tmp_path, head):
-    whole = _results(processes(2, _fit_to_the_middle, tmp_path / "whole", head, 0))
-    folder = tmp_path / "stopped"
-    for error in processes(2, _fit_to_the_middle, folder, head, 6):
+def test_fit_resumes_inside_a_round(run_processes, tmp_path, head):
+    whole = run_processes(2, _fit_until, tmp_path / "whole", head, 0)
+    folder = tmp_path / "interrupted"
+    for error in run_processes(2, _fit_until, folder, head, 6):
         assert isinstance(error, KeyboardInterrupt)
     names = sorted(path.stem for path in folder.iterdir())
     assert names[-1] == "round_000001_000000005"
-    found = _results(processes(2, _fit_to_the_middle, folder, head, 0))
-    for (embedding, loss), (expected, loss_of_whole) in zip(found, whole, strict=True):
-        assert_array_equal(embedding, expected)
-        assert loss == loss_of_whole
+    resumed = run_processes(2, _fit_until, folder, head, 0)
+    for (embedding, loss), (expected_embedding, expected_loss) in zip(
+        raise_errors(resumed), raise_errors(whole), strict=True
+    ):
+        assert_array_equal(embedding, expected_embedding)
+        assert loss == expected_loss
 
 
-# Processes that are gone.
+# Loss of a process.
 
 
-def _lose_one(how):
+def _lose_second_process(cause):
     def leave(history, fitted):
         if get_processes().rank == 1:
-            if how == "killed":
+            if cause == "killed":
                 os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
             raise OSError("the disk is gone")
 
-    params = QUICK | {"max_iter": 3, "callbacks": leave}
-    return DeepClusterEstimator(**params).fit(DIGITS)
+    parameters = QUICK | {"max_iter": 3, "callbacks": leave}
+    return DeepClusterEstimator(**parameters).fit(DIGITS)
 
 
-@pytest.mark.parametrize("how", ["killed", "failed"])
-def test_all_stop_when_one_is_gone(processes, how):
+@pytest.mark.parametrize("cause", ["killed", "failed"])
+def test_all_processes_stop_if_one_is_lost(run_processes, cause):
     start = time.monotonic()
-    results = processes(3, _lose_one, how)
+    first, lost, third = run_processes(3, _lose_second_process, cause)
     assert time.monotonic() - start < 60
-    gone = results.pop(1)
-    assert gone is None if how == "killed" else isinstance(gone, OSError)
-    for rank, error in zip((0, 2), results, strict=True):
+    assert lost is None if cause == "killed" else isinstance(lost, OSError)
+    for rank, error in ((0, first), (2, third)):
         assert isinstance(error, RuntimeError)
         assert str(error).startswith("Another process of this fit has stopped")
         assert f"rank {rank} of 3 stops" in str(error)
 
 
-def _ask_what_fails():
+def _fail_in_callback():
     def fail(history, fitted):
-        raise RuntimeError("a mistake of my own")
+        raise RuntimeError("an error of the user's")
 
     return DeepClusterEstimator(**QUICK | {"callbacks": fail}).fit(DIGITS)
 
 
-def test_other_errors_stay_what_they_are(processes):
-    for error in processes(2, _ask_what_fails):
+def test_errors_of_the_user_are_kept(run_processes):
+    for error in run_processes(2, _fail_in_callback):
         assert isinstance(error, RuntimeError)
-        assert str(error) == "a mistake of my own"
+        assert str(error) == "an error of the user's"
 
 
 @pytest.mark.parametrize(
@@ -757,13 +851,13 @@ def test_other_errors_stay_what_they_are(processes):
             "Gloo connectFullMesh failed with [C:\\third_party\\gloo\\gloo\\transport"
             "\\uv\\pair.cc:123] timed out"
         ),
-        torch.distributed.DistStoreError("wait timeout after 300000ms"),
-        torch.distributed.DistNetworkError("failed to recv, got 0 bytes"),
-        torch.distributed.DistBackendError("NCCL error: remote process exited"),
+        distributed.DistStoreError("wait timeout after 300000ms"),
+        distributed.DistNetworkError("failed to recv, got 0 bytes"),
+        distributed.DistBackendError("NCCL error: remote process exited"),
     ],
     ids=lambda error: str(error)[-30:],
 )
-def test_lost_connections_are_explained(error):
+def test_lost_connection_is_explained(error):
     with (
         pytest.raises(RuntimeError, match="Another process of this fit has stopped"),
         Processes(rank=0, size=2).guard_collectives(),
@@ -772,16 +866,16 @@ def test_lost_connections_are_explained(error):
 
 
 @pytest.mark.parametrize(
-    "text",
+    "message",
     [
         "timeout of the database",
-        "the socket of my dataset was closed: timed out",
-        "NCCL is no word of mine",
-        "/data/gloo/0001.png is no image",
+        "the socket of the dataset was closed: timed out",
+        "NCCL is not installed",
+        "/data/gloo/0001.png is not an image",
     ],
 )
-def test_errors_of_a_user_are_not_rewritten(text):
-    error = RuntimeError(text)
+def test_errors_that_resemble_a_lost_connection_are_kept(message):
+    error = RuntimeError(message)
     with (
         pytest.raises(RuntimeError) as caught,
         Processes(rank=0, size=2).guard_collectives(),
@@ -793,7 +887,6 @@ def test_errors_of_a_user_are_not_rewritten(text):
 SCRIPT = """
 import os
 import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -801,44 +894,45 @@ from sklearn.datasets import load_digits
 
 from skdeepcluster import DeepClusterEstimator
 
-params, folder, out = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+parameters, folder, out = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
 
 
-def die_once(history, fitted):
-    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if first and os.environ["RANK"] == "1" and len(history) == 2:
+def kill_once(history, fitted):
+    if attempt == "0" and rank == "1" and len(history) == 2:
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 X = load_digits().images.astype(np.float32)[:240]
-model = DeepClusterEstimator(**params, checkpoint_dir=folder, callbacks=die_once)
+model = DeepClusterEstimator(**parameters, checkpoint_dir=folder, callbacks=kill_once)
 embedding = model.fit_transform(X)
-if os.environ["RANK"] == "0":
+if rank == "0":
     np.savez(out, labels=model.labels_, embedding=embedding)
-attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
-sys.stdout.write(f"rank {os.environ['RANK']} of attempt {attempt}\\n")
+sys.stdout.write(f"rank {rank} of attempt {attempt}\\n")
 """
 
 
-def test_torchrun_restarts_to_the_same_result(processes, tmp_path):
-    params = QUICK | {"max_iter": 3}
-    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+def test_torchrun_restarts_and_gives_the_same_bits(run_processes, tmp_path):
+    parameters = QUICK | {"max_iter": 3}
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", "--max-restarts=1", tmp_path / "script.py"]
-    command += [repr(params), tmp_path / "checkpoints", tmp_path / "out.npz"]
-    done = subprocess.run(
+    command += ["--nproc-per-node=2", "--max-restarts=1", script]
+    command += [repr(parameters), tmp_path / "checkpoints", tmp_path / "out.npz"]
+    completed = subprocess.run(
         command,
         capture_output=True,
         text=True,
         timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT},
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     for rank in range(2):
-        assert f"rank {rank} of attempt 1" in done.stdout
-        assert f"rank {rank} of attempt 0" not in done.stdout
-    found = np.load(tmp_path / "out.npz")
-    whole = processes(2, _fit_with_checkpoints, tmp_path / "whole", params)
-    for labels, embedding, _ in _results(whole):
-        assert_array_equal(found["labels"], labels)
-        assert_array_equal(found["embedding"], embedding)
+        assert f"rank {rank} of attempt 1" in completed.stdout
+        assert f"rank {rank} of attempt 0" not in completed.stdout
+    resumed = np.load(tmp_path / "out.npz")
+    whole_folder = tmp_path / "whole"
+    results = run_processes(2, _fit_with_checkpoints, whole_folder, parameters)
+    for labels, embedding, _ in raise_errors(results):
+        assert_array_equal(resumed["labels"], labels)
+        assert_array_equal(resumed["embedding"], embedding)

@@ -1,1 +1,1 @@
-"""Displays of a fit and of its clusters against classes."""
+"""Displays of training curves and of contingency tables."""

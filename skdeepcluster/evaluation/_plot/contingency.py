@@ -1,4 +1,4 @@
-"""Clusters against classes: how many images are in both."""
+"""Display of a contingency table of clusters and classes."""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -7,17 +7,19 @@ from sklearn.metrics.cluster import contingency_matrix
 from ..._plot.drawing import get_axes, import_pyplot, size_in_points
 from .._reports import drop_unlabeled
 
-LETTER, LINE = 7.0, 12.0  # points that a letter, and a line, of a name takes
-LARGEST_TEXT = 10  # points
-SMALLEST_TEXT = 5  # points, that can still be read
-DARK = 0.72  # of the largest number: white is seen better than black on such a cell
+# Width of a letter and height of a line of tick labels, in points.
+LETTER_WIDTH, LINE_HEIGHT = 7.0, 12.0
+# Limits of the font size in the cells, in points. Smaller text cannot be read.
+MAX_FONT_SIZE, MIN_FONT_SIZE = 10, 5
+# Share of the largest number above which white text has more contrast than black.
+WHITE_TEXT_SHARE = 0.72
 
 
 class ContingencyDisplay:
-    """Number of images of each class in each cluster, as a picture.
+    """Heat map of the number of images in each cluster and class.
 
-    `from_estimator` and `from_predictions` make it and draw it. All parameters are
-    stored as attributes.
+    Create it with `from_estimator` or `from_predictions`. All parameters are stored
+    as attributes.
 
     Parameters
     ----------
@@ -31,25 +33,25 @@ class ContingencyDisplay:
     Attributes
     ----------
     order_ : ndarray of shape (n_clusters,), int
-        Rows of `contingency`, from the top of the picture. Clusters and classes are
-        matched one to one as `metrics.clustering_accuracy` does, which makes a
-        diagonal. Where there are more clusters than classes, each further one is below
-        the cluster that is matched to its most frequent class.
+        Rows of `contingency` from top to bottom. Clusters and classes are matched one
+        to one as in `metrics.clustering_accuracy`, which makes a diagonal. Each
+        unmatched cluster is placed below the cluster matched to its most frequent
+        class.
     text_ : list of matplotlib Text
-        The numbers, but for 0. Where they would be too small to be read, there are none
-        but a color bar.
+        Numbers in the cells, without zeros. If they would be too small to read, the
+        list is empty and a color bar is drawn.
     ax_ : matplotlib Axes
-        With the picture.
+        Axes of the heat map.
     figure_ : matplotlib Figure
-        What it is in.
+        Figure of the axes.
 
     See Also
     --------
-    skdeepcluster.evaluation.cluster_table : Each cluster's most frequent class.
+    skdeepcluster.evaluation.cluster_table : Name each cluster's most frequent class.
 
     Examples
     --------
-    >>> from skdeepcluster import ContingencyDisplay
+    >>> from skdeepcluster.evaluation import ContingencyDisplay
     >>> classes, labels = ["a", "a", "b", "b"], [1, 1, 0, 1]
     >>> display = ContingencyDisplay.from_predictions(classes, labels)
     >>> display.order_
@@ -64,24 +66,26 @@ class ContingencyDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, ax=None):
-        """Draw the clusters that an estimator finds against classes.
+        """Draw the clusters that an estimator predicts against classes.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted, with `predict`.
-        X : array-like, tensor, folder, paths, pictures or dataset
+            Fitted estimator with a `predict` method.
+        X : array-like, tensor, folder, paths, PIL images or dataset
             Images in any form that `estimator.predict` takes.
         y : array-like of shape (n,)
             Classes.
         ax : matplotlib Axes, default=None
-            Where the table is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : ContingencyDisplay
-            Drawn. Images that cannot be read, with `on_error="skip"`, are left out.
+            The drawn display. Images that cannot be read are left out if
+            `on_error="skip"`.
         """
+        # Fail before the prediction if matplotlib is missing.
         import_pyplot()
         return cls.from_predictions(y, estimator.predict(X), ax=ax)
 
@@ -97,12 +101,12 @@ class ContingencyDisplay:
             Clusters, such as `labels_`. Images of cluster -1, which could not be read,
             are left out.
         ax : matplotlib Axes, default=None
-            Where the table is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : ContingencyDisplay
-            Drawn.
+            The drawn display.
 
         Raises
         ------
@@ -116,19 +120,20 @@ class ContingencyDisplay:
         return cls(table, clusters=clusters, classes=classes).plot(ax)
 
     def plot(self, ax=None):
-        """Draw the table.
+        """Draw the heat map.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where the table is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : ContingencyDisplay
-            Itself.
+            The display itself.
         """
         n_clusters, n_classes = self.contingency.shape
+        # Cells of 0.45 inches, up to a figure that fits on a page.
         width, height = (min(0.45 * n, 9.0) for n in (n_classes, n_clusters))
         self.ax_ = ax = get_axes(ax, max(2.5, width) + 1, max(2.0, height) + 1)
         self.figure_ = ax.figure
@@ -136,49 +141,63 @@ class ContingencyDisplay:
         table = self.contingency[self.order_]
         image = ax.imshow(table, cmap="Blues", vmin=0, aspect="auto")
         ax.set(xlabel="class", ylabel="cluster")
-        self._name_rows_and_columns()
-        size = self._text_size()
+        self._label_ticks()
+        font_size = self._font_size()
         self.text_ = []
-        if size < SMALLEST_TEXT:
-            style = {"label": "images", "fraction": 0.04, "aspect": 30}
-            self.figure_.colorbar(image, ax=ax, **style)
-            return self
+        if font_size < MIN_FONT_SIZE:
+            self.figure_.colorbar(
+                image, ax=ax, label="images", fraction=0.04, aspect=30
+            )
+        else:
+            self._write_counts(table, font_size)
+        return self
+
+    def _write_counts(self, table: np.ndarray, font_size: float) -> None:
         for (row, column), count in np.ndenumerate(table):
             if count == 0:
                 continue
-            style = {"ha": "center", "va": "center", "fontsize": size}
-            style["color"] = "white" if count > DARK * table.max() else "black"
-            self.text_.append(ax.text(column, row, f"{count:d}", **style))
-        return self
+            is_dark = count > WHITE_TEXT_SHARE * table.max()
+            text = self.ax_.text(
+                column,
+                row,
+                f"{count:d}",
+                ha="center",
+                va="center",
+                fontsize=font_size,
+                color="white" if is_dark else "black",
+            )
+            self.text_.append(text)
 
-    def _cell(self) -> np.ndarray:
-        """Return height and width of a cell in points."""
+    def _cell_size(self) -> np.ndarray:
+        """Return the height and width of a cell in points."""
         return size_in_points(self.ax_)[::-1] / self.contingency.shape
 
-    def _name_rows_and_columns(self) -> None:
-        """Write as many names as have room, long ones of columns upright."""
-        height, width = self._cell()
-        longest = max(len(str(name)) for name in self.classes)
-        upright = LETTER * longest > width
-        every = int(np.ceil(LINE / width)) if upright else 1
-        columns = np.arange(0, len(self.classes), every)
+    def _label_ticks(self) -> None:
+        """Label as many rows and columns as fit; long column names are rotated."""
+        height, width = self._cell_size()
+        n_letters = max(len(str(name)) for name in self.classes)
+        rotated = LETTER_WIDTH * n_letters > width
+        step = int(np.ceil(LINE_HEIGHT / width)) if rotated else 1
+        columns = np.arange(0, len(self.classes), step)
         names = np.asarray(self.classes)[columns]
-        self.ax_.set_xticks(columns, names, rotation=90 if upright else 0)
-        rows = np.arange(0, len(self.clusters), int(np.ceil(LINE / height)))
+        self.ax_.set_xticks(columns, names, rotation=90 if rotated else 0)
+        rows = np.arange(0, len(self.clusters), int(np.ceil(LINE_HEIGHT / height)))
         self.ax_.set_yticks(rows, np.asarray(self.clusters)[self.order_[rows]])
         self.ax_.tick_params(length=0)
 
-    def _text_size(self) -> float:
-        """Return the size in points at which the longest number fits into a cell."""
-        height, width = self._cell()
-        digits = len(str(self.contingency.max()))
-        return min(LARGEST_TEXT, 0.7 * height, 1.2 * width / digits)
+    def _font_size(self) -> float:
+        """Return the font size in points at which the longest number fits a cell."""
+        height, width = self._cell_size()
+        n_digits = len(str(self.contingency.max()))
+        return min(MAX_FONT_SIZE, 0.7 * height, 1.2 * width / n_digits)
 
 
 def diagonal_order(table: np.ndarray) -> np.ndarray:
-    """Return the rows of a table in the order that makes a diagonal."""
+    """Return the order of a table's rows that puts large numbers on the diagonal."""
     rows, columns = linear_sum_assignment(table, maximize=True)
-    places = table.argmax(axis=1)
-    places[rows] = columns
-    # No other cluster has more images of a class than the one matched to it.
-    return np.lexsort((-np.take_along_axis(table, places[:, None], 1)[:, 0], places))
+    positions = table.argmax(axis=1)
+    positions[rows] = columns
+    # Rows of one position are sorted by size. The matched one comes first: an unmatched
+    # cluster with more images of that class would have been matched instead.
+    sizes = np.take_along_axis(table, positions[:, None], axis=1)[:, 0]
+    return np.lexsort((-sizes, positions))

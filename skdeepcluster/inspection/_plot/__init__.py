@@ -1,1 +1,1 @@
-"""Displays of clusters, embeddings and filters."""
+"""Displays of clusters, of an embedding and of filters."""

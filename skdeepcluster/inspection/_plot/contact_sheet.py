@@ -1,70 +1,78 @@
-"""What is in each cluster, as a row of its images."""
+"""Display of a contact sheet: one row of images for each cluster."""
 
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from ..._activations.model import COUNT
 from ..._estimator import DeepClusterEstimator
 from ..._plot.drawing import get_axes, import_pyplot, label_rows
-from .._sheets import GAP, arrange_grid, select_thumbnails
+from .._sheets import (
+    GAP,
+    ClusteredImages,
+    arrange_grid,
+    match_labels,
+    predict_clusters,
+    select_thumbnails,
+)
 
-ROW = 0.5  # inches, the height of a row in a new figure
-WORDS = {
+# Height of a row in a new figure, in inches.
+ROW_HEIGHT = 0.5
+TITLES = {
     "nearest": "nearest to the center first",
     "farthest": "farthest from the center first",
-    "random": "any of its images",
+    "random": "random images",
 }
 
 
 class ContactSheetDisplay:
-    """Images of each cluster in a row, beside the cluster's number and its size.
+    """One row of images for each cluster, with the cluster's number and size.
 
-    `from_estimator` and `from_predictions` make it and draw it. All parameters are
-    stored as attributes.
+    Create it with `from_estimator` or `from_predictions`. All parameters are stored
+    as attributes.
 
     Parameters
     ----------
     sheet : ndarray of shape (H, W, 3), uint8
-        Picture with a row for each cluster, such as `inspection.contact_sheet` draws.
+        Image with one row for each cluster, as `inspection.contact_sheet` returns it.
     clusters : list of int
-        The cluster of each row.
+        Cluster of each row.
     sizes : list of int
         Number of images in each cluster.
-    which : {"nearest", "farthest", "random"}, default="nearest"
-        What images of a cluster are shown.
+    order : {"nearest", "farthest", "random"}, default="nearest"
+        Order of a cluster's images, for the title.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        With the sheet.
+        Axes of the sheet.
     figure_ : matplotlib Figure
-        What it is in.
+        Figure of the axes.
 
     See Also
     --------
-    skdeepcluster.inspection.contact_sheet : The picture alone, or one cluster.
-    skdeepcluster.io.export_clusters : Folders of files, with a page to look at them.
+    skdeepcluster.inspection.contact_sheet : Return the image alone, or one cluster.
+    skdeepcluster.io.export_clusters : Copy files into one folder for each cluster.
 
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from skdeepcluster import ContactSheetDisplay
+    >>> from skdeepcluster.inspection import ContactSheetDisplay
     >>> images, labels = load_digits().images, load_digits().target
     >>> display = ContactSheetDisplay.from_predictions(labels, images, random_state=0)
     >>> display.figure_.savefig("clusters.png")  # doctest: +SKIP
     """
 
-    def __init__(self, sheet, *, clusters, sizes, which="nearest"):
+    def __init__(self, sheet, *, clusters, sizes, order="nearest"):
         self.sheet = sheet
         self.clusters = clusters
         self.sizes = sizes
-        self.which = which
+        self.order = order
 
     @classmethod
     @validate_params(
         {
             "estimator": [DeepClusterEstimator],
             "n_images": [COUNT],
-            "which": [StrOptions(set(WORDS))],
+            "order": [StrOptions(set(TITLES))],
             "size": [COUNT],
             "random_state": ["random_state"],
         },
@@ -76,42 +84,47 @@ class ContactSheetDisplay:
         X,
         *,
         n_images=10,
-        which="nearest",
+        order="nearest",
         size=64,
         random_state=None,
         ax=None,
     ):
-        """Draw the clusters that an estimator finds.
+        """Draw the clusters that an estimator predicts.
 
         Parameters
         ----------
         estimator : DeepClusterEstimator
-            Fitted.
-        X : array-like, tensor, folder, paths, pictures or dataset
+            Fitted estimator.
+        X : array-like, tensor, folder, paths, PIL images or dataset
             Images in any form that `DeepClusterEstimator.fit` takes.
         n_images : int, default=10
             Largest number of images of a cluster.
-        which : {"nearest", "farthest", "random"}, default="nearest"
-            Whether the images are those whose embeddings are nearest to the cluster's
-            center, farthest from it, or any.
+        order : {"nearest", "farthest", "random"}, default="nearest"
+            Order of a cluster's images. "nearest" starts with the embeddings nearest
+            to the center, which are typical of the cluster. "farthest" starts with
+            the outliers. "random" draws at random.
         size : int, default=64
-            Longer side of an image in the sheet, in pixels.
+            Longer dimension of a thumbnail in pixels.
         random_state : int, RandomState instance or None, default=None
-            Seed for `which="random"`.
+            Seed for `order="random"`. Pass an int for reproducible results.
         ax : matplotlib Axes, default=None
-            Where the sheet is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : ContactSheetDisplay
-            Drawn. Images that cannot be read, with `on_error="skip"`, are left out.
+            The drawn display. Images that cannot be read are left out if
+            `on_error="skip"`.
         """
+        # Fail before the prediction if matplotlib is missing.
         import_pyplot()
-        drawn = select_thumbnails(
-            estimator, X, None, n_images, which, size, random_state
-        )
-        rows = {"clusters": drawn.clusters, "sizes": drawn.sizes}
-        return cls(arrange_grid(drawn.rows), **rows, which=which).plot(ax)
+        return cls._from_images(
+            predict_clusters(estimator, X),
+            n_images=n_images,
+            order=order,
+            size=size,
+            random_state=random_state,
+        ).plot(ax)
 
     @classmethod
     @validate_params(
@@ -121,34 +134,55 @@ class ContactSheetDisplay:
     def from_predictions(
         cls, labels, X, *, n_images=10, size=64, random_state=None, ax=None
     ):
-        """Draw clusters that are given, of which random images are shown.
+        """Draw random images of the clusters of any clustering.
 
         Parameters
         ----------
         labels : array-like of shape (n,), int
-            The cluster of each image, where -1 is none.
-        X : array-like, tensor, folder, paths, pictures or dataset
+            Cluster of each image, -1 for none.
+        X : array-like, tensor, folder, paths, PIL images or dataset
             Images in any form that `DeepClusterEstimator.fit` takes.
         n_images : int, default=10
             Largest number of images of a cluster.
         size : int, default=64
-            Longer side of an image in the sheet, in pixels.
+            Longer dimension of a thumbnail in pixels.
         random_state : int, RandomState instance or None, default=None
-            Seed for the choice of images.
+            Seed of the selection of images. Pass an int for reproducible results.
         ax : matplotlib Axes, default=None
-            Where the sheet is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : ContactSheetDisplay
-            Drawn. Images that cannot be read are left out.
+            The drawn display. Images that cannot be read are left out.
         """
         import_pyplot()
-        drawn = select_thumbnails(
-            labels, X, None, n_images, "random", size, random_state
+        return cls._from_images(
+            match_labels(labels, X),
+            n_images=n_images,
+            order="random",
+            size=size,
+            random_state=random_state,
+        ).plot(ax)
+
+    @classmethod
+    def _from_images(
+        cls, images: ClusteredImages, *, n_images, order, size, random_state
+    ):
+        thumbnails = select_thumbnails(
+            images,
+            cluster=None,
+            n_images=n_images,
+            order=order,
+            size=size,
+            random_state=random_state,
         )
-        rows = {"clusters": drawn.clusters, "sizes": drawn.sizes}
-        return cls(arrange_grid(drawn.rows), **rows, which="random").plot(ax)
+        return cls(
+            arrange_grid(thumbnails.rows),
+            clusters=thumbnails.clusters,
+            sizes=thumbnails.sizes,
+            order=order,
+        )
 
     def plot(self, ax=None):
         """Draw the sheet.
@@ -156,26 +190,26 @@ class ContactSheetDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where the sheet is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : ContactSheetDisplay
-            Itself.
+            The display itself.
         """
+        n_rows = len(self.clusters)
         height, width = self.sheet.shape[:2]
-        step = (height - GAP) / len(self.clusters)
-        across = ROW * width / step
-        self.ax_ = get_axes(ax, 1.4 + across, 0.4 + ROW * len(self.clusters))
+        row_step = (height - GAP) / n_rows
+        sheet_width = ROW_HEIGHT * width / row_step
+        self.ax_ = get_axes(ax, 1.4 + sheet_width, 0.4 + ROW_HEIGHT * n_rows)
         self.figure_ = self.ax_.figure
         self.ax_.imshow(self.sheet)
-        middles = [
-            (row + 0.5) * step + GAP / 2 - 0.5 for row in range(len(self.clusters))
-        ]
+        # imshow puts the center of the first pixel at 0.
+        centers = [(row + 0.5) * row_step + GAP / 2 - 0.5 for row in range(n_rows)]
         names = [
             f"{cluster}  ({size:,})"
             for cluster, size in zip(self.clusters, self.sizes, strict=True)
         ]
-        label_rows(self.ax_, middles, names, "cluster (images)")
-        self.ax_.set_title(WORDS[self.which], loc="left", fontsize="medium", pad=4)
+        label_rows(self.ax_, centers, names, header="cluster (images)")
+        self.ax_.set_title(TITLES[self.order], loc="left", fontsize="medium", pad=4)
         return self

@@ -1,64 +1,67 @@
-"""The embedding as a map, on which images that are alike lie together."""
+"""Display of an embedding as a map."""
 
 import numpy as np
 from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from ..._activations.layers import evaluation_mode
 from ..._activations.maps import read_image_input
 from ..._estimator import DeepClusterEstimator
-from ..._inputs.read import NO_CLUSTER, InputData, read_input, warn_unreadable
+from ..._inputs.read import NO_CLUSTER, InputData, read_input
+from ..._inputs.spec import InputSpec
 from ..._plot import layout
 from ..._plot.drawing import COLORS, GRAY, get_axes, import_pyplot, size_in_points
-from .._sheets import make_thumbnails
+from .._sheets import embed_and_predict, make_thumbnails
 
 MARKERS = "os^DvPX"
-MOST_NUMBERS = 200  # more could not be told apart
-PIXELS = 32  # of a thumbnail's longer side
-FRAME = 2  # pixels around it in the color of its cluster
+# Largest number of clusters with numbers. More numbers would cover the map.
+MAX_NUMBERS = 200
+# Longer dimension of a thumbnail, in pixels.
+THUMBNAIL_SIZE = 32
+# Width of a thumbnail's frame, in pixels.
+FRAME_WIDTH = 2
 
 
 class EmbeddingDisplay:
     """Map of an embedding in two dimensions, with a color and number for each cluster.
 
-    The number is written at the median of the cluster's points, or as near to it as
-    other numbers let it. Of 6 colors, which the color-blind tell apart, each returns
-    with another marker. Of more than 20,000 points a random sample is drawn, as pixels
-    also in vector formats.
+    The number is written at the median of the cluster's points, and moved slightly if
+    it would overlap another number. The map uses six colors that readers with color
+    blindness can distinguish, each with several markers. Of more than 20,000 points, a
+    random sample is drawn. Points are rasterized in vector formats.
 
-    `from_estimator` and `from_predictions` make it and draw it. All parameters are
-    stored as attributes.
+    Create it with `from_estimator` or `from_predictions`. All parameters are stored
+    as attributes.
 
     Parameters
     ----------
     projection : ndarray of shape (n, 2)
-        A point for each image.
+        Coordinates of each image.
     labels : ndarray of shape (n,), int
-        The cluster of each image.
+        Cluster of each image.
     explained_variance_ratio : array-like of 2 float, default=None
-        Share of the variance along each axis, if these are principal components.
-    pictures : ndarray of shape (n_pictures, height, width, 3), uint8, default=None
-        Thumbnails, which are drawn instead of points.
-    pictured : ndarray of shape (n_pictures,), int, default=None
-        The point of each picture.
+        Share of the variance along each axis, if the axes are principal components.
+    thumbnails : ndarray of shape (n_thumbnails, height, width, 3), uint8, default=None
+        Images to draw instead of points.
+    thumbnail_rows : ndarray of shape (n_thumbnails,), int, default=None
+        Row of `projection` of each thumbnail.
 
     Attributes
     ----------
     text_ : list of matplotlib Text
-        The number of each cluster; of more than 200 clusters, none.
+        Number of each cluster; empty if there are more than 200 clusters.
     ax_ : matplotlib Axes
-        With the map.
+        Axes of the map.
     figure_ : matplotlib Figure
-        What it is in.
+        Figure of the axes.
 
     See Also
     --------
-    ContactSheetDisplay : All clusters, with as many images each.
+    ContactSheetDisplay : Draw one row of images for each cluster.
 
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from skdeepcluster import EmbeddingDisplay
+    >>> from skdeepcluster.inspection import EmbeddingDisplay
     >>> images, pixels = load_digits().images[:300], load_digits().data[:300]
     >>> labels = load_digits().target[:300]
     >>> display = EmbeddingDisplay.from_predictions(pixels, labels, images=images)
@@ -71,14 +74,14 @@ class EmbeddingDisplay:
         labels,
         *,
         explained_variance_ratio=None,
-        pictures=None,
-        pictured=None,
+        thumbnails=None,
+        thumbnail_rows=None,
     ):
         self.projection = projection
         self.labels = labels
         self.explained_variance_ratio = explained_variance_ratio
-        self.pictures = pictures
-        self.pictured = pictured
+        self.thumbnails = thumbnails
+        self.thumbnail_rows = thumbnail_rows
 
     @classmethod
     @validate_params(
@@ -87,75 +90,73 @@ class EmbeddingDisplay:
     def from_estimator(
         cls, estimator, X, *, projection=None, thumbnails=False, ax=None
     ):
-        """Draw a map of images as an estimator sees them.
+        """Draw a map of the embedding that an estimator computes.
 
         Parameters
         ----------
         estimator : DeepClusterEstimator
-            Fitted.
-        X : array-like, tensor, folder, paths, pictures or dataset
-            As in `DeepClusterEstimator.fit`.
+            Fitted estimator.
+        X : array-like, tensor, folder, paths, PIL images or dataset
+            Images in any form that `DeepClusterEstimator.fit` takes.
         projection : array-like of shape (n, 2), default=None
-            A point for each image, from UMAP or t-SNE say. With None it is the first
-            two principal components of the embedding.
+            Coordinates of each image, for example from UMAP or t-SNE. None uses the
+            first two principal components of the embedding.
         thumbnails : bool, default=False
-            Whether images are drawn instead of points, as many as have room.
+            Draw images instead of points, as many as fit without overlap.
         ax : matplotlib Axes, default=None
-            Where the map is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : EmbeddingDisplay
-            Drawn. Images that cannot be read, with `on_error="skip"`, and points that
-            are not finite are left out.
+            The drawn display. Points that are not finite are left out, and unreadable
+            images if `on_error="skip"`.
 
         Raises
         ------
         ValueError
-            If there is not one point for each image, or no image is left.
+            If `projection` does not hold one point for each image, or no image is
+            left.
         """
         import_pyplot()
         check_is_fitted(estimator)
-        given = (
-            read_image_input(estimator, X) if thumbnails else read_input(estimator, X)
-        )
+        read = read_image_input if thumbnails else read_input
+        data, failures = read(X, estimator._input_spec(fitted=True))
         if projection is not None:
-            projection = layout.check_points(projection, "projection", given.n)
+            projection = layout.check_points(projection, "projection", data.n)
             if projection.shape[1] != 2:
                 raise ValueError(
                     f"projection has {projection.shape[1]} columns, but should have 2."
                 )
-        with evaluation_mode(estimator.module_, estimator.device_):
-            points = estimator._embed(given.source)
-        labels = estimator._assign(points)
-        labels[np.isin(given.rows, list(given.failures))] = NO_CLUSTER
+        points, labels = embed_and_predict(estimator, data)
         if projection is not None:
-            points = projection[given.rows]
-        display = cls._of(points, labels, given if thumbnails else None)
-        warn_unreadable(given.failures, given.n)
+            points = projection[data.rows]
+        display = cls._from_points(points, labels, data if thumbnails else None)
+        failures.warn(data.n)
         return display.plot(ax)
 
     @classmethod
     def from_predictions(cls, embedding, labels, *, images=None, ax=None):
-        """Draw a map of an embedding and clusters that are given.
+        """Draw a map of any embedding and clustering.
 
         Parameters
         ----------
         embedding : array-like of shape (n, n_features)
-            Of two columns it is drawn as it is; of more, its first two principal
-            components.
+            Two columns are used as coordinates. More columns are projected on their
+            first two principal components.
         labels : array-like of shape (n,), int
-            The cluster of each image, where -1 is none.
-        images : array-like, tensor, folder, paths, pictures or dataset, default=None
-            The images, in any form that `DeepClusterEstimator.fit` takes, to be drawn
-            instead of points, as many as have room.
+            Cluster of each image, -1 for none.
+        images : array-like, tensor, folder, paths, PIL images or dataset, default=None
+            Images in any form that `DeepClusterEstimator.fit` takes. They are drawn
+            instead of points, as many as fit without overlap.
         ax : matplotlib Axes, default=None
-            Where the map is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : EmbeddingDisplay
-            Drawn. Images of cluster -1, or whose embedding is not finite, are left out.
+            The drawn display. Images of cluster -1 are left out, and points that are
+            not finite.
 
         Raises
         ------
@@ -168,37 +169,43 @@ class EmbeddingDisplay:
             raise ValueError(f"labels has shape {labels.shape}, but should be 1-D.")
         points = layout.check_points(embedding, "embedding", len(labels))
         if images is None:
-            return cls._of(points, labels, None).plot(ax)
-        given = read_image_input(DeepClusterEstimator(on_error="skip"), images)
-        if given.n != len(labels):
+            return cls._from_points(points, labels, None).plot(ax)
+        data, failures = read_image_input(images, InputSpec(on_error="skip"))
+        if data.n != len(labels):
             raise ValueError(
-                f"images holds {given.n} images, but labels {len(labels)} entries."
+                f"images holds {data.n} images, but labels {len(labels)} entries. Pass "
+                "one label for each image."
             )
-        display = cls._of(points[given.rows], labels[given.rows], given)
-        warn_unreadable(given.failures, given.n)
+        display = cls._from_points(points[data.rows], labels[data.rows], data)
+        failures.warn(data.n)
         return display.plot(ax)
 
     @classmethod
-    def _of(cls, points: np.ndarray, labels: np.ndarray, given: InputData | None):
-        """Project points, and draw thumbnails of some of the images."""
-        there = np.flatnonzero((labels != NO_CLUSTER) & np.isfinite(points).all(axis=1))
-        if len(there) == 0:
+    def _from_points(
+        cls, points: np.ndarray, labels: np.ndarray, data: InputData | None
+    ):
+        """Project points, and draw thumbnails if `data` holds their images."""
+        is_drawable = (labels != NO_CLUSTER) & np.isfinite(points).all(axis=1)
+        rows = np.flatnonzero(is_drawable)
+        if len(rows) == 0:
             raise ValueError(
-                "There is nothing to draw: no image has both a cluster and a finite "
-                "embedding."
+                "No image has both a cluster and a finite embedding, so there is "
+                "nothing to draw. Pass more images."
             )
-        points, labels = points[there], labels[there]
-        points, share = layout.project(points)
-        if given is None:
-            return cls(points, labels, explained_variance_ratio=share)
-        apart = layout.select_spaced(points)
-        pictures, readable = make_thumbnails(given, there[apart], PIXELS)
+        points, labels = points[rows], labels[rows]
+        points, explained_variance_ratio = layout.project(points)
+        if data is None:
+            return cls(
+                points, labels, explained_variance_ratio=explained_variance_ratio
+            )
+        spaced = layout.select_spaced(points)
+        thumbnails, is_readable = make_thumbnails(data, rows[spaced], THUMBNAIL_SIZE)
         return cls(
             points,
             labels,
-            explained_variance_ratio=share,
-            pictures=pictures[readable],
-            pictured=apart[readable],
+            explained_variance_ratio=explained_variance_ratio,
+            thumbnails=thumbnails[is_readable],
+            thumbnail_rows=spaced[is_readable],
         )
 
     def plot(self, ax=None):
@@ -207,77 +214,103 @@ class EmbeddingDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where the map is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : EmbeddingDisplay
-            Itself.
+            The display itself.
         """
         self.ax_ = ax = get_axes(ax, 7.0, 6.0)
         self.figure_ = ax.figure
         self.text_ = []
         clusters = np.unique(self.labels)
+        # All colors are used before the marker changes.
         styles = {
-            cluster: (COLORS[i % len(COLORS)], MARKERS[i // len(COLORS) % 7])
+            cluster: (COLORS[i % len(COLORS)], MARKERS[i // len(COLORS) % len(MARKERS)])
             for i, cluster in enumerate(clusters)
         }
         ax.set_aspect("equal", adjustable="datalim")
-        if self.pictures is None:
+        if self.thumbnails is None:
             self._draw_points(styles)
         else:
-            self._draw_pictures(styles)
-        if len(styles) <= MOST_NUMBERS:
+            self._draw_thumbnails(styles)
+        if len(styles) <= MAX_NUMBERS:
             self._write_numbers(styles)
         ax.spines[:].set_color(GRAY)
         ax.set(xticks=[], yticks=[])
         if self.explained_variance_ratio is not None:
-            across, up = self.explained_variance_ratio
-            ax.set_xlabel(f"principal component 1, {across:.0%} of the variance")
-            ax.set_ylabel(f"principal component 2, {up:.0%} of the variance")
+            x_ratio, y_ratio = self.explained_variance_ratio
+            ax.set_xlabel(f"principal component 1, {x_ratio:.0%} of the variance")
+            ax.set_ylabel(f"principal component 2, {y_ratio:.0%} of the variance")
         return self
 
     def _write_numbers(self, styles: dict) -> None:
         points = [self.projection[self.labels == cluster] for cluster in styles]
-        medians = np.array([np.median(each, axis=0) for each in points])
+        medians = np.array([np.median(members, axis=0) for members in points])
         span = np.ptp(self.projection, axis=0)
-        # One point of text in the units of the map, which may be a single place.
+        # Size of one typographic point in map units. If all images coincide, it is 0.
         unit = (span / size_in_points(self.ax_)).max() or 1.0
-        room = unit * np.array([6 + 6 * max(len(str(name)) for name in styles), 14])
+        n_letters = max(len(str(name)) for name in styles)
+        box_size = unit * np.array([6 + 6 * n_letters, 14])
         for (x, y), (cluster, (color, _)) in zip(
-            layout.spread_labels(medians, room), styles.items(), strict=True
+            layout.spread_labels(medians, box_size), styles.items(), strict=True
         ):
-            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": color}
-            style = {"ha": "center", "va": "center", "fontsize": 8, "bbox": box}
-            self.text_.append(self.ax_.text(x, y, cluster, **style))
+            text = self.ax_.text(
+                x,
+                y,
+                cluster,
+                ha="center",
+                va="center",
+                fontsize=8,
+                bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": color},
+            )
+            self.text_.append(text)
 
     def _draw_points(self, styles: dict) -> None:
         rows = layout.sample_points(len(self.labels))
         points, labels = self.projection[rows], self.labels[rows]
+        # More points are drawn smaller, between 3 and 30 square points.
         size = np.clip(400 / np.sqrt(len(rows)), 3, 30)
-        style = {"s": size, "alpha": 0.7, "linewidths": 0, "rasterized": True}
         for cluster, (color, marker) in styles.items():
-            here = points[labels == cluster]
-            self.ax_.scatter(*here.T, c=color, marker=marker, **style)
+            x, y = points[labels == cluster].T
+            self.ax_.scatter(
+                x,
+                y,
+                s=size,
+                c=color,
+                marker=marker,
+                alpha=0.7,
+                linewidths=0,
+                rasterized=True,
+            )
 
-    def _draw_pictures(self, styles: dict) -> None:
+    def _draw_thumbnails(self, styles: dict) -> None:
         from matplotlib.colors import to_rgb
         from matplotlib.image import AxesImage
 
-        side = layout.thumbnail_side(self.projection) or 1.0
-        for edge in (self.projection - side / 2, self.projection + side / 2):
-            self.ax_.update_datalim(edge)
+        size = layout.thumbnail_size(self.projection) or 1.0
+        # The limits must enclose the thumbnails, not only their centers.
+        for corners in (self.projection - size / 2, self.projection + size / 2):
+            self.ax_.update_datalim(corners)
         self.ax_.autoscale_view()
-        for picture, row in zip(self.pictures, self.pictured, strict=True):
-            color = 255 * np.array(to_rgb(styles[self.labels[row]][0]))
-            framed = np.full(np.add(picture.shape, (2 * FRAME, 2 * FRAME, 0)), color)
-            framed[FRAME:-FRAME, FRAME:-FRAME] = picture
-            framed = np.rint(framed).astype(np.uint8)
-            half = side / 2 * np.array(framed.shape[1::-1]) / max(framed.shape[:2])
+        for thumbnail, row in zip(self.thumbnails, self.thumbnail_rows, strict=True):
+            color, _ = styles[self.labels[row]]
+            framed = _add_frame(thumbnail, 255 * np.array(to_rgb(color)))
+            width_and_height = np.array(framed.shape[1::-1])
+            half = size / 2 * width_and_height / max(framed.shape[:2])
             low, high = self.projection[row] - half, self.projection[row] + half
             extent = low[0], high[0], low[1], high[1]
-            # Unlike imshow it leaves the limits as they are.
+            # imshow would change the limits of the axes.
             image = AxesImage(self.ax_, extent=extent, origin="upper")
             image.set_data(framed)
             image.set_clip_path(self.ax_.patch)
             self.ax_.add_image(image)
+
+
+def _add_frame(thumbnail: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Return a thumbnail, uint8 (height, width, 3), with a frame in a color."""
+    width = FRAME_WIDTH
+    framed = np.full(np.add(thumbnail.shape, (2 * width, 2 * width, 0)), color)
+    framed[width:-width, width:-width] = thumbnail
+    return np.rint(framed).astype(np.uint8)

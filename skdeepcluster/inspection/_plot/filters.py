@@ -1,4 +1,4 @@
-"""What the first layer looks for: its filters, side by side."""
+"""Display of the filters of the first layer."""
 
 import numpy as np
 
@@ -6,39 +6,41 @@ from ..._plot.drawing import get_axes, import_pyplot, label_rows
 from .._filters import first_layer_filters
 from .._sheets import GAP, WHITE, arrange_grid
 
-SIDE = 33  # pixels of a filter in the picture, at least
-FEW = 64  # filters that have rows of 8, others of 16
+# Smallest size of a filter in the grid, in pixels.
+FILTER_SIZE = 33
+# Largest number of filters in rows of 8. More filters are in rows of 16.
+MAX_IN_NARROW_GRID = 64
 
 
 class FiltersDisplay:
     """Filters of the first layer in a grid.
 
-    Filters of red, green and blue are in color. Others are gray; of several channels,
-    such as the two gradients of `sobel=True`, each has a part of its own, from left to
-    right. A weight of zero is middle gray, and the largest of a filter black or white.
+    Filters of three channels are drawn in color, all others in gray. The channels of
+    a gray filter, such as the two gradients of `sobel=True`, are side by side. A
+    weight of zero is medium gray; the largest weight of a filter is black or white.
 
-    `from_estimator` makes it and draws it. All parameters are stored as attributes.
+    Create it with `from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
     filters : array-like of shape (n_filters, C, h, w)
-        Weights, such as `inspection.first_layer_filters` returns.
+        Weights, as `inspection.first_layer_filters` returns them.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        With the grid. At the left of each row is the number of its first filter.
+        Axes of the grid. Each row is labeled with the index of its first filter.
     figure_ : matplotlib Figure
-        What it is in.
+        Figure of the axes.
 
     See Also
     --------
-    skdeepcluster.inspection.first_layer_filters : The weights.
-    skdeepcluster.inspection.top_images : What filters of any layer respond to.
+    skdeepcluster.inspection.first_layer_filters : Return the weights.
+    skdeepcluster.inspection.top_images : Find images for the filters of any layer.
 
     Examples
     --------
-    >>> from skdeepcluster import FiltersDisplay
+    >>> from skdeepcluster.inspection import FiltersDisplay
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Conv2d(3, 16, 5), nn.ReLU(), nn.Conv2d(16, 32, 5))
     >>> display = FiltersDisplay.from_estimator(network)
@@ -55,14 +57,14 @@ class FiltersDisplay:
         Parameters
         ----------
         estimator : DeepClusterEstimator or torch.nn.Module
-            Fitted.
+            Fitted estimator, or any network.
         ax : matplotlib Axes, default=None
-            Where the grid is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : FiltersDisplay
-            Drawn.
+            The drawn display.
 
         Raises
         ------
@@ -78,40 +80,43 @@ class FiltersDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where the grid is drawn. With None, in a new figure.
+            Axes to draw on. With None, a new figure is created.
 
         Returns
         -------
         display : FiltersDisplay
-            Itself.
+            The display itself.
         """
-        pictures = np.stack([_picture(weights) for weights in self.filters])
-        columns = 8 if len(pictures) <= FEW else 16
-        firsts = np.arange(0, len(pictures), columns)
-        sheet = arrange_grid([pictures[first : first + columns] for first in firsts])
-        step = pictures.shape[1] + GAP
-        inches = 0.5 if columns == 8 else 0.4
-        height, width = (inches * side / step for side in sheet.shape[:2])
+        images = np.stack([_to_image(weights) for weights in self.filters])
+        n_columns = 8 if len(images) <= MAX_IN_NARROW_GRID else 16
+        starts = np.arange(0, len(images), n_columns)
+        grid = arrange_grid([images[start : start + n_columns] for start in starts])
+        step = images.shape[1] + GAP
+        # Size of a filter in a new figure.
+        inches = 0.5 if n_columns == 8 else 0.4
+        height, width = (inches * n_pixels / step for n_pixels in grid.shape[:2])
         self.ax_ = get_axes(ax, width + 0.6, height + 0.3)
         self.figure_ = self.ax_.figure
-        self.ax_.imshow(sheet)
-        middles = step * (firsts / columns + 0.5) + GAP / 2 - 0.5
-        label_rows(self.ax_, middles, firsts, "filter")
+        self.ax_.imshow(grid)
+        # imshow puts the center of the first pixel at 0.
+        centers = step * (starts / n_columns + 0.5) + GAP / 2 - 0.5
+        label_rows(self.ax_, centers, starts, header="filter")
         return self
 
 
-def _picture(weights: np.ndarray) -> np.ndarray:
-    """Turn a filter (C, h, w) into pixels, uint8 (height, width, 3)."""
+def _to_image(weights: np.ndarray) -> np.ndarray:
+    """Convert a filter (C, h, w) to pixels, uint8 (height, width, 3)."""
     weights = np.asarray(weights, dtype=float)
-    larger = -(-SIDE // max(weights.shape[1:]))  # rounded up
+    scale = -(-FILTER_SIZE // max(weights.shape[1:]))  # rounded up
+    # Each filter has its own scale, because the norms of filters differ widely.
     values = 127.5 + 127.5 * weights / (np.abs(weights).max() or 1.0)
     values = np.rint(values).astype(np.uint8)
-    values = values.repeat(larger, axis=1).repeat(larger, axis=2)
+    values = values.repeat(scale, axis=1).repeat(scale, axis=2)
     if len(values) == 3:
-        picture = values.transpose(1, 2, 0)
+        image = values.transpose(1, 2, 0)
     else:
-        between = np.full((values.shape[1], 1), WHITE, np.uint8)
-        parts = [part for channel in values for part in (between, channel)]
-        picture = np.concatenate(parts[1:], axis=1)[..., None].repeat(3, axis=2)
-    # Wider gaps than between images: corners of filters are often white.
-    return np.pad(picture, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=WHITE)
+        line = np.full((values.shape[1], 1), WHITE, np.uint8)
+        pieces = [piece for channel in values for piece in (line, channel)]
+        image = np.concatenate(pieces[1:], axis=1)[..., None].repeat(3, axis=2)
+    # A wider gap than between photos, because corners of filters are often white.
+    return np.pad(image, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=WHITE)

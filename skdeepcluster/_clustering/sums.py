@@ -1,0 +1,47 @@
+"""Sizes, sums and means of clusters."""
+
+import numpy as np
+from scipy.sparse import csc_matrix
+
+from .._utils.distributed import SINGLE_PROCESS, Processes
+
+# Rows that are summed in one product. One sum over a large cluster in float32 drifts.
+BATCH_ROWS = 4096
+
+
+def cluster_sizes(
+    labels: np.ndarray, n_clusters: int, processes: Processes = SINGLE_PROCESS
+) -> np.ndarray:
+    """Return the number of points in each cluster, counted over all processes."""
+    return processes.sum(np.bincount(labels, minlength=n_clusters))
+
+
+def cluster_sums(points: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarray:
+    """Return the sum of the points of each cluster, float64 (n_clusters, d)."""
+    ones = np.ones(BATCH_ROWS, np.float32)
+    column_starts = np.arange(BATCH_ROWS + 1, dtype=np.int32)
+    sums = np.zeros((n_clusters, points.shape[1]))
+    for start in range(0, len(points), BATCH_ROWS):
+        batch_labels = labels[start : start + BATCH_ROWS]
+        m = len(batch_labels)
+        one_hot = csc_matrix(
+            (ones[:m], batch_labels, column_starts[: m + 1]), shape=(n_clusters, m)
+        )
+        sums += one_hot @ points[start : start + m]
+    return sums
+
+
+def divide_sums(sums: np.ndarray, sizes: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Return cluster means, float32 (k, d). Empty clusters keep their center."""
+    counts = sizes[:, None]
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), centers)
+    return means.astype(np.float32)
+
+
+def cluster_means(
+    points: np.ndarray, labels: np.ndarray, centers: np.ndarray
+) -> np.ndarray:
+    """Return the mean of each cluster. Empty clusters keep their center."""
+    n_clusters = len(centers)
+    sums = cluster_sums(points, labels, n_clusters)
+    return divide_sums(sums, cluster_sizes(labels, n_clusters), centers)

@@ -1,0 +1,171 @@
+"""Folders, paths, PIL images and datasets as collections of single images."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+# Endings of image files. PIL registers more endings, such as .h5 and .mpeg, of files
+# that it cannot read by itself.
+ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".jp2",
+    ".png",
+    ".webp",
+    ".gif",
+    ".avif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".tga",
+    ".pbm",
+    ".pgm",
+    ".ppm",
+)
+
+
+@dataclass(frozen=True)
+class ImageCollection:
+    """Images that are read one at a time.
+
+    Parameters
+    ----------
+    sequence : sequence or map-style dataset
+        Images, paths, or pairs of an image and a label, in the order of X.
+    paths : ndarray of str or None
+        Path of each image, if the images are files.
+    """
+
+    sequence: Any
+    paths: np.ndarray | None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.sequence)
+
+
+def find_images(X) -> ImageCollection | None:
+    """Return the collection of images in X, or None if X is an array or a table.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If X is a stream, a single image, or a path without images.
+    """
+    _check_not_iterable(X)
+    if isinstance(X, Dataset):
+        return ImageCollection(X, None)
+    if isinstance(X, str | os.PathLike):
+        paths = _list_image_files(X)
+        return ImageCollection(paths, paths)
+    sequence = _as_sequence(X)
+    if sequence is None:
+        return None
+    example = sequence[0]
+    if isinstance(example, str | os.PathLike):
+        paths = _check_paths(sequence)
+        return ImageCollection(paths, paths)
+    is_pair = isinstance(example, tuple) and len(example) > 0
+    if (
+        (is_pair and _is_image(example[0]))
+        or isinstance(example, Image.Image)
+        or (_is_image(example) and _differ_in_shape(sequence))
+    ):
+        return ImageCollection(sequence, None)
+    return None
+
+
+def _check_not_iterable(X) -> None:
+    """Raise TypeError if X cannot be read by row."""
+    if isinstance(X, IterableDataset):
+        raise TypeError(
+            "X is an IterableDataset, which cannot be read by row. Pass a map-style "
+            "Dataset, with __len__ and __getitem__."
+        )
+    if isinstance(X, DataLoader):
+        raise TypeError("X is a DataLoader, which makes batches. Pass X.dataset.")
+    if isinstance(X, Image.Image):
+        raise TypeError("X is a single image. Pass a list of images, such as [X].")
+
+
+def _as_sequence(X) -> Any:
+    """Return X as a non-empty 1-D sequence, or None if X has another form."""
+    # Columns of pandas and polars have to_numpy.
+    if isinstance(X, np.ndarray) or hasattr(X, "to_numpy"):
+        X = np.asarray(X)
+    elif not isinstance(X, list | tuple):
+        return None
+    return X if getattr(X, "ndim", 1) == 1 and len(X) else None
+
+
+def _check_paths(sequence: Sequence) -> np.ndarray:
+    """Return paths as an array of str."""
+    for row, path in enumerate(sequence):
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(
+                f"X is a list of paths, but holds {path!r} in row {row}. Remove it."
+            )
+    paths = np.array([os.fspath(path) for path in sequence])
+    # scikit-learn indexes the path of a folder as if it were a sequence of images.
+    if len(paths) > 1 and paths.dtype == "U1":
+        raise ValueError(
+            "X holds single letters, as if the path of a folder was split, which "
+            "cross-validation does. Pass it the list of files, such as "
+            "sorted(pathlib.Path(folder).rglob('*.jpg'))."
+        )
+    return paths
+
+
+def _is_image(value) -> bool:
+    """Return whether a value is an image, rather than a number or a row of numbers."""
+    if isinstance(value, str | os.PathLike | Image.Image):
+        return True
+    return isinstance(value, np.ndarray | torch.Tensor) and value.ndim in (2, 3)
+
+
+def _differ_in_shape(arrays: Sequence) -> bool:
+    """Return whether arrays cannot be stacked."""
+    return len({getattr(array, "shape", None) for array in arrays}) > 1
+
+
+def _list_image_files(folder: str | os.PathLike) -> np.ndarray:
+    """Return the sorted paths of all image files in a folder and its subfolders."""
+    if os.path.isfile(folder):
+        raise ValueError(
+            f"X={os.fspath(folder)!r} is a file, not a folder. If it is an image, pass "
+            "[X]. Read files of other types, and pass the arrays in them."
+        )
+    if not os.path.isdir(folder):
+        raise ValueError(
+            f"X={os.fspath(folder)!r} is not a folder, relative to {os.getcwd()}. Pass "
+            "the path of a folder of images or of a .npy file, or a list of paths. "
+            "Patterns, ~ and URLs are not expanded."
+        )
+    paths: list[str] = []
+    visited: set[str] = set()
+    for current, subfolders, names in os.walk(Path(folder), followlinks=True):
+        real_path = os.path.realpath(current)
+        # A link to a parent folder would make an endless walk.
+        if real_path in visited:
+            subfolders.clear()
+            continue
+        visited.add(real_path)
+        paths += [
+            os.path.join(current, name)
+            for name in names
+            if name.lower().endswith(ENDINGS) and name[0] != "."
+        ]
+    if not paths:
+        raise ValueError(
+            f"X={os.fspath(folder)!r} holds no images: no file in it or its subfolders "
+            "has an ending such as .jpg or .png. Pass a folder of image files."
+        )
+    return np.array(sorted(paths))
