@@ -81,11 +81,11 @@ def test_terminal_has_a_bar(fit, terminal):
 def test_bar_starts_no_thread(terminal, capsys, monkeypatch):
     tqdm = pytest.importorskip("tqdm")
     monkeypatch.setattr(tqdm.tqdm, "monitor", None)
-    recipe = SimpleNamespace(updates_per_iter=6, batch_size=64)
+    recipe = SimpleNamespace(steps_per_round=6, batch_size=64)
     with progress_bar(recipe, True) as show_step:
         for step in range(1, 7):
-            schedule = SimpleNamespace(last_epoch=step)
-            show_step(1, SimpleNamespace(schedule=schedule, n_rounds=0))
+            state = SimpleNamespace(n_steps=step, n_rounds=0)
+            show_step(1, state)
     assert "6/6 steps" in capsys.readouterr().err
     assert tqdm.tqdm.monitor is None
 
@@ -118,7 +118,7 @@ def test_progress_of_a_resumed_fit_starts_at_the_checkpoint(
     digits_images, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(progress_module, "LOG_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoints_module, "SECONDS", -1.0)
+    monkeypatch.setattr(checkpoints_module, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     images = digits_images[0][:130]
     params = {**QUICK, "augment": StopOnce(), "checkpoint_dir": tmp_path, "verbose": 2}
     with pytest.raises(InterruptedError):
