@@ -45,7 +45,7 @@ def save(estimator, path: str | os.PathLike) -> None:
         "format": FORMAT,
         "params": _serialize_params(estimator),
         "custom_backbone": isinstance(estimator.backbone, torch.nn.Module),
-        "groups": assigner,
+        "assigner": assigner,
         "dtype": str(estimator._dtype).removeprefix("torch."),
         "image_dtype": np.dtype(estimator._input_format.dtype).name,
         "image_shape": estimator.image_shape_,
@@ -101,14 +101,14 @@ def _pack_assigner(
     """Return the plain values of an assigner, and its arrays by their names."""
     if isinstance(assigner, LinearAssigner):
         return {"kind": "linear"}, {
-            "groups.weights": assigner.weights,
-            "groups.bias": assigner.bias,
+            "assigner.weights": assigner.weights,
+            "assigner.bias": assigner.bias,
         }
     projection = assigner.projection
     return {"kind": "nearest", "normalize": bool(projection.normalize)}, {
-        "groups.centers": assigner.centers,
-        "groups.mean": projection.mean,
-        "groups.components": projection.components,
+        "assigner.centers": assigner.centers,
+        "assigner.mean": projection.mean,
+        "assigner.components": projection.components,
     }
 
 
@@ -183,7 +183,7 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
     if n_features != network.n_features:
         raise ValueError("its cluster centers do not fit its embedding")
     estimator._assigner = _load_assigner(
-        metadata["groups"], n_clusters, n_features, tensors
+        metadata["assigner"], n_clusters, n_features, tensors
     )
     labels = _check_array(tensors, "labels", np.int32, ndim=1)
     if len(labels) and not (labels.min() >= -1 and labels.max() < n_clusters):
@@ -271,16 +271,16 @@ def _load_assigner(
     metadata: dict, n_clusters: int, n_features: int, tensors: dict[str, torch.Tensor]
 ) -> LinearAssigner | NearestCenterAssigner:
     if metadata["kind"] == "linear":
-        weights = _check_array(tensors, "groups.weights", np.float64, ndim=2)
-        bias = _check_array(tensors, "groups.bias", np.float64, ndim=1)
+        weights = _check_array(tensors, "assigner.weights", np.float64, ndim=2)
+        bias = _check_array(tensors, "assigner.bias", np.float64, ndim=1)
         if weights.shape != (n_features, n_clusters) or bias.shape != (n_clusters,):
             raise ValueError("its classifier of clusters does not fit its embedding")
         return LinearAssigner(weights, bias)
     if metadata["kind"] != "nearest":
         raise ValueError(f"its clusters are of an unknown kind, {metadata['kind']!r}")
-    centers = _check_array(tensors, "groups.centers", np.float32, ndim=2)
-    mean = _check_array(tensors, "groups.mean", np.float32, ndim=1)
-    components = _check_array(tensors, "groups.components", np.float32, ndim=2)
+    centers = _check_array(tensors, "assigner.centers", np.float32, ndim=2)
+    mean = _check_array(tensors, "assigner.mean", np.float32, ndim=1)
+    components = _check_array(tensors, "assigner.components", np.float32, ndim=2)
     shapes = (len(centers), components.shape, mean.shape)
     if shapes != (n_clusters, (n_features, centers.shape[1]), (n_features,)):
         raise ValueError("its centers of clusters do not fit its embedding")

@@ -273,7 +273,7 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-FIELDS = ["format", "params", "custom_backbone", "groups", "dtype", "image_dtype"]
+FIELDS = ["format", "params", "custom_backbone", "assigner", "dtype", "image_dtype"]
 FIELDS += ["image_shape", "feature_names", "n_features_in", "n_iter", "history"]
 FIELDS += ["device", "inertia"]
 
@@ -297,7 +297,7 @@ def test_invalid_header_raises_value_error(saved_path, tmp_path_factory, field, 
         (lambda t: t["params"].update(evil=1), "evil"),
         (lambda t: t.update(image_shape=[10**9, 8, 8]), "do not fit|does not take"),
         (lambda t: t.update(image_shape=[1, 8]), "three sides"),
-        (lambda t: t["groups"].update(kind="pickle"), "unknown kind, 'pickle'"),
+        (lambda t: t["assigner"].update(kind="pickle"), "unknown kind, 'pickle'"),
         (lambda t: t.update(dtype="float64"), "float64"),
     ],
 )
@@ -317,7 +317,7 @@ def test_mean_of_another_size_is_refused(model, tmp_path, size):
         DeepClusterEstimator.load(tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["module.trunk.0.weight", "groups.bias"])
+@pytest.mark.parametrize("name", ["module.trunk.0.weight", "assigner.bias"])
 def test_infinite_values_are_refused(model, tmp_path, name):
     model.save(tmp_path / "model")
     metadata, tensors = tensor_files.read_tensors(tmp_path / "model")

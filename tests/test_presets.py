@@ -11,7 +11,7 @@ NAMES = presets.__all__
 
 
 def make_params(name):
-    arguments = {"n_images": 1_000} if name == "deepcluster_uncurated" else {}
+    arguments = {"n_images": 100_000_000} if name == "deepcluster_uncurated" else {}
     return getattr(presets, name)(**arguments)
 
 
@@ -48,7 +48,9 @@ def fit_preset(name: str, n: int) -> DeepClusterEstimator:
     params = make_params(name) | {"max_iter": 2, "batch_size": 32}
     k = (8, 8, 8) if name == "deepcluster_v2" else 8
     params |= {"n_clusters": 4, "n_pseudo_labels": k, "random_state": 0}
-    params["epochs_per_iter"] = 1
+    if name == "deepcluster_uncurated":
+        # Three steps.
+        params["epochs_per_iter"] = 3 * params["batch_size"] / n
     return DeepClusterEstimator(**params).fit(make_images(n))
 
 

@@ -117,7 +117,7 @@ def test_progress_of_a_resumed_fit_starts_at_the_checkpoint(
     digits_images, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(progress_module, "LOG_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoints_module, "SECONDS", -1.0)
+    monkeypatch.setattr(checkpoints_module, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     images = digits_images[0][:130]
     params = {**QUICK, "augment": StopOnce(), "checkpoint_dir": tmp_path, "verbose": 2}
     with pytest.raises(InterruptedError):
