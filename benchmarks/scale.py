@@ -80,7 +80,7 @@ class Plan:
     batch_size : int
     n_steps : int
         Number of SGD steps.
-    is_single : bool
+    labels_are_final : bool
         Whether the pseudo-labels are the final clusters.
     bytes_per_image : float
         Memory of each process for each image.
@@ -95,7 +95,7 @@ class Plan:
     n_components: int
     batch_size: int
     n_steps: int
-    is_single: bool
+    labels_are_final: bool
     bytes_per_image: float
 
     def __post_init__(self):
@@ -140,7 +140,7 @@ class Plan:
         initial_centers = self.all_reduce(4 * k * (m + 1))
         n_stability = min(self.n_images, STABILITY_ROWS)
         merging = 0
-        if not self.is_single:
+        if not self.labels_are_final:
             n_merged = min(
                 self.n_images, max(MERGE_ROWS, ROWS_PER_CLUSTER * self.n_clusters)
             )
@@ -297,7 +297,7 @@ def plan_measured_fit(n_processes, bytes_per_image):
         n_components=N_COMPONENTS,
         batch_size=BATCH_SIZE,
         n_steps=STEPS_PER_ROUND,
-        is_single=False,
+        labels_are_final=False,
         bytes_per_image=bytes_per_image,
     )
 
@@ -326,7 +326,7 @@ def plan_large_fit(n_images, n_processes, bytes_per_image):
         n_components=params["n_components"],
         batch_size=params["batch_size"],
         n_steps=round(params["epochs_per_iter"] * steps_per_epoch),
-        is_single=True,
+        labels_are_final=True,
         bytes_per_image=bytes_per_image,
     )
 

@@ -87,10 +87,10 @@ class DeepClusterEstimator(
 ):
     """Cluster images, and learn features for them, without labels.
 
-    DeepCluster alternates two steps: k-means clusters the features that a convnet
-    extracts from all images, and the convnet is trained to predict these clusters. The
-    result is a clustering of the images and of new images (`predict`), and an
-    embedding for downstream estimators (`transform`).
+    DeepCluster (Caron et al., 2018, "the paper" below) alternates two steps: k-means
+    clusters the features that a convnet extracts from all images, and the convnet is
+    trained to predict these clusters. The result is a clustering of the images and of
+    new images (`predict`), and an embedding for downstream estimators (`transform`).
 
     Parameters
     ----------
@@ -111,17 +111,18 @@ class DeepClusterEstimator(
 
     clusterer : {"kmeans", "pic"} or estimator, default="kmeans"
         Method that computes the pseudo-labels: k-means; power iteration clustering,
-        which chooses the number of pseudo-labels itself (the paper's alternative); or a
-        scikit-learn clusterer with `fit_predict`. An estimator is cloned, and its
+        which chooses the number of pseudo-labels itself and which the paper also tries;
+        or a scikit-learn clusterer with `fit_predict`. An estimator is cloned, and its
         `n_clusters` or `n_components`, unless None, is set to `n_pseudo_labels`. Use
-        `FaissKMeans` to set options of k-means, such as its `backend` or `n_init`; its
-        own `empty_clusters` then applies.
+        `FaissKMeans` to set options of k-means, such as its `backend` or `n_init`. Its
+        `empty_clusters` then replaces the parameter of the same name.
 
     n_neighbors : int or None, default=10
         Number of edges from each image in the nearest-neighbor graph of the features.
-        K-means sees the spectral embedding of this graph beside the features, so that
-        clusters follow the shape of the data. In sets of more than 20,000 images a
-        random sample forms the graph. None clusters the features alone, as in the
+        K-means sees the spectral embedding of this graph in addition to the features,
+        so that clusters follow the shape of the data. In sets of more than 20,000
+        images a random sample forms the graph, and each remaining image is embedded at
+        its nearest image in the sample. None clusters the features alone, as in the
         paper. With `head="centroids"` only the first pseudo-labels use a graph.
 
     max_iter : int, default=6
@@ -129,9 +130,9 @@ class DeepClusterEstimator(
         then computes new ones. More rounds help large data sets.
 
     epochs_per_iter : "auto", int or float, default="auto"
-        Number of training epochs in one round. "auto" is as many as make 200 SGD steps,
-        from 1 to 30. A float such as 0.5 is a part of an epoch, for sets that are too
-        large to wait an epoch for new pseudo-labels.
+        Number of training epochs in one round. "auto" is enough for 200 SGD steps,
+        between 1 and 30. With 0.5, new pseudo-labels come after half an epoch, for very
+        large data.
 
     backbone : str or torch.nn.Module, default="auto"
         Network that extracts the features:
@@ -139,34 +140,34 @@ class DeepClusterEstimator(
         - "convnet": small, with batch norm; the image size decides its depth;
         - "mlp": two hidden layers, for rows;
         - "alexnet": with batch norm, as in the paper;
-        - the name of a torchvision classifier such as "resnet18", with fresh weights;
+        - the name of a torchvision classifier such as "resnet18", with random weights;
         - a module from (n, C, H, W) to (n, d), which is copied with its weights.
 
         "auto" is "convnet" for images and "mlp" for rows. Nothing is downloaded.
 
     image_shape : tuple (C, H, W), default=None
-        Shape that 2-D rows of `X` are reshaped to. Set it behind transformers that
-        return 2-D arrays. With None, 2-D rows are plain feature vectors.
+        Shape that 2-D rows of `X` are reshaped to. Set it if a preceding transformer
+        returns 2-D arrays. With None, 2-D rows are plain feature vectors.
 
     image_size : "auto" or int, default="auto"
         Side, in pixels, of the squares that images of mixed sizes are resized to. The
         shorter side is scaled, and the longer side is cropped around the center. "auto"
-        keeps images that all have one size of at most 128 pixels a side. Otherwise it
-        is the median of the shorter sides, capped at 64. Arrays of images are resized
+        keeps images if all have the same size, up to 128 x 128. Otherwise it is the
+        median of the shorter sides, capped at 64. Arrays of images are resized
         only if it is an int.
 
     on_error : {"raise", "skip"}, default="raise"
         Reaction to an image that cannot be read. "raise" raises a ValueError with its
-        row, path and cause, before training if the header of the file shows the
-        problem. "skip" warns, and gives the image label -1 and an embedding of NaN.
+        row, path and cause, before any training unless the disk has no room for decoded
+        images. "skip" warns, and gives the image label -1 and an embedding of NaN.
 
     cache_dir : str, path-like or None, default=None
-        Folder for decoded images and for features that exceed 1 GiB. Decoded images of
-        files are stored under a hash of their contents, so that later fits of the same
-        files find them. With None, up to 1 GiB of decoded images and of features stay
-        in memory, and larger data goes to temporary files. If the disk has no room for
-        more images, they are decoded in each pass. Set it to fit the same files
-        repeatedly, or if the system's temporary folder is small.
+        Folder for decoded images of files, which later fits of the same files find by a
+        hash of their contents, and for features above 1 GiB. A full folder raises an
+        OSError. With None, decoded images and features stay in memory up to 1 GiB each,
+        and larger data goes to temporary files; without room for these, images are
+        decoded in each pass. Set it to fit the same files repeatedly, or if the
+        system's temporary folder is small.
 
     sobel : bool, default=False
         If True, the network sees fixed Sobel gradients of the gray image instead of its
@@ -176,25 +177,27 @@ class DeepClusterEstimator(
         Random transformation of training batches:
 
         - "auto": for images, a crop of at least 60 % of the area, a rotation by up to
-          10 degrees, and changes of contrast and brightness by up to 30 % (each channel
-          by 10 % more); for rows, nothing. Images are also mirrored left to right if
-          mirrored images of `X` look like images of the same cluster. `recipe_` shows
-          the decision, which may differ between folds of a search;
-        - "crops": crops of 8 to 100 % of the area with aspect ratios from 3:4 to 4:3,
-          mirrored, as in the paper;
-        - a callable from and to a float32 tensor (n, C, H, W) in the units of `X`;
+          10 degrees, and changes of contrast and brightness by up to 30 %, plus up to
+          10 % per channel; for rows, nothing. Images are also mirrored at random if
+          mirrored images look like images of the same k-means cluster of pixels.
+          `recipe_` shows the decision, which may differ between folds of a search;
+        - "crops": crops of 8 to 100 % of the area, with aspect ratios from 3:4 to 4:3
+          relative to the image, mirrored at random, as in the paper;
+        - a callable that takes and returns a float32 tensor (n, C, H, W) in the units
+          of `X`;
         - None: no transformation.
 
     n_crops : int or (int, int), default=1
         Number of augmented views of each image in a batch. In a pair, the second number
-        counts additional views of half the side, from at most the area of the smallest
-        crop: the multi-crop of DeepCluster-v2, for `augment` "auto" and "crops".
+        counts additional small views, at half the side length, of crops no larger than
+        the smallest regular crop: the multi-crop of DeepCluster-v2, for `augment`
+        "auto" and "crops".
 
     n_components : "auto", int or None, default="auto"
         Number of principal components of the features that are clustered. "auto"
         explains 99 % of the variance, capped at 256. An int is an upper bound. None
-        keeps all components. With `head="centroids"` an int is the number of outputs of
-        the projection head, which otherwise is 128.
+        keeps all components. With `head="centroids"` it is the number of outputs of the
+        projection head instead: 128 unless it is an int.
 
     whiten : bool, default=True
         If True, principal components are scaled to unit variance. Not used with
@@ -223,11 +226,11 @@ class DeepClusterEstimator(
         pass over the images.
 
     temperature : float, default=0.1
-        Divisor of the cosines to the centers, with `head="centroids"`.
+        Softmax temperature of the cosines to the centers, with `head="centroids"`.
 
     head_norm : "batch" or None, default="batch"
         Normalization between features and head: a batch norm without weights, or None,
-        as in the paper. Without it, small data sets are hardly learned.
+        as in the paper. With None, networks learn little on small data sets.
 
     batch_size : int, default=64
         Number of images in one SGD step, at least 2. Under torchrun it is the total of
@@ -237,8 +240,9 @@ class DeepClusterEstimator(
         Step size of SGD. Lower it if training diverges.
 
     schedule : {"cosine", "constant"}, default="cosine"
-        Course of the step size. "cosine" lowers the network's to 0 over the whole fit;
-        the head's stays 1.5 times as large. "constant" keeps both, as in the paper.
+        Course of the step size. "cosine" lowers the network's step size to 0 over the
+        whole fit, and keeps the head's at 1.5 times `learning_rate`. "constant" keeps
+        both at `learning_rate`, as in the paper.
 
     momentum : float, default=0.9
         Momentum of SGD.
@@ -256,8 +260,8 @@ class DeepClusterEstimator(
 
     n_jobs : int, default=None
         Number of CPU threads, and of worker processes that decode images. -1 uses all
-        processors. None keeps the settings of torch and faiss. It decodes in as many
-        workers as torch has threads if the system forks processes (Linux), else in this
+        processors. With None, torch and faiss keep their settings, and one worker per
+        torch thread decodes images where processes are forked (Linux), else this
         process.
 
     random_state : int, RandomState instance or None, default=None
@@ -291,8 +295,7 @@ class DeepClusterEstimator(
         Each fit needs its own folder, which is emptied at the end of the fit.
 
     tol : float, default=0.0
-        Tolerance. Training ends when 1 - NMI between successive pseudo-labels is at
-        most `tol`.
+        Training ends when 1 - NMI between successive pseudo-labels is at most `tol`.
 
     Attributes
     ----------
@@ -316,9 +319,9 @@ class DeepClusterEstimator(
         Number of rounds.
 
     recipe_ : dict
-        The choice for each parameter with an "auto": `n_pseudo_labels`,
-        `epochs_per_iter`, `backbone`, `image_shape`, `n_components` (in the last
-        round), `augment` and `mirror`, `device`, `precision`, and `kmeans_backend`.
+        Choices that the fit made: `n_pseudo_labels`, `epochs_per_iter`, `backbone`,
+        `image_shape`, `n_components` (of the last round), `augment`, `mirror` (whether
+        images are mirrored), `device`, `precision` and `kmeans_backend`.
 
     history_ : list of dict
         One entry per round, from which `pandas.DataFrame(history_)` makes a table:
@@ -365,6 +368,10 @@ class DeepClusterEstimator(
     ----------
     M. Caron, P. Bojanowski, A. Joulin and M. Douze, "Deep Clustering for Unsupervised
     Learning of Visual Features", European Conference on Computer Vision, 2018.
+
+    M. Caron, I. Misra, J. Mairal, P. Goyal, P. Bojanowski and A. Joulin, "Unsupervised
+    Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020, for
+    DeepCluster-v2.
 
     Examples
     --------
@@ -872,7 +879,7 @@ class DeepClusterEstimator(
         data, features = reading.data, result.features
         local_labels = result.assigner.predict(features.values)
         labels = Sharded(local_labels, features.shard).gather()
-        mean, scale = result.network.statistics
+        mean, scale = result.network.input_statistics
         input_format = InputFormat(data.source.shape, data.source.dtype, mean, scale)
         attributes = {
             "module_": result.network,

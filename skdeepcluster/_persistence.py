@@ -209,7 +209,7 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
     estimator._input_format = InputFormat(
         shape or (n_features_in,),
         IMAGE_DTYPES[metadata["image_dtype"]],
-        *network.statistics,
+        *network.input_statistics,
     )
 
 

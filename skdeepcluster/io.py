@@ -314,7 +314,10 @@ def _check_labeled_paths(labels, paths) -> tuple[np.ndarray, list[Path]]:
 
 
 def _sort_rows(labels: np.ndarray, embeddings) -> dict[int, np.ndarray]:
-    """Return the rows of each cluster; unreadable images come last."""
+    """Return the rows of each cluster, sorted by their distance to the cluster's mean.
+
+    Without embeddings rows keep their order. Unreadable images come last.
+    """
     clusters = sorted(np.unique(labels).tolist(), key=lambda c: (c == NO_CLUSTER, c))
     rows_by_cluster = {
         cluster: np.flatnonzero(labels == cluster) for cluster in clusters

@@ -123,7 +123,7 @@ class EvaluatedModel:
             found at once and left out of the source.
         """
         if self.estimator is None:
-            _check_no_files(X)
+            _check_is_array(X)
         return read_input(X, self.input_spec, for_training=fitting)
 
     def read_labeled(
@@ -272,8 +272,12 @@ def _hash_batches(source: Source) -> list[str]:
     return [hash_content(batch) for batch in source.batches(batches)]
 
 
-def _check_no_files(X) -> None:
-    """Raise TypeError if X holds files or PIL images, which a module does not take."""
+def _check_is_array(X) -> None:
+    """Raise TypeError if images of X have to be decoded or resized.
+
+    Such images are files, PIL images, datasets and arrays of mixed sizes. A torch
+    module takes one array.
+    """
     if isinstance(X, str | os.PathLike) or (not is_table(X) and find_images(X)):
         raise TypeError(
             "A torch module takes arrays or tensors of images of one size. For files "

@@ -352,7 +352,10 @@ class FaissKMeans(
 
 
 def _choose_unit(points: np.ndarray) -> np.float32:
-    """Return the power of two to divide by. It is 1 unless all values are tiny."""
+    """Return the power of two to divide points by, so that squares do not underflow.
+
+    It is 1 unless all values are below 2**-30.
+    """
     exponent = np.frexp(max(points.max(), -points.min()))[1]
     return np.float32(2.0 ** max(exponent, -100) if exponent < -30 else 1)
 

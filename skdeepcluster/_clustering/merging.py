@@ -177,10 +177,11 @@ def fit_assigner(
 ) -> NearestCenterAssigner | LinearAssigner:
     """Merge pseudo-labels into at most `n_clusters` clusters of features.
 
-    With a single k and no graph, the final clusters are the clusters of the last round,
-    as in the paper. Otherwise k-means on the diffusion maps of the last rounds, side by
-    side, merges the pseudo-labels. A logistic regression then predicts the merged
-    cluster of each image from its features; these predictions are `labels_`.
+    If the pseudo-labels are the final clusters and there is no graph, the nearest
+    center of the last round assigns features, as in the paper. Otherwise k-means on the
+    diffusion maps of the last rounds, side by side, merges the pseudo-labels. Then a
+    logistic regression predicts the merged cluster of each image from its features.
+    These predictions are `labels_`.
 
     Parameters
     ----------
@@ -191,13 +192,13 @@ def fit_assigner(
     merge_rows : ndarray of shape (m,), int
         Images that the diffusion maps embed.
     diffusion_maps : list of ndarrays with m rows
-        Maps of the last rounds. Not used with a single k.
+        Maps of the last rounds. Not used if the pseudo-labels are the final clusters.
     clusterer : Clusterer
     seed : int
     """
-    if clusterer.is_single and last.projection is not None:
+    if clusterer.labels_are_final and last.projection is not None:
         return NearestCenterAssigner(last.projection, last.clusters[0].centers)
-    if clusterer.is_single:
+    if clusterer.labels_are_final:
         # Each cluster needs an image that the classifier can learn from.
         (all_labels,) = last.labels
         representatives = np.unique(all_labels, return_index=True)[1]
@@ -205,7 +206,7 @@ def fit_assigner(
     sample = features.take(merge_rows)
 
     def fit() -> LinearAssigner:
-        if clusterer.is_single:
+        if clusterer.labels_are_final:
             return LinearAssigner.fit(sample, all_labels[merge_rows])
         n_clusters = clusterer.n_clusters
         options = KMeansOptions(

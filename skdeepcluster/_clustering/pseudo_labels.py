@@ -66,7 +66,7 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Clusterer:
-    """The clustering half of DeepCluster, with every "auto" resolved.
+    """The clustering half of DeepCluster.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Clusterer:
     kmeans_options: KMeansOptions = field(default_factory=KMeansOptions)
 
     @property
-    def is_single(self) -> bool:
+    def labels_are_final(self) -> bool:
         """Whether the pseudo-labels are the final clusters, as in the paper."""
         return self.n_pseudo_labels == (self.n_clusters,) and self.method == "kmeans"
 

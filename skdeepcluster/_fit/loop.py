@@ -1,4 +1,8 @@
-"""The rounds of DeepCluster: cluster the features, train on the clusters, repeat."""
+"""The rounds of DeepCluster: train on the pseudo-labels, cluster anew, repeat.
+
+Points are what is clustered and classified: the features of the network or, with
+`head="centroids"`, the outputs of a projection head on the features.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,8 +34,8 @@ from .state import FitState, Recipe, Round
 
 # Number of images that the principal components of the pixels are fitted to.
 PIXEL_ROWS = 20_000
-# Learning rate of the head relative to the network's, with a cosine schedule. The head
-# is new in each round, so its learning rate does not fall with the network's.
+# Learning rate of the head with a cosine schedule, as a multiple of the network's
+# initial learning rate. The head is new in each round, so its rate does not decay.
 HEAD_LEARNING_RATE = 1.5
 
 
@@ -49,12 +53,12 @@ class FitSetup:
     clusterer : Clusterer
     streams : RandomStreams
     points : Sharded array of shape (n, n_points), float32
-        Memory for the points of all images, which each round overwrites.
+        Memory for the points of this process's images, which each round overwrites.
     stability_probe : StabilityProbe
     calibration_rows : ndarray of int
-        Images that batch-norm statistics are computed from.
+        Rows of the images that batch-norm statistics are computed from.
     merge_rows : ndarray of int
-        Images that the final clusters are made from.
+        Rows of the images that the final clusters are made from.
     """
 
     source: Source
@@ -77,7 +81,7 @@ class FitSetup:
         streams: RandomStreams,
         processes: Processes,
     ) -> "FitSetup":
-        """Draw the samples of a fit, allocate its memory, and place the network."""
+        """Draw the samples, allocate the memory, and move the network to its device."""
         n = len(source)
         is_image = len(source.shape) == 3
         layout = torch.channels_last if is_image else torch.preserve_format
@@ -122,13 +126,15 @@ def run_rounds(
 
     Each round trains on the current pseudo-labels, extracts the features anew and
     clusters them. At the end of a round, its clusters are therefore clusters of the
-    features that the network returns now (sections 3.2 to 3.4 of the paper).
+    features that the network returns now (sections 3.2 to 3.4 of the paper). With
+    `head="centroids"`, points stored during training are clustered instead.
 
     Parameters
     ----------
     setup : FitSetup
     history : list of dict
-        Records of the rounds before a warm start.
+        Records of earlier fits if this is a warm start, else empty. Not used with
+        `saved`.
     saved : dict or None
         Result of `FitState.state_dict`, with which the fit resumes.
 
@@ -138,7 +144,8 @@ def run_rounds(
         Before the first round, after each batch and after each round. It is the same
         object each time.
     finished : Round or None
-        Results of the round that has just been completed.
+        Results of the round that has just been completed. None before the first round
+        and after a batch.
 
     Raises
     ------
@@ -153,28 +160,28 @@ def run_rounds(
     saved_training = None if saved is None else saved["training"]
 
     for _ in range(setup.recipe.max_iter - state.n_rounds):
-        index = len(state.history) + 1
+        round_number = len(state.history) + 1
         timer = PhaseTimer(state.seconds)
 
         # Train network and head to predict the pseudo-labels (paper, equation 1).
-        state.training = new_training(setup, state, index)
+        state.training = new_training(setup, state, round_number)
         if saved_training is not None:
             state.training.load_state_dict(saved_training, setup.processes)
             saved_training = None
-        for _ in train_round(setup, state, index, timer):
+        for _ in train_round(setup, state, round_number, timer):
             yield state, None
 
         # Extract the features of all images without augmentation, in evaluation mode
-        # (section 3.4). Batch-norm statistics from training are averages over networks
-        # that no longer exist, so they are computed anew before.
-        points = extract(setup, index)
+        # (section 3.4). Running batch-norm statistics average over earlier weights, so
+        # they are recomputed first.
+        points = points_to_cluster(setup, round_number)
         timer.tick("embed")
 
         # Cluster the features: the clusters are the next pseudo-labels (equation 2).
-        pseudo_labels = cluster(setup, points, index)
-        # The head's confusions show which pseudo-labels belong together. They are
-        # taken now, because the next round draws a new head.
-        confusions = map_confusions(setup, state.training.head, points)
+        pseudo_labels = cluster(setup, points, round_number)
+        # The head's confusions show which of the pseudo-labels that it was trained on
+        # belong together. They are computed now: the next round replaces the head.
+        merge_map = make_merge_map(setup, state.training.head, points)
         timer.tick("cluster")
 
         # Measure without labels whether the network has improved.
@@ -183,7 +190,7 @@ def run_rounds(
 
         finished = Round(
             record=make_record(
-                index=index,
+                index=round_number,
                 losses=state.training.losses,
                 gain=gain,
                 previous_labels=state.labels,
@@ -193,7 +200,7 @@ def run_rounds(
             ),
             features=None if setup.clusters_training_points else points,
             pseudo_labels=pseudo_labels,
-            diffusion_map=confusions,
+            diffusion_map=merge_map,
         )
         # Times differ between processes, so all take the record of the first one.
         finished.record.update(setup.processes.all_gather_object(finished.record)[0])
@@ -204,15 +211,15 @@ def run_rounds(
 def start(setup: FitSetup, history: list[dict]) -> FitState:
     """Compute the first pseudo-labels, and return the state before the first round."""
     recipe, network = setup.recipe, setup.network
-    # A fresh network has constant batch-norm statistics. Clustering its features
-    # without calibration would cluster other features than training sees.
+    # The running statistics of a fresh network are placeholders (0 and 1). Without
+    # calibration, evaluation mode would give other features than training sees.
     calibrate(setup)
     initial_stability = setup.processes.run_on_first(
         lambda: setup.stability_probe.measure(network, recipe.compute)
     )
-    # A warm start continues with a trained network, and its features are better than
-    # pixels.
+    # In a warm start the network is trained, and its features are better than pixels.
     from_pixels = recipe.init == "pixels" and not history
+    # The first head of centroids needs points even if pixels give the labels.
     if setup.clusters_training_points or not from_pixels:
         extract_points(setup)
     seed = setup.streams.seed("kmeans", len(history))
@@ -226,7 +233,10 @@ def start(setup: FitSetup, history: list[dict]) -> FitState:
 
 
 def resume(setup: FitSetup, saved: dict) -> FitState:
-    """Return the state of a checkpoint."""
+    """Return the state of a checkpoint, without `training`.
+
+    The loop loads `training` itself, after it has made the head of the round.
+    """
     state = new_state(setup, saved["initial_stability"], saved["labels"])
     state.load_state_dict(saved)
     return state
@@ -235,14 +245,15 @@ def resume(setup: FitSetup, saved: dict) -> FitState:
 def new_state(
     setup: FitSetup, initial_stability: float, labels: np.ndarray
 ) -> FitState:
-    """Return a state without rounds, with the optimizer and schedule of the network."""
+    """Return the state before the first round, with a new optimizer and schedule."""
     recipe = setup.recipe
     optimizer = make_sgd(setup.network, recipe, recipe.learning_rate)
     is_constant = recipe.schedule == "constant"
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer,
         recipe.max_iter * recipe.steps_per_round,
-        # With equal limits the cosine is constant, as in the paper.
+        # A final rate equal to the initial rate makes the cosine constant, as in the
+        # paper.
         eta_min=recipe.learning_rate if is_constant else 0.0,
     )
     return FitState(
@@ -274,16 +285,17 @@ def pass_sizes(setup: FitSetup) -> list[int]:
     )
 
 
-def new_training(setup: FitSetup, state: FitState, index: int) -> TrainingState:
-    """Return the head of a round and its optimizer.
+def new_training(setup: FitSetup, state: FitState, round_number: int) -> TrainingState:
+    """Return a new head for a round, its optimizer and the generator of augmentation.
 
-    Cluster numbers change from round to round, so that no head can be reused. The
-    paper draws a new linear layer (section 3.4); DeepCluster-v2 takes the centers.
+    Cluster numbers are arbitrary, so the head of one round does not fit the next. The
+    paper draws a new linear layer (section 3.4). DeepCluster-v2 uses the cluster
+    centers as weights.
     """
     recipe, streams = setup.recipe, setup.streams
     counts = count_labels(state.labels)
     if state.training_points is None:
-        generator = streams.torch("head", index)
+        generator = streams.torch("head", round_number)
         head = linear_head(setup.network.n_points, counts, generator)
     else:
         labels = state.labels[:, setup.shard.rows]
@@ -292,32 +304,32 @@ def new_training(setup: FitSetup, state: FitState, index: int) -> TrainingState:
     factor = HEAD_LEARNING_RATE if recipe.schedule == "cosine" else 1.0
     return TrainingState(
         head=head,
-        generator=streams.torch("augment", index),
+        generator=streams.torch("augment", round_number),
         head_optimizer=make_sgd(head, recipe, factor * recipe.learning_rate),
     )
 
 
 def train_round(
-    setup: FitSetup, state: FitState, index: int, timer: PhaseTimer
+    setup: FitSetup, state: FitState, round_number: int, timer: PhaseTimer
 ) -> Iterator[None]:
     """Train network and head on the pseudo-labels, and yield after each batch."""
     recipe, training = setup.recipe, state.training
     assert training is not None
     assert training.head_optimizer is not None
-    rng = setup.streams.numpy("sampling", index)
+    rng = setup.streams.numpy("sampling", round_number)
     weights = None
     if recipe.balance == "loss":
         counts = count_labels(state.labels)
         weights = list(map(loss_weights, state.labels, counts))
-    for epoch, n_rows in enumerate(pass_sizes(setup)):
-        # Sampling is uniform over pseudo-labels, since a giant cluster would make
-        # one constant prediction optimal (section 3.3). With several clusterings the
-        # first one is balanced.
+    for i_pass, n_rows in enumerate(pass_sizes(setup)):
+        # With balance="uniform", rows are drawn uniformly over pseudo-labels: a giant
+        # cluster would otherwise make one constant prediction optimal (section 3.3).
+        # With several clusterings only the first is balanced.
         rows = sample_rows(state.labels[0], recipe.balance, rng, n_rows)
         timer.tick("sample")
         # A resumed round skips its complete passes, but draws their rows, so that the
         # generator is in the same state.
-        if epoch < len(training.losses):
+        if i_pass < len(training.losses):
             continue
         for _ in train_epoch(
             setup.network,
@@ -334,12 +346,16 @@ def train_round(
         ):
             timer.tick("train")
             yield
+        # The end of a pass sums the losses of all processes.
         timer.tick("train")
-        check_finite_training(training.losses[-1], "loss", index, recipe)
+        check_finite_training(training.losses[-1], "loss", round_number, recipe)
 
 
 def calibrate(setup: FitSetup) -> None:
-    """Set the network's batch-norm statistics to those of un-augmented images."""
+    """Set batch-norm statistics from the un-augmented images of the sample.
+
+    The network is in training mode afterwards.
+    """
     calibrate_batch_norm(
         setup.network,
         setup.source,
@@ -361,23 +377,31 @@ def extract_points(setup: FitSetup) -> None:
     )
 
 
-def extract(setup: FitSetup, index: int) -> Sharded:
-    """Return the points of all images that are clustered after a round."""
+def points_to_cluster(setup: FitSetup, round_number: int) -> Sharded:
+    """Calibrate batch norm, and return the points that are clustered after a round.
+
+    Raises
+    ------
+    ValueError
+        If the points are not finite.
+    """
     calibrate(setup)
     # DeepCluster-v2 clusters the points that the training passes have stored, which
     # saves a pass over the images (Caron et al., NeurIPS 2020, appendix).
     if not setup.clusters_training_points:
         extract_points(setup)
     with np.errstate(invalid="ignore"):
-        # The sum of infinities of both signs is NaN, which is the error to report.
+        # Infinities of both signs sum to NaN. The check below reports it.
         total = float(setup.processes.sum(setup.points.values.sum(dtype=float)))
-    check_finite_training(total, "sum of features", index, setup.recipe)
+    check_finite_training(total, "sum of features", round_number, setup.recipe)
     return setup.points
 
 
-def cluster(setup: FitSetup, points: Sharded, index: int) -> PseudoLabels:
+def cluster(setup: FitSetup, points: Sharded, round_number: int) -> PseudoLabels:
     """Return the pseudo-labels of all images after a round."""
-    return setup.clusterer.cluster_features(points, setup.streams.seed("kmeans", index))
+    return setup.clusterer.cluster_features(
+        points, setup.streams.seed("kmeans", round_number)
+    )
 
 
 def cluster_pixels(setup: FitSetup, seed: int) -> PseudoLabels:
@@ -393,11 +417,15 @@ def cluster_pixels(setup: FitSetup, seed: int) -> PseudoLabels:
     return setup.clusterer.cluster_pixels(Sharded(pixels, setup.shard), seed)
 
 
-def map_confusions(setup: FitSetup, head: Head, points: Sharded) -> np.ndarray | None:
-    """Return the diffusion map of the head's confusions, or None with a single k."""
-    if setup.clusterer.is_single:
+def make_merge_map(setup: FitSetup, head: Head, points: Sharded) -> np.ndarray | None:
+    """Return the diffusion map by which pseudo-labels are merged.
+
+    It is None if the pseudo-labels are the final clusters.
+    """
+    if setup.clusterer.labels_are_final:
         return None
-    # A sample bounds the time of the merge, which compares images with each other.
+    # The merge of pseudo-labels compares images with each other, so a sample bounds
+    # its time.
     sample = points.take(setup.merge_rows)
     return setup.processes.run_on_first(
         lambda: diffusion_map(predict_labels(head, sample), setup.clusterer.n_clusters)
@@ -406,9 +434,10 @@ def map_confusions(setup: FitSetup, head: Head, points: Sharded) -> np.ndarray |
 
 def measure_gain(setup: FitSetup, state: FitState, points: Sharded) -> float:
     """Return how much stability has grown since before training."""
-    probe, features = setup.stability_probe, None
-    # The features of the sample have just been extracted, unless points of the
-    # training passes stand for them.
+    probe = setup.stability_probe
+    features = None
+    # The features have just been extracted. With head="centroids" there are only points
+    # of augmented views, so that the probe extracts the features itself.
     if not setup.clusters_training_points:
         features = points.take(probe.rows)
     stability = setup.processes.run_on_first(
@@ -417,10 +446,12 @@ def measure_gain(setup: FitSetup, state: FitState, points: Sharded) -> float:
     return stability - state.initial_stability
 
 
-def check_finite_training(value: float, name: str, index: int, recipe: Recipe) -> None:
+def check_finite_training(
+    value: float, name: str, round_number: int, recipe: Recipe
+) -> None:
     """Raise ValueError if training has diverged."""
     if not np.isfinite(value):
         raise ValueError(
-            f"The {name} is {value} in round {index}: training diverged. Lower "
+            f"The {name} is {value} in round {round_number}: training diverged. Lower "
             f"learning_rate={recipe.learning_rate}, for example to a tenth."
         )

@@ -1,4 +1,4 @@
-"""Parameters and data to a recipe: every "auto" becomes a choice."""
+"""Parameters and data to a recipe: checks and choices before the network is built."""
 
 import functools
 import math
@@ -98,7 +98,17 @@ def resolve_recipe(
     streams: RandomStreams,
     processes: Processes = SINGLE_PROCESS,
 ) -> tuple[Recipe, Clusterer]:
-    """Check parameters against each other and the data, and resolve every "auto".
+    """Check parameters against each other and the data, and resolve each "auto".
+
+    The exceptions are `backbone`, which `build_network` resolves, and `n_components`,
+    which each clustering resolves from the features.
+
+    Returns
+    -------
+    recipe : Recipe
+        Choices of the training half.
+    clusterer : Clusterer
+        The clustering half, with its options.
 
     Raises
     ------

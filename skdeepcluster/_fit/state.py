@@ -78,7 +78,8 @@ class Round:
         head of centroids, which clusters points of the training passes instead.
     pseudo_labels : PseudoLabels
     diffusion_map : ndarray or None
-        Contribution of the round to the final clusters. None with a single k.
+        Contribution of the round to the final clusters. None if the pseudo-labels are
+        the final clusters.
     """
 
     record: dict

@@ -196,7 +196,13 @@ def _open_array(path: str | os.PathLike) -> np.ndarray:
 
 
 def _read_array(X, spec: InputSpec) -> ArraySource:
-    """Read images or rows from an array, a list of numbers or a table."""
+    """Read images (3-D or 4-D) or rows (anything else) from an array, list or table.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If values are not finite numbers, or their shape differs from the fit's.
+    """
     is_image = getattr(X, "ndim", 2) in (3, 4)
     source = _read_image_array(X, spec) if is_image else _read_row_array(X, spec)
     check_finite(source)

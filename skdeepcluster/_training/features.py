@@ -23,9 +23,15 @@ MIN_BATCH, MAX_BATCH = 16, 512
 def allocate_features(
     shape: tuple[int, int], cache_dir: str | os.PathLike | None
 ) -> np.ndarray:
-    """Return a float32 array with any values, for the features of images.
+    """Return an uninitialized float32 array for the features of images.
 
-    Up to 1 GiB is in memory, more in an unnamed temporary file if the disk has room.
+    Up to 1 GiB is in memory. More is in an unnamed temporary file, in `cache_dir` or
+    the system's temporary folder, if the disk has room, and otherwise in memory.
+
+    Raises
+    ------
+    MemoryError
+        If neither has room.
     """
     purpose = f"features of {shape[0]} images"
     features = allocate_array(shape, np.float32, cache_dir, purpose=purpose)

@@ -149,7 +149,7 @@ class Network(nn.Module):
         )
 
     @property
-    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+    def input_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and scale of each channel or feature in the fit, float32."""
         mean, scale = self.get_buffer("front.0.mean"), self.get_buffer("front.0.scale")
         return mean.cpu().numpy().flatten(), scale.cpu().numpy().flatten()

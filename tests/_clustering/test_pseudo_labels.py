@@ -203,7 +203,7 @@ def test_methods_may_choose_number_of_pseudo_labels(moons, clusterer):
     assert result.labels.max() + 1 > 5
     result = cluster_features(with_method(clusterer, "pic", (5,)), moons[0])
     assert result.labels.max() + 1 > 20
-    assert not with_method(clusterer, "pic", (2,)).is_single
+    assert not with_method(clusterer, "pic", (2,)).labels_are_final
 
 
 def test_outliers_are_assigned_to_nearest_mean():

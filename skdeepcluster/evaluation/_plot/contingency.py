@@ -120,7 +120,10 @@ class ContingencyDisplay:
         return cls(table, clusters=clusters, classes=classes).plot(ax)
 
     def plot(self, ax=None):
-        """Draw the heat map.
+        """Draw the heat map, with clusters reordered along the diagonal.
+
+        Cells hold the numbers of images. In large tables a color bar replaces the
+        numbers.
 
         Parameters
         ----------
