@@ -788,6 +788,19 @@ def test_interrupted_fit_changes_nothing(images):
 
 
 @pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (None, TypeError, "X is of type NoneType"),
+        ({"images": []}, TypeError, "X is of type dict"),
+        (np.arange(4), ValueError, "Labels belong into y"),
+    ],
+)
+def test_predict_names_the_type_of_wrong_input(fitted, X, error, message):
+    with pytest.raises(error, match=message):
+        fitted.predict(X)
+
+
+@pytest.mark.parametrize(
     ("shape", "message"),
     [
         ((4, 3, 8, 8), r"\(3, 8, 8\), but fit saw images of shape \(1, 8, 8\)"),

@@ -327,6 +327,8 @@ def resolve_clusterer(
     # assign new images. Any other estimator needs all points in one process.
     if not isinstance(clusterer, FaissKMeans):
         return clusterer, options
+    # Its own `fit`, which would validate the parameters, is not called.
+    clusterer._validate_params()
     if not isinstance(clusterer.init, str):
         raise ValueError(
             "clusterer=FaissKMeans(init=...) has initial centers, but points change in "

@@ -119,7 +119,7 @@ def _check_paths(sequence: Sequence) -> np.ndarray:
         raise ValueError(
             "X holds single letters, as if the path of a folder was split, which "
             "cross-validation does. Pass it the list of files, such as "
-            "sorted(pathlib.Path(folder).rglob('*.jpg'))."
+            "sorted(map(str, pathlib.Path(folder).rglob('*.jpg')))."
         )
     return paths
 

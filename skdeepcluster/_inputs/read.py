@@ -236,7 +236,9 @@ def _read_row_array(X, spec: InputSpec) -> ArraySource:
         image_shape = check_image_shape(spec.image_shape)
     else:
         image_shape = spec.fitted.image_shape
-        if image_shape is not None and spec.image_shape is None:
+        # Anything that is not 2-D gets a more precise error from `check_rows`.
+        is_2d = is_table(X) or as_array(X).ndim == 2
+        if image_shape is not None and spec.image_shape is None and is_2d:
             raise ValueError(
                 f"X has 2 dimensions, but fit saw images of shape {image_shape}. "
                 f"Reshape X to (n, {', '.join(map(str, image_shape))}), with n=1 for a "

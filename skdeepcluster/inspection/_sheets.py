@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ WHITE = 255
 
 @validate_params(
     {
+        "cluster": [Integral, None],
         "n_images": [COUNT],
         "order": [StrOptions({"nearest", "farthest", "random"})],
         "size": [COUNT],
@@ -87,7 +89,7 @@ def contact_sheet(
     See Also
     --------
     ContactSheetDisplay : Draw the sheet with names and sizes of the clusters.
-    skdeepcluster.io.export_clusters : Copy files into one folder for each cluster.
+    skdeepcluster.io.export_clusters : Link or copy files into one folder per cluster.
 
     Examples
     --------

@@ -416,6 +416,15 @@ def test_clusterer_sets_policy_for_empty_clusters(images):
     assert_array_equal(np.unique(model.labels_), np.arange(model.labels_.max() + 1))
 
 
+@pytest.mark.parametrize(
+    "params", [{"backend": "cupy"}, {"n_init": 0}, {"max_iter": -1}, {"tol": "x"}]
+)
+def test_parameters_of_the_clusterer_are_validated(images, params):
+    (name,) = params
+    with pytest.raises(ValueError, match=f"'{name}' parameter of FaissKMeans"):
+        quick_fit(images, clusterer=FaissKMeans(**params))
+
+
 def test_clusterer_with_init_array_is_refused(images):
     clusterer = FaissKMeans(init=np.zeros((20, 64)))
     with pytest.raises(ValueError, match=r"FaissKMeans\(init=\.\.\.\).*'k-means\+\+'"):

@@ -87,6 +87,14 @@ def test_training_curves_without_classes_and_n_samples():
     assert list(curves(sizes_ax)) == ["largest", "smallest"]
 
 
+def test_training_curves_of_a_data_frame():
+    pd = pytest.importorskip("pandas")
+    history = make_history(2)
+    expected = TrainingCurvesDisplay.from_history(history).axes_[0]
+    ax = TrainingCurvesDisplay.from_history(pd.DataFrame(history)).axes_[0]
+    assert_array_equal(ax.lines[0].get_ydata(), expected.lines[0].get_ydata())
+
+
 def test_training_curves_with_classes_in_some_rounds():
     # A warm start may add classes.
     history = make_history(2, nmi_y=False)

@@ -87,6 +87,8 @@ def test_contact_sheet_raises_for_broken_files_by_default(model, broken_folder):
 def test_contact_sheet_rejects_wrong_parameters(model, images, rows_model, rows):
     with pytest.raises(ValueError, match="cluster=5 does not exist"):
         contact_sheet(model, images, 5)
+    with pytest.raises(ValueError, match="'cluster' parameter"):
+        contact_sheet(model, images, [0])
     with pytest.raises(ValueError, match="order"):
         contact_sheet(model, images, order="best")
     with pytest.raises(ValueError, match="size"):

@@ -87,9 +87,9 @@ class TrainingCurvesDisplay:
 
         Parameters
         ----------
-        history : list of dict
-            One record for each round, such as `DeepClusterEstimator.history_`. It may
-            be loaded from JSON.
+        history : list of dict or DataFrame
+            One record for each round, such as `DeepClusterEstimator.history_`, also
+            loaded from JSON or as a data frame.
         n_samples : int, default=None
             Number of images, for the curve of the mean cluster size. With None, that
             curve is left out.
@@ -101,6 +101,8 @@ class TrainingCurvesDisplay:
         display : TrainingCurvesDisplay
             The drawn display.
         """
+        if hasattr(history, "to_dict"):
+            history = history.to_dict("records")
         return cls(history, n_samples=n_samples).plot(axes)
 
     def plot(self, axes=None):
