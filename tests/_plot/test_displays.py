@@ -291,7 +291,7 @@ def test_constructors_draw_on_given_axes(constructors):
 
 def test_missing_matplotlib_is_named(constructors, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    message = r"pip install skdeepcluster\[plot\]"
+    message = r"pip install 'skdeepcluster\[plot\]'"
     for constructor, args in constructors.items():
         with pytest.raises(ImportError, match=message):
             constructor(*args)
