@@ -37,7 +37,17 @@ TRIALS = {
 }
 
 
-@pytest.mark.parametrize("fault", TRIALS)
+# tests/_utils/test_workers.py kills workers without whole fits, in seconds.
+SLOW = {"worker killed"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=pytest.mark.slow) if fault in SLOW else fault
+        for fault in TRIALS
+    ],
+)
 def test_fit_recovers(faults, fault, tmp_path):
     result = TRIALS[fault](faults, tmp_path)
     assert result.n_trials > 0

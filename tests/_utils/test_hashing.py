@@ -242,15 +242,15 @@ def test_different_contents_have_different_hashes():
     assert [names for names in names_by_hash.values() if len(names) > 1] == []
 
 
-@pytest.mark.parametrize("seed", ["0", "1"])
-def test_hashes_are_equal_in_another_process(seed):
+def test_hashes_are_equal_in_another_process():
     code = "import json, test_hashing as t; print(json.dumps(t.make_hashes()))"
     folders = [Path(__file__).parent, Path(skdeepcluster.__file__).parents[1]]
     out = subprocess.check_output(
         [sys.executable, "-c", code],
         text=True,
+        # Another seed puts sets and dicts in another order than in this process.
         env=os.environ
-        | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(map(str, folders))},
+        | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(map(str, folders))},
     )
     expected = {name: f'"{name}": "{h}"' for name, h in make_hashes().items()}
     assert [name for name, text in expected.items() if text not in out] == []
