@@ -113,14 +113,8 @@ def _start_workers(loader: DataLoader) -> Any:
     if not hasattr(signal, "SIGCHLD") or not is_main_thread:
         return iter(loader)
     handler = signal.getsignal(signal.SIGCHLD)
-    # The signal is held back until torch's handler is gone: a worker that is killed
-    # during the start would otherwise end the start, and leave the rest running.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    try:
-        results = iter(loader)
-        # None is a handler that was not installed by Python, and cannot be set again.
-        if handler is not None:
-            signal.signal(signal.SIGCHLD, handler)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    results = iter(loader)
+    # None is a handler that was not installed by Python, and cannot be set again.
+    if handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
     return results

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import time
 
 import pytest
 from torch.utils.data import _utils, dataloader
@@ -49,27 +48,6 @@ def test_killed_worker_is_replaced(tmp_path):
         results = list(map_in_workers(KilledFunction(tmp_path, 1), [*range(9)], 2))
     assert results == [*range(9)]
     assert signal.getsignal(signal.SIGCHLD) == handler
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.usefixtures("short_interval")
-def test_worker_killed_during_the_start_is_replaced(monkeypatch):
-    iterator = dataloader._MultiProcessingDataLoaderIter
-    reset, killed = iterator._reset, []
-
-    def kill_and_reset(self, loader, first_iter=False):
-        if not killed:
-            killed.append(self._workers[0].pid)
-            os.kill(killed[0], signal.SIGKILL)
-            time.sleep(0.5)
-        reset(self, loader, first_iter)
-
-    monkeypatch.setattr(iterator, "_reset", kill_and_reset)
-    # torch installs its handler of SIGCHLD once in a process.
-    monkeypatch.setattr(_utils.signal_handling, "_SIGCHLD_handler_set", False)
-    with pytest.warns(UserWarning, match="worker that decodes images was killed"):
-        results = list(map_in_workers(len, [[1] * n for n in range(9)], 2))
-    assert results == [*range(9)]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
