@@ -24,11 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _persistence as persistence
 from ._clustering.graph import nearest_neighbors
-from ._clustering.merging import (
-    LinearAssigner,
-    NearestCenterAssigner,
-    mean_embeddings,
-)
+from ._clustering.merging import ClusterModel
 from ._clustering.pixels import fit_pixel_projection, project_pixels
 from ._fit.callback_runner import (
     Callback,
@@ -391,7 +387,7 @@ class DeepClusterEstimator(
     image_shape_: tuple[int, int, int] | None
     history_: list[dict]
     cluster_centers_: np.ndarray
-    _assigner: LinearAssigner | NearestCenterAssigner
+    _cluster_model: ClusterModel
     _dtype: torch.dtype
     _input_format: InputFormat
 
@@ -877,8 +873,9 @@ class DeepClusterEstimator(
     def _set_fitted(self, reading: TrainingInput, result: FitResult) -> None:
         """Set the fitted attributes."""
         data, features = reading.data, result.features
-        local_labels = result.assigner.predict(features.values)
-        labels = Sharded(local_labels, features.shard).gather()
+        cluster_model = result.cluster_model
+        membership = cluster_model.membership(features.values).gather(features.shard)
+        labels = cluster_model.clusters[membership.leaves]
         mean, scale = result.network.input_statistics
         input_format = InputFormat(data.source.shape, data.source.dtype, mean, scale)
         attributes = {
@@ -889,12 +886,13 @@ class DeepClusterEstimator(
             "history_": result.history,
             "n_iter_": len(result.history),
             "inertia_": result.inertia,
-            "cluster_centers_": mean_embeddings(features, local_labels),
+            "cluster_centers_": cluster_model.centers,
             "labels_": data.scatter_rows(labels, NO_CLUSTER),
             "paths_": data.paths,
             "skipped_": reading.failures.rows,
             "n_features_in_": math.prod(data.source.shape),
-            "_assigner": result.assigner,
+            "_cluster_model": cluster_model,
+            "_membership": membership,
             "_dtype": result.recipe.compute.dtype,
             "_input_format": input_format,
             "_n_features_out": result.network.n_features,
@@ -925,7 +923,7 @@ class DeepClusterEstimator(
     def _assign(self, features: np.ndarray) -> np.ndarray:
         """Return the cluster of each row of features, int32 (n,)."""
         with limit_threads(self.n_jobs):
-            return self._assigner.predict(features)
+            return self._cluster_model.predict(features)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._clustering.merging import LinearAssigner, NearestCenterAssigner
+from ._clustering.leaves import LinearLeaves, NearestLeaves
 from ._clustering.whitening import Projection
 from ._fit.recipe import Parameters
 from ._inputs.spec import InputFormat
@@ -96,10 +96,10 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
 
 
 def _pack_assigner(
-    assigner: LinearAssigner | NearestCenterAssigner,
+    assigner: LinearLeaves | NearestLeaves,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the plain values of an assigner, and its arrays by their names."""
-    if isinstance(assigner, LinearAssigner):
+    if isinstance(assigner, LinearLeaves):
         return {"kind": "linear"}, {
             "assigner.weights": assigner.weights,
             "assigner.bias": assigner.bias,
@@ -269,13 +269,13 @@ def _check_weights(
 
 def _load_assigner(
     metadata: dict, n_clusters: int, n_features: int, tensors: dict[str, torch.Tensor]
-) -> LinearAssigner | NearestCenterAssigner:
+) -> LinearLeaves | NearestLeaves:
     if metadata["kind"] == "linear":
         weights = _check_array(tensors, "assigner.weights", np.float64, ndim=2)
         bias = _check_array(tensors, "assigner.bias", np.float64, ndim=1)
         if weights.shape != (n_features, n_clusters) or bias.shape != (n_clusters,):
             raise ValueError("its classifier of clusters does not fit its embedding")
-        return LinearAssigner(weights, bias)
+        return LinearLeaves(weights, bias)
     if metadata["kind"] != "nearest":
         raise ValueError(f"its clusters are of an unknown kind, {metadata['kind']!r}")
     centers = _check_array(tensors, "assigner.centers", np.float32, ndim=2)
@@ -285,7 +285,7 @@ def _load_assigner(
     if shapes != (n_clusters, (n_features, centers.shape[1]), (n_features,)):
         raise ValueError("its centers of clusters do not fit its embedding")
     projection = Projection(mean, components, bool(metadata["normalize"]))
-    return NearestCenterAssigner(projection, centers)
+    return NearestLeaves(projection, centers)
 
 
 def _check_array(

@@ -1,25 +1,23 @@
 """Final clusters: pseudo-labels of the last rounds, merged by their confusions."""
 
-import warnings
 from dataclasses import dataclass
 
-import joblib
 import numpy as np
+from scipy.cluster.hierarchy import linkage
 from scipy.linalg import eigh
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler, normalize
-from sklearn.utils import gen_batches
+from scipy.spatial.distance import pdist
+from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
 from .._utils.random import RandomStreams
 from .kmeans import KMeansOptions, kmeans
-from .nearest_centers import assign
+from .leaves import LinearLeaves, NearestLeaves
+from .membership import Membership, calibrate_temperature
 from .pseudo_labels import MAX_EIGENVECTORS, Clusterer, PseudoLabels
-from .sums import cluster_sizes
-from .whitening import Projection
+from .sums import cluster_means, cluster_sizes, cluster_sums
+from .tree import MergeTree
 
 # Number of last rounds whose diffusion maps are merged. Single rounds swing.
 MERGED_ROUNDS = 4
@@ -37,10 +35,11 @@ MAX_RESTARTS = 50
 RESTART_BUDGET = 2000
 # Minimum number of restarts, even beyond the budget.
 MIN_RESTARTS = 5
-# Inverse penalties of the classifier, tried in this order until no cluster is lost.
-INVERSE_PENALTIES = (0.1, 10.0, 1000.0)
-# Rows that are predicted in one batch.
-PREDICT_ROWS = 8192
+# Fewest leaves of a cluster with enough images.
+MIN_LEAVES = 5
+# Fewest images in a leaf, and the restarts of k-means that divides a cluster.
+MIN_LEAF_ROWS = 5
+LEAF_RESTARTS = 3
 
 
 def diffusion_map(probabilities: np.ndarray, n_clusters: int) -> np.ndarray:
@@ -88,100 +87,87 @@ def sample_merge_rows(n: int, n_clusters: int, streams: RandomStreams) -> np.nda
 
 
 @dataclass(frozen=True)
-class NearestCenterAssigner:
-    """Assigns features to the nearest center.
+class ChangedImages:
+    """Sample of the images after a mild change.
 
     Parameters
     ----------
-    projection : Projection
-        Map from features to points.
-    centers : ndarray of shape (n_clusters, m), float32
+    rows : ndarray of shape (m,), int
+        Rows of the images in the whole data.
+    features : ndarray of shape (m, d), float32
+        Features of the changed images.
     """
 
-    projection: Projection
-    centers: np.ndarray
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return the cluster of each row, int32 (n,)."""
-        return assign(self.projection(features), self.centers)[0]
+    rows: np.ndarray
+    features: np.ndarray
 
 
 @dataclass(frozen=True)
-class LinearAssigner:
-    """Assigns features to clusters by a logistic regression.
+class ClusterModel:
+    """Clusters of features: the leaves of a merge tree, and a partition of them.
 
     Parameters
     ----------
-    weights : ndarray of shape (d, n_clusters), float64
-    bias : ndarray of shape (n_clusters,), float64
+    leaf_model : LinearLeaves or NearestLeaves
+        Assigns features to leaves.
+    leaf_centers : ndarray of shape (n_leaves, d), float32
+        Mean features of each leaf, over the images that `leaf_model` assigns to it.
+    leaf_sizes : ndarray of shape (n_leaves,), int64
+        Number of these images.
+    tree : MergeTree
+    clusters : ndarray of shape (n_leaves,), int32
+        Cluster of each leaf. It is a cut of the tree until it is edited.
+    temperature : float
+        Divisor of the leaves' scores at which probabilities are calibrated.
     """
 
-    weights: np.ndarray
-    bias: np.ndarray
+    leaf_model: LinearLeaves | NearestLeaves
+    leaf_centers: np.ndarray
+    leaf_sizes: np.ndarray
+    tree: MergeTree
+    clusters: np.ndarray
+    temperature: float
 
-    @classmethod
-    def fit(cls, features: np.ndarray, labels: np.ndarray) -> "LinearAssigner":
-        """Fit a logistic regression that predicts consecutive labels from features."""
-        n_clusters = int(labels.max()) + 1
-        if n_clusters == 1:
-            return cls(np.zeros((features.shape[1], 1)), np.zeros(1))
-        scaler = StandardScaler().fit(features)
-        points = scaler.transform(features)
-        for inverse_penalty in INVERSE_PENALTIES:
-            model = _fit_logistic_regression(points, labels, inverse_penalty)
-            coefficients, bias = model.coef_, model.intercept_
-            if n_clusters == 2:
-                # scikit-learn keeps only the coefficients of the second class.
-                coefficients = np.vstack([-coefficients, coefficients]) / 2
-                bias = np.concatenate([-bias, bias]) / 2
-            weights = (coefficients / scaler.scale_).T.astype(np.float64)
-            assigner = cls(weights, bias - scaler.mean_ @ weights)
-            predicted = np.unique(assigner.predict(features))
-            # A strong penalty can leave small clusters without any image.
-            if len(predicted) == n_clusters:
-                break
-        weights = np.ascontiguousarray(assigner.weights[:, predicted])
-        return cls(weights, assigner.bias[predicted])
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters."""
+        return int(self.clusters.max()) + 1
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Mean features of each cluster, float32 (n_clusters, d)."""
+        sums = np.zeros((self.n_clusters, self.leaf_centers.shape[1]))
+        weighted = self.leaf_centers.astype(np.float64) * self.leaf_sizes[:, None]
+        np.add.at(sums, self.clusters, weighted)
+        sizes = np.bincount(self.clusters, self.leaf_sizes)
+        return (sums / sizes[:, None]).astype(np.float32)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the cluster of each row, int32 (n,)."""
-        labels = np.empty(len(features), np.int32)
-        for rows in gen_batches(max(1, len(features)), PREDICT_ROWS):
-            scores = features[rows].astype(np.float64) @ self.weights + self.bias
-            labels[rows] = scores.argmax(axis=1)
-        return labels
+        return self.clusters[self.leaf_model.predict(features)]
 
-
-def _fit_logistic_regression(
-    points: np.ndarray, labels: np.ndarray, inverse_penalty: float
-) -> LogisticRegression:
-    model = LogisticRegression(C=inverse_penalty, max_iter=200)
-    with warnings.catch_warnings():
-        # Nearly converged is good enough, and nearly as many clusters as images are
-        # still clusters.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", "The number of unique classes")
-        # Older releases fit through joblib, and a cluster would receive it as a task.
-        with joblib.parallel_config("sequential"):
-            return model.fit(points, labels)
+    def membership(self, features: np.ndarray) -> Membership:
+        """Return the leaf of each row, with the probabilities of the leaves."""
+        return Membership.predict(self.leaf_model, features, self.temperature)
 
 
 @explain_memory_error("merging pseudo-labels", "Lower n_clusters.")
-def fit_assigner(
+def fit_cluster_model(
     last: PseudoLabels,
     features: Sharded,
     merge_rows: np.ndarray,
     diffusion_maps: list[np.ndarray],
     clusterer: Clusterer,
+    changed: ChangedImages,
     seed: int,
-) -> NearestCenterAssigner | LinearAssigner:
+) -> ClusterModel:
     """Merge pseudo-labels into at most `n_clusters` clusters of features.
 
     If the pseudo-labels are the final clusters and there is no graph, the nearest
     center of the last round assigns features, as in the paper. Otherwise k-means on the
-    diffusion maps of the last rounds, side by side, merges the pseudo-labels. Then a
-    logistic regression predicts the merged cluster of each image from its features.
-    These predictions are `labels_`.
+    diffusion maps of the last rounds, side by side, merges the pseudo-labels. Each
+    cluster is divided into leaves, and a logistic regression predicts the leaf of each
+    image from its features. The clusters of the predicted leaves are `labels_`.
 
     Parameters
     ----------
@@ -194,47 +180,139 @@ def fit_assigner(
     diffusion_maps : list of ndarrays with m rows
         Maps of the last rounds. Not used if the pseudo-labels are the final clusters.
     clusterer : Clusterer
+    changed : ChangedImages
+        Mildly changed images, by which probabilities are calibrated.
     seed : int
     """
-    if clusterer.labels_are_final and last.projection is not None:
-        return NearestCenterAssigner(last.projection, last.clusters[0].centers)
+    processes = features.processes
     if clusterer.labels_are_final:
         # Each cluster needs an image that the classifier can learn from.
         (all_labels,) = last.labels
         representatives = np.unique(all_labels, return_index=True)[1]
         merge_rows = np.union1d(merge_rows, representatives)
     sample = features.take(merge_rows)
+    unchanged = features.take(changed.rows)
 
-    def fit() -> LinearAssigner:
+    def fit() -> tuple[LinearLeaves | NearestLeaves, MergeTree, np.ndarray, float]:
+        leaf_model: LinearLeaves | NearestLeaves
         if clusterer.labels_are_final:
-            return LinearAssigner.fit(sample, all_labels[merge_rows])
-        n_clusters = clusterer.n_clusters
-        options = KMeansOptions(
-            n_init=max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters)),
-            empty_clusters=clusterer.kmeans_options.empty_clusters,
-            backend=clusterer.kmeans_options.backend,
-            device=clusterer.kmeans_options.device,
+            clusters = np.arange(int(all_labels.max()) + 1, dtype=np.int32)
+            if last.projection is not None:
+                centers = last.clusters[0].centers
+                leaf_model = NearestLeaves(last.projection, centers)
+            else:
+                leaf_model, kept = LinearLeaves.fit(sample, all_labels[merge_rows])
+                clusters = np.arange(len(kept), dtype=np.int32)
+            points = sample
+        else:
+            points = np.hstack(diffusion_maps) / np.sqrt(len(diffusion_maps))
+            labels = merge(points, clusterer, seed)
+            leaves, clusters = divide_into_leaves(points, labels, clusterer, seed)
+            leaf_model, kept = LinearLeaves.fit(sample, leaves)
+            clusters = np.unique(clusters[kept], return_inverse=True)[1]
+        predicted = leaf_model.predict(sample)
+        means = cluster_means(points, predicted, points[: len(clusters)])
+        tree = build_tree(means, clusters)
+        temperature = calibrate_temperature(
+            leaf_model.scores(changed.features), leaf_model.predict(unchanged), clusters
         )
-        points = Sharded.whole(np.hstack(diffusion_maps))
-        return LinearAssigner.fit(
-            sample, kmeans(points, n_clusters, options, seed).labels
-        )
+        return leaf_model, tree, clusters.astype(np.int32), temperature
 
-    return features.processes.run_on_first(fit)
+    leaf_model, tree, clusters, temperature = processes.run_on_first(fit)
+    leaves = leaf_model.predict(features.values)
+    return ClusterModel(
+        leaf_model=leaf_model,
+        leaf_centers=mean_features(features, leaves, len(clusters)),
+        leaf_sizes=cluster_sizes(leaves, len(clusters), processes),
+        tree=tree,
+        clusters=clusters,
+        temperature=temperature,
+    )
 
 
-def mean_embeddings(features: Sharded, labels: np.ndarray) -> np.ndarray:
-    """Return the mean features of each cluster, float32 (n_clusters, d).
+def merge(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:
+    """Return the cluster of each point, from the best of many restarts of k-means."""
+    n_clusters = clusterer.n_clusters
+    n_init = max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters))
+    return kmeans(
+        Sharded.whole(points),
+        n_clusters,
+        merge_options(clusterer, n_init),
+        seed,
+    ).labels
+
+
+def merge_options(clusterer: Clusterer, n_init: int) -> KMeansOptions:
+    """Return the options of k-means in the merge."""
+    return KMeansOptions(
+        n_init=n_init,
+        empty_clusters=clusterer.kmeans_options.empty_clusters,
+        backend=clusterer.kmeans_options.backend,
+        device=clusterer.kmeans_options.device,
+    )
+
+
+def divide_into_leaves(
+    points: np.ndarray, labels: np.ndarray, clusterer: Clusterer, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide each cluster into the same number of leaves.
+
+    Returns
+    -------
+    leaves : ndarray of shape (n,), int
+        Leaf of each point.
+    clusters : ndarray of shape (n_leaves,), int
+        Cluster of each leaf, ascending.
+    """
+    n_parts = max(clusterer.n_pseudo_labels) // clusterer.n_clusters
+    n_parts = max(n_parts, MIN_LEAVES)
+    leaves, clusters = np.empty(len(points), np.int64), []
+    for cluster in np.unique(labels):
+        rows = np.flatnonzero(labels == cluster)
+        n_leaves = max(1, min(n_parts, len(rows) // MIN_LEAF_ROWS))
+        options = KMeansOptions(n_init=LEAF_RESTARTS, empty_clusters="drop")
+        parts = kmeans(Sharded.whole(points[rows]), n_leaves, options, seed).labels
+        leaves[rows] = len(clusters) + parts
+        clusters += [cluster] * (int(parts.max()) + 1)
+    return leaves, np.array(clusters)
+
+
+def build_tree(means: np.ndarray, clusters: np.ndarray) -> MergeTree:
+    """Merge leaves by average linkage, first inside clusters, then across clusters.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n_leaves, d)
+        Mean of the points of each leaf.
+    clusters : ndarray of shape (n_leaves,), int
+        Cluster of each leaf, ascending from 0. They are a cut of the tree.
+    """
+    if len(means) == 1:
+        return MergeTree(np.empty((0, 2), np.int64), np.empty(0))
+    distances = pdist(means)
+    # A penalty on each pair of leaves of different clusters delays their merge until
+    # the clusters are complete.
+    across = pdist(clusters[:, None]) > 0
+    penalty = 2 * distances.max() + 1
+    merges = linkage(distances + penalty * across, "average")
+    heights = merges[:, 2]
+    heights = np.where(heights > penalty, heights - penalty, heights)
+    return MergeTree(
+        merges[:, :2].astype(np.int64), np.maximum.accumulate(heights).clip(0)
+    )
+
+
+def mean_features(features: Sharded, leaves: np.ndarray, n_leaves: int) -> np.ndarray:
+    """Return the mean features of each leaf, float32 (n_leaves, d).
 
     Parameters
     ----------
     features : Sharded array of shape (n, d), float32
-    labels : ndarray of shape (n_local,), int32
-        Cluster of each row of this process.
+    leaves : ndarray of shape (n_local,), int32
+        Leaf of each row of this process.
+    n_leaves : int
     """
     processes = features.processes
-    n_clusters = max(processes.all_gather_object(int(labels.max()))) + 1
-    sums = np.zeros((n_clusters, features.values.shape[1]))
-    np.add.at(sums, labels, features.values)
-    sizes = cluster_sizes(labels, n_clusters, processes)
-    return (processes.sum(sums) / sizes[:, None]).astype(np.float32)
+    sums = processes.sum(cluster_sums(features.values, leaves, n_leaves))
+    sizes = cluster_sizes(leaves, n_leaves, processes)
+    return (sums / sizes[:, None]).astype(np.float32)

@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from .._clustering.merging import (
-    LinearAssigner,
-    NearestCenterAssigner,
-    fit_assigner,
-)
+from .._clustering.merging import ChangedImages, ClusterModel, fit_cluster_model
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
@@ -49,7 +45,7 @@ class FitResult:
     inertia : float
         Objective of the last k-means.
     features : Sharded array of shape (n, d), float32
-    assigner : NearestCenterAssigner or LinearAssigner
+    cluster_model : ClusterModel
         Predicts the cluster of features.
     """
 
@@ -59,7 +55,7 @@ class FitResult:
     history: list[dict]
     inertia: float
     features: Sharded
-    assigner: NearestCenterAssigner | LinearAssigner
+    cluster_model: ClusterModel
 
 
 class Fit:
@@ -264,12 +260,17 @@ class Fit:
         pseudo_labels: PseudoLabels,
     ) -> FitResult:
         """Merge the pseudo-labels of the last rounds into the final clusters."""
-        assigner = fit_assigner(
+        probe = setup.stability_probe
+        changed = self.processes.run_on_first(
+            lambda: probe.extract_changed(network, setup.recipe.compute)
+        )
+        cluster_model = fit_cluster_model(
             pseudo_labels,
             features,
             merge_rows=setup.merge_rows,
             diffusion_maps=list(state.diffusion_maps),
             clusterer=setup.clusterer,
+            changed=ChangedImages(probe.rows, changed),
             seed=self.streams.seed("groups"),
         )
         return FitResult(
@@ -285,7 +286,7 @@ class Fit:
             history=list(state.history),
             inertia=sum(clusters.inertia for clusters in pseudo_labels.clusters),
             features=features,
-            assigner=assigner,
+            cluster_model=cluster_model,
         )
 
     @contextlib.contextmanager

@@ -53,9 +53,15 @@ class StabilityProbe:
         """
         if features is None:
             features = extract_features(network, self.images, compute)
-        augment = mild_augment(len(self.images.shape))
-        changed = extract_features(network, self.images, compute, augment=augment)
+        changed = self.extract_changed(network, compute)
         return measure_stability(features, changed, self.n_clusters)
+
+    def extract_changed(
+        self, network: FeatureExtractor, compute: Compute
+    ) -> np.ndarray:
+        """Return the features of the images after a mild change."""
+        augment = mild_augment(len(self.images.shape))
+        return extract_features(network, self.images, compute, augment=augment)
 
 
 def measure_stability(
