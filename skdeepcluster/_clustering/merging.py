@@ -1,6 +1,6 @@
 """Final clusters: pseudo-labels of the last rounds, merged by their confusions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage
@@ -12,21 +12,25 @@ from sklearn.utils.extmath import randomized_svd
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
 from .._utils.random import RandomStreams
+from ..metrics import reproduced_information
 from .kmeans import KMeansOptions, kmeans
 from .leaves import LinearLeaves, NearestLeaves
 from .membership import Membership, calibrate_temperature
-from .pseudo_labels import MAX_EIGENVECTORS, Clusterer, PseudoLabels
+from .pseudo_labels import MAX_EIGENVECTORS, PIXEL_SHARE, Clusterer, PseudoLabels
 from .sums import cluster_means, cluster_sizes, cluster_sums
 from .tree import MergeTree
 
-# Number of last rounds whose diffusion maps are merged. Single rounds swing.
-MERGED_ROUNDS = 4
+# Number of last rounds whose diffusion maps are merged. Single rounds swing, and the
+# pseudo-labels of earlier rounds are worse.
+MERGED_ROUNDS = 3
 # Number of images that represent all images in the merge: at least this many, ...
 MERGE_ROWS = 20_000
 # ... and at least this many per cluster.
 ROWS_PER_CLUSTER = 50
 # Steps of the random walk between images that the network confuses.
 DIFFUSION_STEPS = 4
+# Pseudo-labels with a larger eigenvalue are confused with no other pseudo-label.
+MIN_SEPARATE_EIGENVALUE = 0.999
 # With more pseudo-labels than this, eigenvectors are approximated by sampling.
 DENSE_LABELS = 1000
 # Restarts of the k-means that merges, since most restarts reach a poor optimum.
@@ -35,6 +39,10 @@ MAX_RESTARTS = 50
 RESTART_BUDGET = 2000
 # Minimum number of restarts, even beyond the budget.
 MIN_RESTARTS = 5
+# Number of images that the stability of candidate clusters is measured on.
+STABILITY_ROWS = 5000
+# Stability by which clusters of the network must exceed clusters of the pixels.
+MIN_GAIN = 0.015
 # Fewest leaves of a cluster with enough images.
 MIN_LEAVES = 5
 # Fewest images in a leaf, and the restarts of k-means that divides a cluster.
@@ -68,15 +76,21 @@ def diffusion_map(probabilities: np.ndarray, n_clusters: int) -> np.ndarray:
     """
     scaled = probabilities / np.sqrt(probabilities.sum(axis=0) + 1e-9)
     n_labels = scaled.shape[1]
-    # A third more eigenvectors than clusters: with fewer, small clusters vanish; with
-    # more, k-means cuts through large clusters.
-    n_vectors = min(n_clusters + n_clusters // 3, MAX_EIGENVECTORS, n_labels)
+    max_vectors = min(MAX_EIGENVECTORS, n_labels)
     if n_labels > DENSE_LABELS:
-        _, singular_values, rows = randomized_svd(scaled, n_vectors, random_state=0)
+        _, singular_values, rows = randomized_svd(scaled, max_vectors, random_state=0)
         values, vectors = singular_values**2, rows.T
     else:
-        leading = [n_labels - n_vectors, n_labels - 1]
+        leading = [n_labels - max_vectors, n_labels - 1]
         values, vectors = eigh(scaled.T @ scaled, subset_by_index=leading)
+        values, vectors = values[::-1], vectors[:, ::-1]
+    # A third more eigenvectors than clusters: with fewer, small clusters vanish; with
+    # more, k-means cuts through large clusters. Pseudo-labels that the network never
+    # confuses have an eigenvalue of 1 each. All of these are kept, since a selection
+    # among equal eigenvalues would merge such pseudo-labels arbitrarily.
+    n_separate = int(np.count_nonzero(values > MIN_SEPARATE_EIGENVALUE))
+    n_vectors = min(max(n_clusters + n_clusters // 3, n_separate), max_vectors)
+    values, vectors = values[:n_vectors], vectors[:, :n_vectors]
     return normalize(scaled @ (vectors * values.clip(0) ** DIFFUSION_STEPS))
 
 
@@ -151,21 +165,42 @@ class ClusterModel:
         return Membership.predict(self.leaf_model, features, self.temperature)
 
 
+@dataclass(frozen=True)
+class MergeInput:
+    """Images that represent all images in the merge.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (m,), int
+        Rows of the images in the whole data.
+    diffusion_maps : list of ndarrays with m rows
+        Maps of the last rounds. Not used if the pseudo-labels are the final clusters.
+    pixels : ndarray of shape (m, d), float32, or None
+        Principal components of the pixels. None if pixels are not to be trusted.
+    changed : ChangedImages
+        Some images after a mild change.
+    """
+
+    rows: np.ndarray
+    diffusion_maps: list[np.ndarray]
+    pixels: np.ndarray | None
+    changed: ChangedImages
+
+
 @explain_memory_error("merging pseudo-labels", "Lower n_clusters.")
 def fit_cluster_model(
     last: PseudoLabels,
     features: Sharded,
-    merge_rows: np.ndarray,
-    diffusion_maps: list[np.ndarray],
+    images: MergeInput,
     clusterer: Clusterer,
-    changed: ChangedImages,
     seed: int,
 ) -> ClusterModel:
     """Merge pseudo-labels into at most `n_clusters` clusters of features.
 
     If the pseudo-labels are the final clusters and there is no graph, the nearest
     center of the last round assigns features, as in the paper. Otherwise k-means on the
-    diffusion maps of the last rounds, side by side, merges the pseudo-labels. Each
+    diffusion maps of the last rounds, side by side, merges the pseudo-labels. Where the
+    network adds nothing, the clusters are those of k-means on the pixels instead. Each
     cluster is divided into leaves, and a logistic regression predicts the leaf of each
     image from its features. The clusters of the predicted leaves are `labels_`.
 
@@ -175,48 +210,44 @@ def fit_cluster_model(
         Pseudo-labels of the last round.
     features : Sharded array of shape (n, d), float32
         Features after the last round.
-    merge_rows : ndarray of shape (m,), int
-        Images that the diffusion maps embed.
-    diffusion_maps : list of ndarrays with m rows
-        Maps of the last rounds. Not used if the pseudo-labels are the final clusters.
+    images : MergeInput
     clusterer : Clusterer
-    changed : ChangedImages
-        Mildly changed images, by which probabilities are calibrated.
     seed : int
     """
-    processes = features.processes
+    processes, rows = features.processes, images.rows
     if clusterer.labels_are_final:
         # Each cluster needs an image that the classifier can learn from.
-        (all_labels,) = last.labels
-        representatives = np.unique(all_labels, return_index=True)[1]
-        merge_rows = np.union1d(merge_rows, representatives)
-    sample = features.take(merge_rows)
-    unchanged = features.take(changed.rows)
+        (final_labels,) = last.labels
+        representatives = np.unique(final_labels, return_index=True)[1]
+        rows = np.union1d(rows, representatives)
+    sample = features.take(rows)
+    unchanged = features.take(images.changed.rows)
 
     def fit() -> tuple[LinearLeaves | NearestLeaves, MergeTree, np.ndarray, float]:
         leaf_model: LinearLeaves | NearestLeaves
         if clusterer.labels_are_final:
-            clusters = np.arange(int(all_labels.max()) + 1, dtype=np.int32)
+            points, clusters = sample, np.arange(int(final_labels.max()) + 1)
             if last.projection is not None:
                 centers = last.clusters[0].centers
                 leaf_model = NearestLeaves(last.projection, centers)
             else:
-                leaf_model, kept = LinearLeaves.fit(sample, all_labels[merge_rows])
-                clusters = np.arange(len(kept), dtype=np.int32)
-            points = sample
+                leaf_model, clusters = LinearLeaves.fit(sample, final_labels[rows])
         else:
-            points = np.hstack(diffusion_maps) / np.sqrt(len(diffusion_maps))
-            labels = merge(points, clusterer, seed)
+            points, labels = merge(sample, unchanged, images, clusterer, seed)
             leaves, clusters = divide_into_leaves(points, labels, clusterer, seed)
             leaf_model, kept = LinearLeaves.fit(sample, leaves)
-            clusters = np.unique(clusters[kept], return_inverse=True)[1]
-        predicted = leaf_model.predict(sample)
-        means = cluster_means(points, predicted, points[: len(clusters)])
-        tree = build_tree(means, clusters)
-        temperature = calibrate_temperature(
-            leaf_model.scores(changed.features), leaf_model.predict(unchanged), clusters
+            clusters = clusters[kept]
+        clusters = np.unique(clusters, return_inverse=True)[1].astype(np.int32)
+        leaves = leaf_model.predict(sample)
+        means = cluster_means(
+            points, leaves, np.zeros((len(clusters), points.shape[1]))
         )
-        return leaf_model, tree, clusters.astype(np.int32), temperature
+        temperature = calibrate_temperature(
+            leaf_model.scores(images.changed.features),
+            leaf_model.predict(unchanged),
+            clusters,
+        )
+        return leaf_model, build_tree(means, clusters), clusters, temperature
 
     leaf_model, tree, clusters, temperature = processes.run_on_first(fit)
     leaves = leaf_model.predict(features.values)
@@ -230,26 +261,81 @@ def fit_cluster_model(
     )
 
 
-def merge(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:
-    """Return the cluster of each point, from the best of many restarts of k-means."""
-    n_clusters = clusterer.n_clusters
-    n_init = max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters))
-    return kmeans(
-        Sharded.whole(points),
-        n_clusters,
-        merge_options(clusterer, n_init),
-        seed,
-    ).labels
+def merge(
+    sample: np.ndarray,
+    unchanged: np.ndarray,
+    images: MergeInput,
+    clusterer: Clusterer,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points of the images in which clusters are compact, and the clusters.
+
+    The points are the diffusion maps or, where the network adds nothing, the pixels.
+
+    Parameters
+    ----------
+    sample : ndarray of shape (m, d), float32
+        Features of the images.
+    unchanged : ndarray of shape (m_changed, d), float32
+        Features of the images in `images.changed`, before the change.
+    images : MergeInput
+    clusterer : Clusterer
+    seed : int
+    """
+    maps = [
+        points / np.sqrt(len(images.diffusion_maps)) for points in images.diffusion_maps
+    ]
+    if images.pixels is None:
+        points = np.hstack(maps)
+        return points, cluster_points(points, clusterer, seed)
+    # A small share of the pixels decides what the diffusion maps leave open, since all
+    # pseudo-labels that are never confused are equally far apart there.
+    points = np.hstack([*maps, PIXEL_SHARE * normalize(images.pixels)])
+    labels = cluster_points(points, clusterer, seed)
+    pixel_labels = cluster_points(images.pixels, clusterer, seed)
+
+    def stability(labels: np.ndarray) -> float:
+        """Return how well the clusters survive a mild change of the images."""
+        rows = np.random.default_rng(seed).permutation(len(sample))[:STABILITY_ROWS]
+        consecutive = np.unique(labels[rows], return_inverse=True)[1]
+        classifier, _ = LinearLeaves.fit(sample[rows], consecutive)
+        return reproduced_information(
+            classifier.predict(unchanged), classifier.predict(images.changed.features)
+        )
+
+    if stability(labels) > stability(pixel_labels) + MIN_GAIN:
+        return points, labels
+    return images.pixels, pixel_labels
 
 
-def merge_options(clusterer: Clusterer, n_init: int) -> KMeansOptions:
-    """Return the options of k-means in the merge."""
-    return KMeansOptions(
-        n_init=n_init,
+def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:
+    """Return the cluster of each point, from the best of many restarts of k-means.
+
+    One more run starts at a cut of the merge tree: if all pseudo-labels are equally far
+    apart, no restart leaves the arbitrary union that it begins with.
+    """
+    n_clusters, data = clusterer.n_clusters, Sharded.whole(points)
+    options = KMeansOptions(
+        n_init=max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters)),
         empty_clusters=clusterer.kmeans_options.empty_clusters,
         backend=clusterer.kmeans_options.backend,
         device=clusterer.kmeans_options.device,
     )
+    best = kmeans(data, n_clusters, options, seed)
+    n_leaves = max(clusterer.n_pseudo_labels)
+    fine = kmeans(
+        data,
+        n_leaves,
+        replace(options, empty_clusters="drop", n_init=MIN_RESTARTS),
+        seed,
+    )
+    if len(fine.centers) > n_clusters:
+        tree = build_tree(fine.centers, np.zeros(len(fine.centers)))
+        labels = tree.cut(n_clusters)[fine.labels]
+        starts = cluster_means(points, labels, fine.centers[:n_clusters])
+        refined = kmeans(data, n_clusters, replace(options, init=starts), seed)
+        best = min(best, refined, key=lambda clusters: clusters.inertia)
+    return best.labels
 
 
 def divide_into_leaves(

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from .._clustering.merging import ChangedImages, ClusterModel, fit_cluster_model
+from .._clustering.merging import (
+    ChangedImages,
+    ClusterModel,
+    MergeInput,
+    fit_cluster_model,
+)
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
@@ -261,16 +266,23 @@ class Fit:
     ) -> FitResult:
         """Merge the pseudo-labels of the last rounds into the final clusters."""
         probe = setup.stability_probe
-        changed = self.processes.run_on_first(
-            lambda: probe.extract_changed(network, setup.recipe.compute)
+        # Only the first process merges.
+        changed, pixels = self.processes.run_on_first(
+            lambda: (
+                probe.extract_changed(network, setup.recipe.compute),
+                setup.merge_pixels,
+            )
         )
         cluster_model = fit_cluster_model(
             pseudo_labels,
             features,
-            merge_rows=setup.merge_rows,
-            diffusion_maps=list(state.diffusion_maps),
-            clusterer=setup.clusterer,
-            changed=ChangedImages(probe.rows, changed),
+            MergeInput(
+                rows=setup.merge_rows,
+                diffusion_maps=list(state.diffusion_maps),
+                pixels=pixels,
+                changed=ChangedImages(probe.rows, changed),
+            ),
+            setup.clusterer,
             seed=self.streams.seed("groups"),
         )
         return FitResult(

@@ -4,6 +4,7 @@ Points are what is clustered and classified: the features of the network or, wit
 `head="centroids"`, the outputs of a projection head on the features.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -112,6 +113,18 @@ class FitSetup:
     def processes(self) -> Processes:
         """Processes that share the fit."""
         return self.points.processes
+
+    @functools.cached_property
+    def merge_pixels(self) -> np.ndarray | None:
+        """Principal components of the pixels of the images at `merge_rows`.
+
+        None if the fit does not start from pixels: these are not to be trusted then.
+        """
+        if self.recipe.init != "pixels" or self.clusterer.labels_are_final:
+            return None
+        images = self.source.take(self.merge_rows)
+        rows = np.arange(len(images))[:PIXEL_ROWS]
+        return project_pixels(images, fit_pixel_projection(images, rows))
 
     @property
     def clusters_training_points(self) -> bool:
