@@ -23,8 +23,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _persistence as persistence
+from ._clustering.cluster_model import ClusterModel
 from ._clustering.graph import nearest_neighbors
-from ._clustering.merging import ClusterModel
 from ._clustering.pixels import fit_pixel_projection, project_pixels
 from ._fit.callback_runner import (
     Callback,
@@ -392,7 +392,10 @@ class DeepClusterEstimator(
     _input_format: InputFormat
 
     _parameter_constraints: dict = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_clusters": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "n_pseudo_labels": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
@@ -857,7 +860,9 @@ class DeepClusterEstimator(
         reading.failures.share(processes)
         self._set_fitted(reading, result)
         for message in final_symptoms(
-            result.history, len(self.cluster_centers_), self.n_clusters
+            result.history,
+            n_distinct_labels=len(self.cluster_centers_),
+            n_clusters=0 if self.n_clusters == "auto" else self.n_clusters,
         ):
             warn(message, ConvergenceWarning)
         reading.failures.warn(reading.data.n)

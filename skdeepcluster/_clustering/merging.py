@@ -3,22 +3,20 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.cluster.hierarchy import linkage
 from scipy.linalg import eigh
-from scipy.spatial.distance import pdist
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 
 from .._utils.distributed import Sharded
-from .._utils.memory import explain_memory_error
 from .._utils.random import RandomStreams
 from ..metrics import reproduced_information
-from .kmeans import KMeansOptions, kmeans
-from .leaves import LinearLeaves, NearestLeaves
-from .membership import Membership, calibrate_temperature
-from .pseudo_labels import MAX_EIGENVECTORS, PIXEL_SHARE, Clusterer, PseudoLabels
-from .sums import cluster_means, cluster_sizes, cluster_sums
-from .tree import MergeTree
+from .graph import nearest_neighbors
+from .kmeans import Clusters, KMeansOptions, kmeans
+from .leaves import LinearLeaves
+from .n_clusters import CutScores, score_cuts
+from .pseudo_labels import MAX_EIGENVECTORS, PIXEL_SHARE, Clusterer
+from .sums import cluster_means
+from .tree import MergeTree, build_tree
 
 # Number of last rounds whose diffusion maps are merged. Single rounds swing, and the
 # pseudo-labels of earlier rounds are worse.
@@ -39,15 +37,12 @@ MAX_RESTARTS = 50
 RESTART_BUDGET = 2000
 # Minimum number of restarts, even beyond the budget.
 MIN_RESTARTS = 5
-# Number of images that the stability of candidate clusters is measured on.
-STABILITY_ROWS = 5000
+# Number of images that a classifier of candidate clusters is fitted to.
+CLASSIFIER_ROWS = 5000
 # Stability by which clusters of the network must exceed clusters of the pixels.
 MIN_GAIN = 0.015
-# Fewest leaves of a cluster with enough images.
-MIN_LEAVES = 5
-# Fewest images in a leaf, and the restarts of k-means that divides a cluster.
-MIN_LEAF_ROWS = 5
-LEAF_RESTARTS = 3
+# Largest number of fine clusters that a tree is built over.
+MAX_FINE_CLUSTERS = 2000
 
 
 def diffusion_map(probabilities: np.ndarray, n_clusters: int) -> np.ndarray:
@@ -117,55 +112,6 @@ class ChangedImages:
 
 
 @dataclass(frozen=True)
-class ClusterModel:
-    """Clusters of features: the leaves of a merge tree, and a partition of them.
-
-    Parameters
-    ----------
-    leaf_model : LinearLeaves or NearestLeaves
-        Assigns features to leaves.
-    leaf_centers : ndarray of shape (n_leaves, d), float32
-        Mean features of each leaf, over the images that `leaf_model` assigns to it.
-    leaf_sizes : ndarray of shape (n_leaves,), int64
-        Number of these images.
-    tree : MergeTree
-    clusters : ndarray of shape (n_leaves,), int32
-        Cluster of each leaf. It is a cut of the tree until it is edited.
-    temperature : float
-        Divisor of the leaves' scores at which probabilities are calibrated.
-    """
-
-    leaf_model: LinearLeaves | NearestLeaves
-    leaf_centers: np.ndarray
-    leaf_sizes: np.ndarray
-    tree: MergeTree
-    clusters: np.ndarray
-    temperature: float
-
-    @property
-    def n_clusters(self) -> int:
-        """Number of clusters."""
-        return int(self.clusters.max()) + 1
-
-    @property
-    def centers(self) -> np.ndarray:
-        """Mean features of each cluster, float32 (n_clusters, d)."""
-        sums = np.zeros((self.n_clusters, self.leaf_centers.shape[1]))
-        weighted = self.leaf_centers.astype(np.float64) * self.leaf_sizes[:, None]
-        np.add.at(sums, self.clusters, weighted)
-        sizes = np.bincount(self.clusters, self.leaf_sizes)
-        return (sums / sizes[:, None]).astype(np.float32)
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return the cluster of each row, int32 (n,)."""
-        return self.clusters[self.leaf_model.predict(features)]
-
-    def membership(self, features: np.ndarray) -> Membership:
-        """Return the leaf of each row, with the probabilities of the leaves."""
-        return Membership.predict(self.leaf_model, features, self.temperature)
-
-
-@dataclass(frozen=True)
 class MergeInput:
     """Images that represent all images in the merge.
 
@@ -187,78 +133,26 @@ class MergeInput:
     changed: ChangedImages
 
 
-@explain_memory_error("merging pseudo-labels", "Lower n_clusters.")
-def fit_cluster_model(
-    last: PseudoLabels,
-    features: Sharded,
-    images: MergeInput,
-    clusterer: Clusterer,
-    seed: int,
-) -> ClusterModel:
-    """Merge pseudo-labels into at most `n_clusters` clusters of features.
-
-    If the pseudo-labels are the final clusters and there is no graph, the nearest
-    center of the last round assigns features, as in the paper. Otherwise k-means on the
-    diffusion maps of the last rounds, side by side, merges the pseudo-labels. Where the
-    network adds nothing, the clusters are those of k-means on the pixels instead. Each
-    cluster is divided into leaves, and a logistic regression predicts the leaf of each
-    image from its features. The clusters of the predicted leaves are `labels_`.
+@dataclass(frozen=True)
+class Merge:
+    """Result of a merge.
 
     Parameters
     ----------
-    last : PseudoLabels
-        Pseudo-labels of the last round.
-    features : Sharded array of shape (n, d), float32
-        Features after the last round.
-    images : MergeInput
-    clusterer : Clusterer
-    seed : int
+    points : ndarray of shape (m, d), float32
+        Points in which the clusters are compact: diffusion maps, or the pixels.
+    labels : ndarray of shape (m,), int32
+        Cluster of each point.
+    from_pixels : bool
+        Whether the clusters are clusters of the pixels.
+    cut_scores : CutScores or None
+        Scores by which the number of clusters was chosen. None if it was given.
     """
-    processes, rows = features.processes, images.rows
-    if clusterer.labels_are_final:
-        # Each cluster needs an image that the classifier can learn from.
-        (final_labels,) = last.labels
-        representatives = np.unique(final_labels, return_index=True)[1]
-        rows = np.union1d(rows, representatives)
-    sample = features.take(rows)
-    unchanged = features.take(images.changed.rows)
 
-    def fit() -> tuple[LinearLeaves | NearestLeaves, MergeTree, np.ndarray, float]:
-        leaf_model: LinearLeaves | NearestLeaves
-        if clusterer.labels_are_final:
-            points, clusters = sample, np.arange(int(final_labels.max()) + 1)
-            if last.projection is not None:
-                centers = last.clusters[0].centers
-                leaf_model = NearestLeaves(last.projection, centers)
-            else:
-                leaf_model, clusters = LinearLeaves.fit(sample, final_labels[rows])
-        else:
-            points, labels = merge(sample, unchanged, images, clusterer, seed)
-            leaves, clusters = divide_into_leaves(points, labels, clusterer, seed)
-            leaf_model, kept = LinearLeaves.fit(sample, leaves)
-            clusters = clusters[kept]
-        clusters = np.unique(clusters, return_inverse=True)[1].astype(np.int32)
-        leaves = leaf_model.predict(sample)
-        means = cluster_means(
-            points, leaves, np.zeros((len(clusters), points.shape[1]))
-        )
-        temperature = calibrate_temperature(
-            leaf_model.scores(images.changed.features),
-            leaf_model.predict(unchanged),
-            clusters,
-        )
-        return leaf_model, build_tree(means, clusters), clusters, temperature
-
-    leaf_model, tree, clusters, temperature = processes.run_on_first(fit)
-    leaves = leaf_model.predict(features.values)
-    return ClusterModel(
-        leaf_model=leaf_model,
-        leaf_centers=mean_features(features, leaves, len(clusters)),
-        leaf_sizes=cluster_sizes(leaves, len(clusters), processes),
-        tree=tree,
-        clusters=clusters,
-        temperature=temperature,
-    )
+    points: np.ndarray
+    labels: np.ndarray
+    from_pixels: bool
+    cut_scores: CutScores | None
 
 
 def merge(
@@ -267,10 +161,8 @@ def merge(
     images: MergeInput,
     clusterer: Clusterer,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of the images in which clusters are compact, and the clusters.
-
-    The points are the diffusion maps or, where the network adds nothing, the pixels.
+) -> Merge:
+    """Cluster images by their diffusion maps, or by their pixels if these are better.
 
     Parameters
     ----------
@@ -282,30 +174,31 @@ def merge(
     clusterer : Clusterer
     seed : int
     """
-    maps = [
-        points / np.sqrt(len(images.diffusion_maps)) for points in images.diffusion_maps
-    ]
-    if images.pixels is None:
-        points = np.hstack(maps)
-        return points, cluster_points(points, clusterer, seed)
-    # A small share of the pixels decides what the diffusion maps leave open, since all
-    # pseudo-labels that are never confused are equally far apart there.
-    points = np.hstack([*maps, PIXEL_SHARE * normalize(images.pixels)])
+    pixels = images.pixels
+    points = np.hstack(images.diffusion_maps) / np.sqrt(len(images.diffusion_maps))
+    cut_scores = None
+    if clusterer.finds_n_clusters:
+        cut_scores = _score_cuts(points, sample, unchanged, images, clusterer, seed)
+        clusterer = replace(clusterer, n_clusters=cut_scores.best)
+    if pixels is not None:
+        # A small share of the pixels decides what the diffusion maps leave open: all
+        # pseudo-labels that are never confused are equally far apart there.
+        points = np.hstack([points, PIXEL_SHARE * normalize(pixels)])
     labels = cluster_points(points, clusterer, seed)
-    pixel_labels = cluster_points(images.pixels, clusterer, seed)
+    if pixels is None:
+        return Merge(points, labels, from_pixels=False, cut_scores=cut_scores)
 
     def stability(labels: np.ndarray) -> float:
-        """Return how well the clusters survive a mild change of the images."""
-        rows = np.random.default_rng(seed).permutation(len(sample))[:STABILITY_ROWS]
-        consecutive = np.unique(labels[rows], return_inverse=True)[1]
-        classifier, _ = LinearLeaves.fit(sample[rows], consecutive)
+        """Return how well clusters survive a mild change of the images."""
+        classifier, _ = _fit_classifier(sample, labels, seed)
         return reproduced_information(
             classifier.predict(unchanged), classifier.predict(images.changed.features)
         )
 
+    pixel_labels = cluster_points(pixels, clusterer, seed)
     if stability(labels) > stability(pixel_labels) + MIN_GAIN:
-        return points, labels
-    return images.pixels, pixel_labels
+        return Merge(points, labels, from_pixels=False, cut_scores=cut_scores)
+    return Merge(pixels, pixel_labels, from_pixels=True, cut_scores=cut_scores)
 
 
 def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:
@@ -315,22 +208,11 @@ def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.nd
     apart, no restart leaves the arbitrary union that it begins with.
     """
     n_clusters, data = clusterer.n_clusters, Sharded.whole(points)
-    options = KMeansOptions(
-        n_init=max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters)),
-        empty_clusters=clusterer.kmeans_options.empty_clusters,
-        backend=clusterer.kmeans_options.backend,
-        device=clusterer.kmeans_options.device,
-    )
+    n_init = max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters))
+    options = replace(_merge_options(clusterer), n_init=n_init)
     best = kmeans(data, n_clusters, options, seed)
-    n_leaves = max(clusterer.n_pseudo_labels)
-    fine = kmeans(
-        data,
-        n_leaves,
-        replace(options, empty_clusters="drop", n_init=MIN_RESTARTS),
-        seed,
-    )
-    if len(fine.centers) > n_clusters:
-        tree = build_tree(fine.centers, np.zeros(len(fine.centers)))
+    fine, tree = _cluster_finely(points, clusterer, seed)
+    if tree.n_leaves > n_clusters:
         labels = tree.cut(n_clusters)[fine.labels]
         starts = cluster_means(points, labels, fine.centers[:n_clusters])
         refined = kmeans(data, n_clusters, replace(options, init=starts), seed)
@@ -338,67 +220,59 @@ def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.nd
     return best.labels
 
 
-def divide_into_leaves(
-    points: np.ndarray, labels: np.ndarray, clusterer: Clusterer, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divide each cluster into the same number of leaves.
-
-    Returns
-    -------
-    leaves : ndarray of shape (n,), int
-        Leaf of each point.
-    clusters : ndarray of shape (n_leaves,), int
-        Cluster of each leaf, ascending.
-    """
-    n_parts = max(clusterer.n_pseudo_labels) // clusterer.n_clusters
-    n_parts = max(n_parts, MIN_LEAVES)
-    leaves, clusters = np.empty(len(points), np.int64), []
-    for cluster in np.unique(labels):
-        rows = np.flatnonzero(labels == cluster)
-        n_leaves = max(1, min(n_parts, len(rows) // MIN_LEAF_ROWS))
-        options = KMeansOptions(n_init=LEAF_RESTARTS, empty_clusters="drop")
-        parts = kmeans(Sharded.whole(points[rows]), n_leaves, options, seed).labels
-        leaves[rows] = len(clusters) + parts
-        clusters += [cluster] * (int(parts.max()) + 1)
-    return leaves, np.array(clusters)
+def _cluster_finely(
+    points: np.ndarray, clusterer: Clusterer, seed: int
+) -> tuple[Clusters, MergeTree]:
+    """Return about as many clusters as pseudo-labels, and their merge tree."""
+    options = replace(
+        _merge_options(clusterer), n_init=MIN_RESTARTS, empty_clusters="drop"
+    )
+    n_fine = min(max(clusterer.n_pseudo_labels), MAX_FINE_CLUSTERS, len(points))
+    fine = kmeans(Sharded.whole(points), n_fine, options, seed)
+    return fine, build_tree(fine.centers, np.zeros(len(fine.centers), np.int32))
 
 
-def build_tree(means: np.ndarray, clusters: np.ndarray) -> MergeTree:
-    """Merge leaves by average linkage, first inside clusters, then across clusters.
-
-    Parameters
-    ----------
-    means : ndarray of shape (n_leaves, d)
-        Mean of the points of each leaf.
-    clusters : ndarray of shape (n_leaves,), int
-        Cluster of each leaf, ascending from 0. They are a cut of the tree.
-    """
-    if len(means) == 1:
-        return MergeTree(np.empty((0, 2), np.int64), np.empty(0))
-    distances = pdist(means)
-    # A penalty on each pair of leaves of different clusters delays their merge until
-    # the clusters are complete.
-    across = pdist(clusters[:, None]) > 0
-    penalty = 2 * distances.max() + 1
-    merges = linkage(distances + penalty * across, "average")
-    heights = merges[:, 2]
-    heights = np.where(heights > penalty, heights - penalty, heights)
-    return MergeTree(
-        merges[:, :2].astype(np.int64), np.maximum.accumulate(heights).clip(0)
+def _merge_options(clusterer: Clusterer) -> KMeansOptions:
+    """Return options of k-means that do not come from the user's `clusterer`."""
+    return KMeansOptions(
+        empty_clusters=clusterer.kmeans_options.empty_clusters,
+        backend=clusterer.kmeans_options.backend,
+        device=clusterer.kmeans_options.device,
     )
 
 
-def mean_features(features: Sharded, leaves: np.ndarray, n_leaves: int) -> np.ndarray:
-    """Return the mean features of each leaf, float32 (n_leaves, d).
+def _score_cuts(
+    points: np.ndarray,
+    sample: np.ndarray,
+    unchanged: np.ndarray,
+    images: MergeInput,
+    clusterer: Clusterer,
+    seed: int,
+) -> CutScores:
+    """Score each cut of the tree over fine clusters of the points."""
+    fine, tree = _cluster_finely(points, clusterer, seed)
+    classifier, names = _fit_classifier(sample, fine.labels, seed)
+    changed = images.changed.features
+    pairs = [(names[classifier.predict(unchanged)], names[classifier.predict(changed)])]
+    if images.pixels is not None:
+        leaves = names[classifier.predict(sample)]
+        neighbors = nearest_neighbors(images.pixels, 1)[0][:, 0]
+        pairs.append((leaves, leaves[neighbors]))
+    return score_cuts(tree, pairs)
 
-    Parameters
-    ----------
-    features : Sharded array of shape (n, d), float32
-    leaves : ndarray of shape (n_local,), int32
-        Leaf of each row of this process.
-    n_leaves : int
+
+def _fit_classifier(
+    sample: np.ndarray, labels: np.ndarray, seed: int
+) -> tuple[LinearLeaves, np.ndarray]:
+    """Fit a classifier to the labels of some images.
+
+    Returns
+    -------
+    classifier : LinearLeaves
+    names : ndarray of int
+        Label behind each class of the classifier, which may lose labels.
     """
-    processes = features.processes
-    sums = processes.sum(cluster_sums(features.values, leaves, n_leaves))
-    sizes = cluster_sizes(leaves, n_leaves, processes)
-    return (sums / sizes[:, None]).astype(np.float32)
+    rows = np.random.default_rng(seed).permutation(len(sample))[:CLASSIFIER_ROWS]
+    names, consecutive = np.unique(labels[rows], return_inverse=True)
+    classifier, kept = LinearLeaves.fit(sample[rows], consecutive)
+    return classifier, names[kept]

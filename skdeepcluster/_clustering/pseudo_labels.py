@@ -83,6 +83,9 @@ class Clusterer:
     kmeans_options : KMeansOptions
         With `spherical`, features are points at unit length and are clustered without
         a projection or a graph.
+    finds_n_clusters : bool
+        Whether the merge chooses the number of final clusters. Then `n_clusters` is
+        about the largest number that it can find.
     """
 
     n_clusters: int
@@ -93,10 +96,13 @@ class Clusterer:
     normalize: bool
     method: str | ClusterMixin = "kmeans"
     kmeans_options: KMeansOptions = field(default_factory=KMeansOptions)
+    finds_n_clusters: bool = False
 
     @property
     def labels_are_final(self) -> bool:
         """Whether the pseudo-labels are the final clusters, as in the paper."""
+        if self.finds_n_clusters:
+            return False
         return self.n_pseudo_labels == (self.n_clusters,) and self.method == "kmeans"
 
     @explain_memory_error("clustering", MEMORY_REMEDY)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import pdist
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,28 @@ class MergeTree:
         """Return the number of clusters at least `distance_threshold` apart."""
         n_merges = np.searchsorted(self.distances, distance_threshold, side="left")
         return self.n_leaves - int(n_merges)
+
+
+def build_tree(means: np.ndarray, clusters: np.ndarray) -> MergeTree:
+    """Merge leaves by average linkage, first inside clusters, then across clusters.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n_leaves, d)
+        Mean of the points of each leaf.
+    clusters : ndarray of shape (n_leaves,), int
+        Cluster of each leaf, ascending from 0. They are a cut of the tree.
+    """
+    if len(means) == 1:
+        return MergeTree(np.empty((0, 2), np.int64), np.empty(0))
+    distances = pdist(means)
+    # A penalty on each pair of leaves of different clusters delays their merge until
+    # the clusters are complete.
+    across = pdist(clusters[:, None]) > 0
+    penalty = 2 * distances.max() + 1
+    merges = linkage(distances + penalty * across, "average")
+    heights = merges[:, 2]
+    heights = np.where(heights > penalty, heights - penalty, heights)
+    return MergeTree(
+        merges[:, :2].astype(np.int64), np.maximum.accumulate(heights).clip(0)
+    )

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from .._clustering.merging import (
-    ChangedImages,
-    ClusterModel,
-    MergeInput,
-    fit_cluster_model,
-)
+from .._clustering.cluster_model import ClusterModel, fit_cluster_model
+from .._clustering.merging import ChangedImages, MergeInput
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
@@ -294,6 +290,7 @@ class Fit:
                 setup.clusterer,
                 self.source,
                 pseudo_labels.n_components,
+                cluster_model,
             ),
             history=list(state.history),
             inertia=sum(clusters.inertia for clusters in pseudo_labels.clusters),

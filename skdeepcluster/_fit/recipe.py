@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.base import ClusterMixin
 
+from .._clustering.cluster_model import ClusterModel
 from .._clustering.faiss_kmeans import FaissKMeans
 from .._clustering.kmeans import KMeansOptions
 from .._clustering.nearest_centers import resolve_kmeans_backend
@@ -31,6 +32,10 @@ from .state import Recipe
 # Number of pseudo-labels per cluster, and the fewest images per pseudo-label.
 PSEUDO_LABELS_PER_CLUSTER = 5
 IMAGES_PER_PSEUDO_LABEL = 20
+# With n_clusters="auto", about the largest number of clusters that is found, and the
+# fewest images per such cluster.
+MAX_AUTO_CLUSTERS = 30
+IMAGES_PER_AUTO_CLUSTER = 100
 # Number of images that are mirrored to see whether they look like other images.
 SYMMETRY_ROWS = 2_000
 # Fewest SGD steps in a round with epochs_per_iter="auto". Small data sets get several
@@ -45,7 +50,7 @@ PROJECTION_SIZE = 128
 class Parameters:
     """The parameters of `DeepClusterEstimator`, each valid by itself."""
 
-    n_clusters: int
+    n_clusters: str | int
     n_pseudo_labels: Any
     init: str
     clusterer: str | ClusterMixin
@@ -117,19 +122,17 @@ def resolve_recipe(
     """
     n = len(source)
     is_image = len(source.shape) == 3
-    if parameters.n_clusters > n:
-        raise ValueError(
-            f"n_samples={n} should be >= n_clusters={parameters.n_clusters}. Pass more "
-            "images or lower n_clusters."
-        )
+    n_clusters = resolve_n_clusters(parameters, n)
     _check_process_shares(parameters.batch_size, n, processes)
-    n_pseudo_labels = resolve_n_pseudo_labels(parameters, n)
+    n_pseudo_labels = resolve_n_pseudo_labels(parameters, n_clusters, n)
     if parameters.sobel and not is_image:
         raise ValueError(
             "sobel=True needs images, but X holds rows. Set image_shape=(C, H, W)."
         )
     n_crops = resolve_n_crops(parameters)
-    augment = resolve_augment(parameters, n_crops, source, streams, processes)
+    augment = resolve_augment(
+        parameters, n_clusters, n_crops, source, streams, processes
+    )
     device = processes.local_device(resolve_device(parameters.device))
     precision = parameters.precision
     if precision == "auto" and not is_image:
@@ -137,7 +140,8 @@ def resolve_recipe(
         precision = "float32"
     method, kmeans_options = resolve_clusterer(parameters, device)
     clusterer = Clusterer(
-        n_clusters=parameters.n_clusters,
+        n_clusters=n_clusters,
+        finds_n_clusters=parameters.n_clusters == "auto",
         n_pseudo_labels=n_pseudo_labels,
         n_neighbors=parameters.n_neighbors,
         n_components=parameters.n_components,
@@ -174,6 +178,7 @@ def describe_choices(
     clusterer: Clusterer,
     source: Source,
     n_components: int | None,
+    cluster_model: ClusterModel,
 ) -> dict:
     """Return the attribute `recipe_`: the choice for each parameter with an "auto".
 
@@ -186,6 +191,7 @@ def describe_choices(
         Training images.
     n_components : int or None
         Number of components in the last clustering. None with `head="centroids"`.
+    cluster_model : ClusterModel
     """
     shape = source.shape
     augment = recipe.augment
@@ -202,6 +208,8 @@ def describe_choices(
     epochs = recipe.steps_per_round / steps_per_epoch
     n_pseudo_labels = clusterer.n_pseudo_labels
     return {
+        "n_clusters": cluster_model.n_clusters,
+        "clusters_from": "pixels" if cluster_model.from_pixels else "features",
         "n_pseudo_labels": (
             n_pseudo_labels[0] if len(n_pseudo_labels) == 1 else n_pseudo_labels
         ),
@@ -235,9 +243,28 @@ def _check_process_shares(batch_size: int, n: int, processes: Processes) -> None
         )
 
 
-def resolve_n_pseudo_labels(parameters: Parameters, n: int) -> tuple[int, ...]:
+def resolve_n_clusters(parameters: Parameters, n: int) -> int:
+    """Return the number of clusters, or about the largest number that may be found."""
+    n_clusters = parameters.n_clusters
+    if isinstance(n_clusters, str):
+        n_clusters = max(2, min(MAX_AUTO_CLUSTERS, n // IMAGES_PER_AUTO_CLUSTER))
+        # Pseudo-labels are merged into clusters, so that there cannot be fewer of them.
+        if not isinstance(parameters.n_pseudo_labels, str):
+            n_clusters = min(n_clusters, int(np.min(parameters.n_pseudo_labels)))
+        return min(n_clusters, n)
+    if n_clusters > n:
+        raise ValueError(
+            f"n_samples={n} should be >= n_clusters={n_clusters}. Pass more images or "
+            "lower n_clusters."
+        )
+    return n_clusters
+
+
+def resolve_n_pseudo_labels(
+    parameters: Parameters, n_clusters: int, n: int
+) -> tuple[int, ...]:
     """Return the number of pseudo-labels of each clustering."""
-    n_clusters, value = parameters.n_clusters, parameters.n_pseudo_labels
+    value = parameters.n_pseudo_labels
     if isinstance(value, str):
         max_labels = PSEUDO_LABELS_PER_CLUSTER * n_clusters
         value = max(n_clusters, min(max_labels, n // IMAGES_PER_PSEUDO_LABEL))
@@ -275,6 +302,7 @@ def resolve_n_crops(parameters: Parameters) -> tuple[int, int]:
 
 def resolve_augment(
     parameters: Parameters,
+    n_clusters: int,
     n_crops: tuple[int, int],
     source: Source,
     streams: RandomStreams,
@@ -298,7 +326,7 @@ def resolve_augment(
         # Mirroring digits or letters makes other signs, so the data decides.
         rows = streams.sample("symmetry", len(source), SYMMETRY_ROWS)
         flip = processes.run_on_first(
-            lambda: is_mirror_symmetric(source, rows, parameters.n_clusters)
+            lambda: is_mirror_symmetric(source, rows, n_clusters)
         )
         return RandomCrop(flip=flip)
     if augment == "crops":

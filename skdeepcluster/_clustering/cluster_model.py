@@ -1,0 +1,239 @@
+"""Clusters of features: the leaves of a merge tree, and their fit."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._utils.distributed import Sharded
+from .._utils.memory import explain_memory_error
+from .kmeans import KMeansOptions, kmeans
+from .leaves import LinearLeaves, NearestLeaves
+from .membership import Membership, calibrate_temperature
+from .merging import Merge, MergeInput, merge
+from .n_clusters import CutScores
+from .pseudo_labels import Clusterer, PseudoLabels
+from .sums import cluster_sizes, cluster_sums
+from .tree import MergeTree, build_tree
+
+# Fewest leaves of a cluster with enough images, and the most leaves of all clusters.
+MIN_LEAVES = 5
+MAX_LEAVES = 500
+# Fewest images in a leaf, and the restarts of k-means that divides a cluster.
+MIN_LEAF_ROWS = 5
+LEAF_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class ClusterModel:
+    """Clusters of features: the leaves of a merge tree, and a partition of them.
+
+    Parameters
+    ----------
+    leaf_model : LinearLeaves or NearestLeaves
+        Assigns features to leaves.
+    leaf_centers : ndarray of shape (n_leaves, d), float32
+        Mean features of each leaf, over the images that `leaf_model` assigns to it.
+    leaf_sizes : ndarray of shape (n_leaves,), int64
+        Number of these images.
+    tree : MergeTree
+    clusters : ndarray of shape (n_leaves,), int32
+        Cluster of each leaf. It is a cut of the tree until it is edited.
+    temperature : float
+        Divisor of the leaves' scores at which probabilities are calibrated.
+    from_pixels : bool
+        Whether the clusters were found in the pixels, not in what the network learned.
+    cut_scores : CutScores or None
+        Scores by which the number of clusters was chosen. None if it was given.
+    """
+
+    leaf_model: LinearLeaves | NearestLeaves
+    leaf_centers: np.ndarray
+    leaf_sizes: np.ndarray
+    tree: MergeTree
+    clusters: np.ndarray
+    temperature: float
+    from_pixels: bool
+    cut_scores: CutScores | None
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters."""
+        return int(self.clusters.max()) + 1
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Mean features of each cluster, float32 (n_clusters, d)."""
+        sums = np.zeros((self.n_clusters, self.leaf_centers.shape[1]))
+        weighted = self.leaf_centers.astype(np.float64) * self.leaf_sizes[:, None]
+        np.add.at(sums, self.clusters, weighted)
+        sizes = np.bincount(self.clusters, self.leaf_sizes)
+        return (sums / sizes[:, None]).astype(np.float32)
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return the cluster of each row, int32 (n,)."""
+        return self.clusters[self.leaf_model.predict(features)]
+
+    def membership(self, features: np.ndarray) -> Membership:
+        """Return the leaf of each row, with the probabilities of the leaves."""
+        return Membership.predict(self.leaf_model, features, self.temperature)
+
+
+@explain_memory_error("merging pseudo-labels", "Lower n_clusters.")
+def fit_cluster_model(
+    last: PseudoLabels,
+    features: Sharded,
+    images: MergeInput,
+    clusterer: Clusterer,
+    seed: int,
+) -> ClusterModel:
+    """Merge pseudo-labels into at most `n_clusters` clusters of features.
+
+    If the pseudo-labels are the final clusters and there is no graph, the nearest
+    center of the last round assigns features, as in the paper. Otherwise `merge`
+    clusters a sample of the images, and each cluster is divided into leaves. A logistic
+    regression predicts the leaf of each image from its features. The clusters of the
+    predicted leaves are `labels_`.
+
+    Parameters
+    ----------
+    last : PseudoLabels
+        Pseudo-labels of the last round.
+    features : Sharded array of shape (n, d), float32
+        Features after the last round.
+    images : MergeInput
+    clusterer : Clusterer
+    seed : int
+    """
+    processes, rows = features.processes, images.rows
+    if clusterer.labels_are_final:
+        # Each cluster needs an image that the classifier can learn from.
+        representatives = np.unique(last.labels[0], return_index=True)[1]
+        rows = np.union1d(rows, representatives)
+    sample = features.take(rows)
+    unchanged = features.take(images.changed.rows)
+
+    def fit() -> FittedLeaves:
+        if clusterer.labels_are_final:
+            return _keep_pseudo_labels(last, sample, rows)
+        merged = merge(sample, unchanged, images, clusterer, seed)
+        return _divide_clusters(merged, sample, clusterer, seed)
+
+    fitted = processes.run_on_first(fit)
+    leaf_model, clusters = fitted.model, fitted.clusters
+    leaves = leaf_model.predict(features.values)
+    return ClusterModel(
+        leaf_model=leaf_model,
+        leaf_centers=mean_features(features, leaves, len(clusters)),
+        leaf_sizes=cluster_sizes(leaves, len(clusters), processes),
+        tree=fitted.tree,
+        clusters=clusters,
+        temperature=calibrate_temperature(
+            leaf_model.scores(images.changed.features),
+            leaf_model.predict(unchanged),
+            clusters,
+        ),
+        from_pixels=fitted.from_pixels,
+        cut_scores=fitted.cut_scores,
+    )
+
+
+@dataclass(frozen=True)
+class FittedLeaves:
+    """Leaves, their clusters and their tree, without statistics of all images."""
+
+    model: LinearLeaves | NearestLeaves
+    clusters: np.ndarray
+    tree: MergeTree
+    from_pixels: bool = False
+    cut_scores: CutScores | None = None
+
+
+def _keep_pseudo_labels(
+    last: PseudoLabels, sample: np.ndarray, rows: np.ndarray
+) -> FittedLeaves:
+    """Return leaves that are the pseudo-labels of the last round.
+
+    Parameters
+    ----------
+    last : PseudoLabels
+    sample : ndarray of shape (m, d), float32
+        Features of the images at `rows`.
+    rows : ndarray of shape (m,), int
+    """
+    model: LinearLeaves | NearestLeaves
+    if last.projection is not None:
+        centers = last.clusters[0].centers
+        model = NearestLeaves(last.projection, centers)
+        return FittedLeaves(model, *_one_leaf_per_cluster(centers))
+    model, _ = LinearLeaves.fit(sample, last.labels[0][rows])
+    leaves = model.predict(sample)
+    return FittedLeaves(model, *_one_leaf_per_cluster(mean_rows(sample, leaves)))
+
+
+def _one_leaf_per_cluster(means: np.ndarray) -> tuple[np.ndarray, MergeTree]:
+    clusters = np.arange(len(means), dtype=np.int32)
+    return clusters, build_tree(means, clusters)
+
+
+def _divide_clusters(
+    merged: Merge, sample: np.ndarray, clusterer: Clusterer, seed: int
+) -> FittedLeaves:
+    """Divide each cluster into the same number of leaves, and learn to predict these.
+
+    Parameters
+    ----------
+    merged : Merge
+        Clusters of the sample.
+    sample : ndarray of shape (m, d), float32
+        Features of the sample.
+    clusterer : Clusterer
+    seed : int
+    """
+    names = np.unique(merged.labels)
+    n_parts = max(MIN_LEAVES, max(clusterer.n_pseudo_labels) // len(names))
+    # The classifier of very many leaves would take longer than the rounds.
+    n_parts = max(1, min(n_parts, MAX_LEAVES // len(names)))
+    leaves = np.empty(len(sample), np.int64)
+    cluster_of_leaf: list[int] = []
+    for name in names.tolist():
+        rows = np.flatnonzero(merged.labels == name)
+        points = Sharded.whole(merged.points[rows])
+        n_leaves = max(1, min(n_parts, len(rows) // MIN_LEAF_ROWS))
+        options = KMeansOptions(n_init=LEAF_RESTARTS, empty_clusters="drop")
+        parts = kmeans(points, n_leaves, options, seed).labels
+        leaves[rows] = len(cluster_of_leaf) + parts
+        cluster_of_leaf += [name] * (int(parts.max()) + 1)
+    model, kept = LinearLeaves.fit(sample, leaves)
+    # The classifier may have lost all leaves of a cluster.
+    clusters = np.unique(np.array(cluster_of_leaf)[kept], return_inverse=True)[1]
+    means = mean_rows(merged.points, model.predict(sample))
+    return FittedLeaves(
+        model=model,
+        clusters=clusters.astype(np.int32),
+        tree=build_tree(means, clusters),
+        from_pixels=merged.from_pixels,
+        cut_scores=merged.cut_scores,
+    )
+
+
+def mean_rows(values: np.ndarray, leaves: np.ndarray) -> np.ndarray:
+    """Return the mean of the rows of each leaf; each leaf has a row."""
+    n_leaves = int(leaves.max()) + 1
+    sums = cluster_sums(values, leaves, n_leaves)
+    return sums / np.bincount(leaves)[:, None]
+
+
+def mean_features(features: Sharded, leaves: np.ndarray, n_leaves: int) -> np.ndarray:
+    """Return the mean features of each leaf, float32 (n_leaves, d).
+
+    Parameters
+    ----------
+    features : Sharded array of shape (n, d), float32
+    leaves : ndarray of shape (n_local,), int32
+        Leaf of each row of this process.
+    n_leaves : int
+    """
+    processes = features.processes
+    sums = processes.sum(cluster_sums(features.values, leaves, n_leaves))
+    sizes = cluster_sizes(leaves, n_leaves, processes)
+    return (sums / sizes[:, None]).astype(np.float32)
