@@ -9,7 +9,7 @@ from .._utils.memory import explain_memory_error
 from .kmeans import KMeansOptions, kmeans
 from .leaves import LinearLeaves, NearestLeaves
 from .membership import Membership, calibrate_temperature
-from .merging import Merge, MergeInput, merge
+from .merging import ChangedImages, Merge, MergeInput, merge
 from .n_clusters import CutScores
 from .pseudo_labels import Clusterer, PseudoLabels
 from .sums import cluster_sizes, cluster_sums
@@ -118,7 +118,21 @@ def fit_cluster_model(
         merged = merge(sample, unchanged, images, clusterer, seed)
         return _divide_clusters(merged, sample, clusterer, seed)
 
-    fitted = processes.run_on_first(fit)
+    def calibrate(fitted: FittedLeaves) -> float:
+        leaves = fitted.model.predict(unchanged)
+        scores = fitted.model.scores(images.changed.features)
+        if isinstance(fitted.model, LinearLeaves):
+            # The classifier knows the images that it was fitted to too well.
+            scores = held_out_scores(
+                sample, fitted.model.predict(sample), rows, images.changed
+            )
+        return calibrate_temperature(scores, leaves, fitted.clusters)
+
+    def fit_and_calibrate() -> tuple[FittedLeaves, float]:
+        fitted = fit()
+        return fitted, calibrate(fitted)
+
+    fitted, temperature = processes.run_on_first(fit_and_calibrate)
     leaf_model, clusters = fitted.model, fitted.clusters
     leaves = leaf_model.predict(features.values)
     return ClusterModel(
@@ -127,11 +141,7 @@ def fit_cluster_model(
         leaf_sizes=cluster_sizes(leaves, len(clusters), processes),
         tree=fitted.tree,
         clusters=clusters,
-        temperature=calibrate_temperature(
-            leaf_model.scores(images.changed.features),
-            leaf_model.predict(unchanged),
-            clusters,
-        ),
+        temperature=temperature,
         from_pixels=fitted.from_pixels,
         cut_scores=fitted.cut_scores,
     )
@@ -214,6 +224,41 @@ def _divide_clusters(
         from_pixels=merged.from_pixels,
         cut_scores=merged.cut_scores,
     )
+
+
+def held_out_scores(
+    sample: np.ndarray, leaves: np.ndarray, rows: np.ndarray, changed: ChangedImages
+) -> np.ndarray:
+    """Return scores of changed images by classifiers that have not seen the images.
+
+    The images are divided into two halves. A classifier that is fitted to one half
+    scores the changed images of the other half.
+
+    Parameters
+    ----------
+    sample : ndarray of shape (m, d), float32
+        Features of the images at `rows`.
+    leaves : ndarray of shape (m,), int
+        Leaf of each of these images.
+    rows : ndarray of shape (m,), int
+    changed : ChangedImages
+
+    Returns
+    -------
+    scores : ndarray of shape (m_changed, n_leaves), float64
+    """
+    scores = np.empty((len(changed.rows), int(leaves.max()) + 1))
+    for half in (0, 1):
+        fitted, scored = rows % 2 != half, changed.rows % 2 == half
+        if not fitted.any() or not scored.any():
+            fitted = np.ones(len(rows), bool)
+        names, consecutive = np.unique(leaves[fitted], return_inverse=True)
+        classifier, kept = LinearLeaves.fit(sample[fitted], consecutive)
+        known = classifier.scores(changed.features[scored])
+        # A leaf that the half lacks is as improbable as the least probable leaf.
+        scores[scored] = known.min(axis=1, keepdims=True)
+        scores[np.ix_(scored, names[kept])] = known
+    return scores
 
 
 def mean_rows(values: np.ndarray, leaves: np.ndarray) -> np.ndarray:

@@ -10,14 +10,13 @@ from sklearn.metrics import adjusted_rand_score
 
 from skdeepcluster._clustering import merging as merging_module
 from skdeepcluster._clustering.merging import (
-    LinearAssigner,
-    NearestCenterAssigner,
+    ChangedImages,
+    MergeInput,
+    cluster_points,
     diffusion_map,
-    fit_assigner,
-    mean_embeddings,
+    merge,
     sample_merge_rows,
 )
-from skdeepcluster._utils.distributed import Sharded
 from skdeepcluster._utils.random import RandomStreams
 
 CORNERS = [[0, 0], [0, 9], [9, 0], [9, 9]]
@@ -43,8 +42,17 @@ def draw_blobs(centers, seed=0, std=0.3):
     return points.astype(np.float32), blobs
 
 
-def cluster_features(clusterer, features):
-    return clusterer.cluster_features(Sharded.whole(features), seed=0)
+def merge_images(features, maps, clusterer, pixels=None, changed=None, seed=0):
+    """Merge images whose features do not change, unless `changed` has others."""
+    images = MergeInput(
+        rows=np.arange(len(features)),
+        diffusion_maps=maps,
+        pixels=pixels,
+        changed=ChangedImages(
+            np.arange(len(features)), features if changed is None else changed
+        ),
+    )
+    return merge(features, features, images, clusterer, seed)
 
 
 # Diffusion maps.
@@ -90,25 +98,25 @@ def test_diffusion_map_is_finite_with_unpredicted_pseudo_labels():
     assert np.isfinite(diffusion_map(probabilities, 2)).all()
 
 
+def test_all_pseudo_labels_that_are_never_confused_are_kept():
+    """A selection among their eigenvectors would put some at the same point."""
+    coordinates = diffusion_map(one_hot(np.arange(9)), 3)
+    assert_allclose(coordinates @ coordinates.T, np.eye(9), atol=1e-5)
+
+
 # Merging.
 
 
 @pytest.mark.parametrize("partner", PARTNERS)
 def test_confused_pseudo_labels_are_merged(partner, clusterer):
-    points, blobs = draw_blobs(CORNERS)
-    clusterer = replace(clusterer, n_pseudo_labels=(4,), n_neighbors=None)
-    assigner = fit_assigner(
-        cluster_features(clusterer, points),
-        Sharded.whole(one_hot(blobs)),
-        np.arange(400),
-        [diffusion_map(confuse(blobs, partner), 2)],
-        clusterer,
-        seed=0,
-    )
-    assert assigner.weights.shape == (4, 2)
-    labels = assigner.predict(one_hot(blobs))
+    _, blobs = draw_blobs(CORNERS)
+    clusterer = replace(clusterer, n_pseudo_labels=(4,))
+    maps = [diffusion_map(confuse(blobs, partner), 2)]
+    merged = merge_images(one_hot(blobs), maps, clusterer)
     pairs = np.minimum(blobs, np.array(partner)[blobs])
-    assert adjusted_rand_score(pairs, labels) == 1
+    assert adjusted_rand_score(pairs, merged.labels) == 1
+    assert not merged.from_pixels
+    assert merged.cut_scores is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -119,55 +127,76 @@ def test_merge_is_the_best_of_many_runs(clusterer, seed):
     probabilities = 0.42 * features + 0.28 * features[:, np.arange(40) ^ 1]
     probabilities += 0.3 * rng.dirichlet(np.full(40, 0.05), 800).astype(np.float32)
     clusterer = replace(clusterer, n_clusters=20, n_pseudo_labels=(40,))
-    assigner = fit_assigner(
-        cluster_features(clusterer, features),
-        Sharded.whole(features),
-        np.arange(800),
-        [diffusion_map(probabilities, 20)],
-        clusterer,
-        seed=seed,
-    )
-    labels = assigner.predict(features)
+    maps = [diffusion_map(probabilities, 20)]
+    labels = merge_images(features, maps, clusterer, seed=seed).labels
     assert adjusted_rand_score(pseudo_labels // 2, labels) == 1
 
 
-def test_merge_of_a_sample_assigns_all_rows(clusterer):
-    points, blobs = draw_blobs(CORNERS)
-    clusterer = replace(clusterer, n_pseudo_labels=(4,))
-    sample = np.arange(0, 400, 4)
-    assigner = fit_assigner(
-        cluster_features(clusterer, points),
-        Sharded.whole(one_hot(blobs)),
-        sample,
-        [diffusion_map(confuse(blobs[sample], PARTNERS[0]), 2)],
-        clusterer,
-        seed=0,
+@pytest.mark.parametrize("seed", range(3))
+def test_pixels_decide_where_nothing_is_confused(clusterer, seed):
+    """Nine clusters, three in each corner: their union is not arbitrary."""
+    offsets = np.array([[0, 0], [0, 1.5], [1.5, 0]])
+    corners = np.array(CORNERS[:3])
+    centers = (corners[:, None] + offsets).reshape(-1, 2)
+    pixels, blobs = draw_blobs(centers, seed=seed, std=0.05)
+    # The network confuses no two clusters, and a change moves images of the pixels'
+    # clusters but not of the network's.
+    maps = [diffusion_map(one_hot(blobs), 3)]
+    clusterer = replace(clusterer, n_clusters=3, n_pseudo_labels=(15,))
+    labels = cluster_points(
+        np.hstack([*maps, 0.1 * pixels / 9]).astype(np.float32), clusterer, seed
     )
-    labels = assigner.predict(one_hot(blobs))
-    pairs = np.minimum(blobs, np.array(PARTNERS[0])[blobs])
-    assert adjusted_rand_score(pairs, labels) == 1
+    assert adjusted_rand_score(blobs // 3, labels) == 1
 
 
-def test_single_k_adds_a_row_of_each_cluster_to_the_sample(clusterer):
-    points, _ = draw_blobs(CORNERS)
-    single = replace(clusterer, n_clusters=5, n_pseudo_labels=(5,))
-    result = cluster_features(single, points)
-    sample = np.flatnonzero(result.labels == 0)
-    assigner = fit_assigner(result, Sharded.whole(points), sample, [], single, seed=0)
-    assert_array_equal(np.unique(assigner.predict(points)), np.arange(5))
+def crossed_factors():
+    """Return two factors, and pixels in which the first one dominates."""
+    first, second = np.divmod(np.arange(400) % 4, 2)
+    pixels = np.stack([5.0 * first, second], axis=1).astype(np.float32)
+    rng = np.random.default_rng(0)
+    return first, second, pixels + rng.normal(scale=0.1, size=(400, 2)).astype("f4")
 
 
-def test_single_k_without_graph_keeps_kmeans_clusters(clusterer):
-    """As in the paper, the clusters of the last round are final."""
-    points, _ = draw_blobs(CORNERS, std=3)
-    single = replace(clusterer, n_pseudo_labels=(2,), n_neighbors=None)
-    result = cluster_features(single, points)
-    assigner = fit_assigner(
-        result, Sharded.whole(points), np.arange(400), [], single, seed=0
+def test_clusters_of_the_pixels_win_a_tie(clusterer):
+    """Both factors survive a change of the images: the start is not made worse."""
+    first, second, pixels = crossed_factors()
+    maps = [diffusion_map(one_hot(second), 2)]
+    merged = merge_images(one_hot(2 * first + second), maps, clusterer, pixels)
+    assert merged.from_pixels
+    assert adjusted_rand_score(first, merged.labels) == 1
+
+
+def test_clusters_of_the_network_win_if_a_change_moves_those_of_the_pixels(clusterer):
+    first, second, pixels = crossed_factors()
+    features = one_hot(2 * first + second)
+    shuffled = np.random.default_rng(0).permutation(first)
+    changed = one_hot(2 * shuffled + second)
+    maps = [diffusion_map(one_hot(second), 2)]
+    merged = merge_images(features, maps, clusterer, pixels, changed)
+    assert not merged.from_pixels
+    assert adjusted_rand_score(second, merged.labels) == 1
+
+
+@pytest.mark.parametrize("n_clusters", [2, 4])
+def test_number_of_clusters_is_found(clusterer, n_clusters):
+    """Eight pseudo-labels, of which the network confuses those of a cluster."""
+    rng = np.random.default_rng(0)
+    pseudo_labels = np.repeat(np.arange(8), 50)
+    clusters = pseudo_labels * n_clusters // 8
+    same = clusters[::50] == clusters[:, None]
+    probabilities = same * rng.dirichlet(np.full(8, 0.3), 400)
+    probabilities = 0.3 * one_hot(pseudo_labels) + 0.7 * probabilities
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    features = one_hot(pseudo_labels)
+    # A change exchanges the pseudo-labels of a cluster.
+    swapped = np.array([rng.choice(np.flatnonzero(row)) for row in same])
+    clusterer = replace(
+        clusterer, n_clusters=8, n_pseudo_labels=(8,), finds_n_clusters=True
     )
-    assert isinstance(assigner, NearestCenterAssigner)
-    assert_array_equal(assigner.centers, result.clusters[0].centers)
-    assert_array_equal(assigner.predict(points), result.labels[0])
+    maps = [diffusion_map(probabilities.astype(np.float32), 8)]
+    merged = merge_images(features, maps, clusterer, changed=one_hot(swapped))
+    assert merged.cut_scores.best == n_clusters
+    assert adjusted_rand_score(clusters, merged.labels) == 1
 
 
 @pytest.mark.parametrize(
@@ -178,55 +207,3 @@ def test_size_of_merge_sample_grows_with_clusters(n, n_clusters, expected):
     rows = sample_merge_rows(n, n_clusters, RandomStreams(0))
     assert_array_equal(rows, np.unique(rows))
     assert len(rows) == expected
-
-
-# The linear assigner.
-
-
-@pytest.mark.parametrize("n_clusters", [1, 2, 3])
-def test_linear_assigner_predicts_new_rows(n_clusters):
-    points, blobs = draw_blobs(CORNERS[:n_clusters])
-    assigner = LinearAssigner.fit(points, blobs)
-    assert_array_equal(assigner.predict(points), blobs)
-    new_points, new_blobs = draw_blobs(CORNERS[:n_clusters], seed=1)
-    assert_array_equal(assigner.predict(new_points), new_blobs)
-    assert assigner.predict(new_points).dtype == np.int32
-    assert_array_equal(assigner.predict(new_points[:1]), new_blobs[:1])
-
-
-@pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_linear_assigner_is_independent_of_scale_and_offset(scale):
-    points, blobs = draw_blobs(CORNERS)
-    assigner = LinearAssigner.fit(scale * (points + 50), blobs)
-    assert_array_equal(assigner.predict(scale * (points + 50)), blobs)
-
-
-def test_clusters_of_single_images_raise_no_warning():
-    points = 9 * np.eye(30, dtype=np.float32)
-    assigner = LinearAssigner.fit(points, np.arange(30, dtype=np.int32))
-    assert_array_equal(assigner.predict(points), np.arange(30))
-
-
-def test_tiny_cluster_inside_a_large_one_is_not_lost():
-    rng = np.random.default_rng(0)
-    points = rng.standard_normal((500, 20)).astype(np.float32)
-    labels = np.zeros(500, np.int32)
-    labels[7] = 1
-    predicted = LinearAssigner.fit(points, labels).predict(points)
-    assert_array_equal(np.unique(predicted), [0, 1])
-
-
-def test_inseparable_cluster_is_dropped_and_labels_stay_consecutive():
-    points = np.repeat(np.eye(3, dtype=np.float32), 20, axis=0)
-    labels = np.repeat([0, 1, 3], 20).astype(np.int32)
-    # The rows of cluster 2 equal the rows of cluster 0.
-    labels[:3] = 2
-    predicted = LinearAssigner.fit(points, labels).predict(points)
-    assert_array_equal(predicted, np.repeat([0, 1, 2], 20))
-
-
-def test_mean_embeddings_are_means_of_clusters():
-    features = np.arange(12, dtype=np.float32).reshape(6, 2)
-    labels = np.array([0, 1, 0, 1, 1, 0])
-    means = mean_embeddings(Sharded.whole(features), labels)
-    assert_allclose(means, [features[labels == i].mean(axis=0) for i in (0, 1)])
