@@ -7,8 +7,8 @@ import numpy as np
 from ..metrics import reproduced_information
 from .tree import MergeTree
 
-# Shares of the best score. Cuts from the first one that reaches the one share to the first
-# one that reaches the other are compared.
+# Shares of the best score. Cuts from the first one that reaches the one share to the
+# first one that reaches the other are compared.
 FIRST_SHARE = 0.8
 LAST_SHARE = 0.99
 

@@ -208,7 +208,6 @@ def describe_choices(
     epochs = recipe.steps_per_round / steps_per_epoch
     n_pseudo_labels = clusterer.n_pseudo_labels
     return {
-        "n_clusters": cluster_model.n_clusters,
         "clusters_from": "pixels" if cluster_model.from_pixels else "features",
         "n_pseudo_labels": (
             n_pseudo_labels[0] if len(n_pseudo_labels) == 1 else n_pseudo_labels

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
 from skdeepcluster import DeepClusterEstimator, FaissKMeans
@@ -158,6 +159,7 @@ def test_recipe_of_images(fitted):
     assert type(fitted.recipe_) is dict
     recipe = dict(fitted.recipe_)
     n_components, precision = recipe.pop("n_components"), recipe.pop("precision")
+    assert recipe.pop("clusters_from") in ("features", "pixels")
     assert recipe == {
         # One per 20 images, which is fewer than 5 per cluster.
         "n_pseudo_labels": 5,
@@ -172,6 +174,16 @@ def test_recipe_of_images(fitted):
     }
     assert 1 < n_components < 100
     assert precision in ("float32", "bfloat16")
+
+
+def test_recipe_of_clusters_of_the_pixels():
+    """Blobs are clusters of the pixels, which a network cannot improve."""
+    rng = np.random.default_rng(0)
+    blobs = np.arange(100) % 4
+    X = 9 * rng.normal(size=(4, 8))[blobs] + rng.normal(size=(100, 8))
+    model = fit(X)
+    assert model.recipe_["clusters_from"] == "pixels"
+    assert adjusted_rand_score(blobs, model.labels_) == 1
 
 
 def test_recipe_of_rows(images):
@@ -235,8 +247,8 @@ def test_recipe_survives_copy_and_pickle(fitted, duplicate):
 def assert_choices_give_the_same_fit(model, images, **parameters):
     """Fit with the values of `recipe_` in place of each "auto"."""
     choices = dict(model.recipe_)
-    # The mirror belongs to augment="auto".
-    del choices["mirror"]
+    # The mirror belongs to augment="auto", and the merge makes a choice of its own.
+    del choices["mirror"], choices["clusters_from"]
     clusterer = FaissKMeans(backend=choices.pop("kmeans_backend"))
     repeated = fit(images, clusterer=clusterer, **parameters | choices)
     assert_array_equal(repeated.labels_, model.labels_)
