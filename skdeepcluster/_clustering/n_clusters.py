@@ -15,12 +15,10 @@ LAST_SHARE = 0.99
 
 @dataclass(frozen=True)
 class CutScores:
-    """Scores of the cuts of a merge tree.
+    """Scores of the cuts of a merge tree, from 2 clusters on.
 
     Parameters
     ----------
-    n_clusters : ndarray of shape (m,), int64
-        Number of clusters of each cut, from 2.
     scores : ndarray of shape (m,), float64
         Information that clusters share with clusters of similar images.
     gaps : ndarray of shape (m,), float64
@@ -29,10 +27,18 @@ class CutScores:
         Number of clusters that is chosen.
     """
 
-    n_clusters: np.ndarray
     scores: np.ndarray
     gaps: np.ndarray
     best: int
+
+    @property
+    def n_clusters(self) -> np.ndarray:
+        """Number of clusters of each cut, int64 (m,)."""
+        return np.arange(2, len(self.scores) + 2)
+
+    def as_dict(self) -> dict[str, np.ndarray]:
+        """Return one column per value, from which pandas makes a table."""
+        return {"n_clusters": self.n_clusters, "score": self.scores, "gap": self.gaps}
 
 
 def score_cuts(
@@ -63,10 +69,10 @@ def score_cuts(
     gaps = distances[:-1] - distances[1:]
     if not scores.any():
         # No cut is reproduced, or there is a single leaf.
-        return CutScores(n_clusters, scores, gaps, best=1)
+        return CutScores(scores, gaps, best=1)
     first, last = (
         int(np.argmax(scores >= share * scores.max()))
         for share in (FIRST_SHARE, LAST_SHARE)
     )
     best = first + int(gaps[first : last + 1].argmax())
-    return CutScores(n_clusters, scores, gaps, best=int(n_clusters[best]))
+    return CutScores(scores, gaps, best=int(n_clusters[best]))
