@@ -92,8 +92,9 @@ class DeepClusterEstimator(
 
     Parameters
     ----------
-    n_clusters : int, default=8
-        Number of clusters that `predict` returns.
+    n_clusters : int or "auto", default=8
+        Number of clusters that `predict` returns. "auto" finds the number, from 2 up to
+        about 30, as a cut of the merge tree of one fit (see `cut_scores_`).
 
     n_pseudo_labels : "auto", int or tuple of int, default="auto"
         Number of clusters that the network is trained on. These pseudo-labels are finer
@@ -322,6 +323,13 @@ class DeepClusterEstimator(
     distances_ : ndarray of shape (n_leaves - 1,), float64
         Distance between the two nodes of each merge, in ascending order.
 
+    cut_scores_ : dict of ndarray or None
+        With `n_clusters="auto"`, the curve by which the number was chosen, from which
+        `pandas.DataFrame(cut_scores_)` makes a table: `n_clusters`, `score`
+        (information that clusters share with clusters of similar images, as in `score`)
+        and `gap` (distance to the next merge). Among cuts whose score is near the best,
+        the cut with the largest gap is chosen. None with an int.
+
     paths_ : ndarray of shape (n_samples,), str, or None
         Path of each image, if `X` is a folder or a list of paths. Paths of a folder are
         sorted.
@@ -341,7 +349,9 @@ class DeepClusterEstimator(
     recipe_ : dict
         Choices that the fit made: `n_pseudo_labels`, `epochs_per_iter`, `backbone`,
         `image_shape`, `n_components` (of the last round), `augment`, `mirror` (whether
-        images are mirrored), `device`, `precision` and `kmeans_backend`.
+        images are mirrored), `device`, `precision`, `kmeans_backend` and
+        `clusters_from`. The latter is "features", or "pixels" if clusters of the pixels
+        change less under mild changes of the images than what the network has learned.
 
     history_ : list of dict
         One entry per round, from which `pandas.DataFrame(history_)` makes a table:

@@ -52,8 +52,8 @@ class ClusterModel:
     tree: MergeTree
     clusters: np.ndarray
     temperature: float
-    from_pixels: bool
-    cut_scores: CutScores | None
+    from_pixels: bool = False
+    cut_scores: CutScores | None = None
 
     @property
     def n_clusters(self) -> int:
