@@ -249,16 +249,32 @@ def _score_cuts(
     clusterer: Clusterer,
     seed: int,
 ) -> CutScores:
-    """Score each cut of the tree over fine clusters of the points."""
-    fine, tree = _cluster_finely(points, clusterer, seed)
-    classifier, names = _fit_classifier(sample, fine.labels, seed)
-    changed = images.changed.features
-    pairs = [(names[classifier.predict(unchanged)], names[classifier.predict(changed)])]
+    """Score each cut of the tree over the diffusion maps or over the pixels.
+
+    As in `merge`, the pixels are used unless the diffusion maps are better.
+    """
+    neighbors = None
     if images.pixels is not None:
-        leaves = names[classifier.predict(sample)]
         neighbors = nearest_neighbors(images.pixels, 1)[0][:, 0]
-        pairs.append((leaves, leaves[neighbors]))
-    return score_cuts(tree, pairs)
+
+    def score(points: np.ndarray, compares_gaps: bool) -> CutScores:
+        fine, tree = _cluster_finely(points, clusterer, seed)
+        classifier, names = _fit_classifier(sample, fine.labels, seed)
+        before, after, leaves = (
+            names[classifier.predict(features)]
+            for features in (unchanged, images.changed.features, sample)
+        )
+        pairs = [(before, after)]
+        if neighbors is not None:
+            pairs.append((leaves, leaves[neighbors]))
+        return score_cuts(tree, pairs, compares_gaps)
+
+    scores = score(points, compares_gaps=True)
+    if images.pixels is None:
+        return scores
+    pixel_scores = score(images.pixels, compares_gaps=False)
+    is_better = scores.highest > pixel_scores.highest + MIN_GAIN
+    return scores if is_better else pixel_scores
 
 
 def _fit_classifier(

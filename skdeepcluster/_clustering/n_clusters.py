@@ -7,10 +7,11 @@ import numpy as np
 from ..metrics import reproduced_information
 from .tree import MergeTree
 
-# Shares of the best score. Cuts from the first one that reaches the one share to the
-# first one that reaches the other are compared.
-FIRST_SHARE = 0.8
-LAST_SHARE = 0.99
+# Share of the best score at which fewer clusters are as good.
+NEAR_SHARE = 0.98
+# Shares of the best score between which gaps are compared, from the first cut that
+# reaches the one share to the first cut that reaches the other.
+GAP_SHARES = 0.8, 0.99
 
 
 @dataclass(frozen=True)
@@ -36,33 +37,41 @@ class CutScores:
         """Number of clusters of each cut, int64 (m,)."""
         return np.arange(2, len(self.scores) + 2)
 
+    @property
+    def highest(self) -> float:
+        """Best score, 0 without cuts."""
+        return float(self.scores.max(initial=0.0))
+
     def as_dict(self) -> dict[str, np.ndarray]:
         """Return one column per value, from which pandas makes a table."""
         return {"n_clusters": self.n_clusters, "score": self.scores, "gap": self.gaps}
 
 
 def score_cuts(
-    tree: MergeTree, pairs: list[tuple[np.ndarray, np.ndarray]]
+    tree: MergeTree, pairs: list[tuple[np.ndarray, np.ndarray]], compares_gaps: bool
 ) -> CutScores:
     """Score the cuts of a tree without labels, and choose one.
 
-    More clusters give more information, until they are no longer reproduced. The score
-    alone would divide clusters that have a stable inner structure. Therefore cuts with
-    fewer clusters are considered as well, down to a share of the best score, and the
-    cut with the largest gap between successive merges is chosen among them.
+    More clusters give more information, until they are no longer reproduced. The
+    smallest number of clusters with nearly the best score is chosen. With
+    `compares_gaps`, cuts with even fewer clusters are considered, and the cut with the
+    largest gap between successive merges is chosen among them, since the score divides
+    clusters that have a stable inner structure.
 
     Parameters
     ----------
     tree : MergeTree
     pairs : list of pairs of ndarrays of shape (n,), int
         Leaves of images, and leaves of images that are similar to them.
+    compares_gaps : bool
+        Set it if clusters that are not confused have the same distance, as in diffusion
+        maps. Distances of the pixels depend on more than the clusters.
     """
     # Distances of the merges from the root down.
     distances = np.append(tree.distances[::-1], 0.0)
-    n_clusters = np.arange(2, tree.n_leaves + 1)
-    scores = np.zeros(len(n_clusters))
-    for i, k in enumerate(n_clusters.tolist()):
-        clusters = tree.cut(k)
+    scores = np.zeros(tree.n_leaves - 1)
+    for i in range(len(scores)):
+        clusters = tree.cut(i + 2)
         scores[i] = np.mean(
             [reproduced_information(clusters[a], clusters[b]) for a, b in pairs]
         )
@@ -70,9 +79,14 @@ def score_cuts(
     if not scores.any():
         # No cut is reproduced, or there is a single leaf.
         return CutScores(scores, gaps, best=1)
-    first, last = (
-        int(np.argmax(scores >= share * scores.max()))
-        for share in (FIRST_SHARE, LAST_SHARE)
-    )
-    best = first + int(gaps[first : last + 1].argmax())
-    return CutScores(scores, gaps, best=int(n_clusters[best]))
+    if not compares_gaps:
+        best = _first(scores, NEAR_SHARE)
+    else:
+        first, last = (_first(scores, share) for share in GAP_SHARES)
+        best = first + int(gaps[first : last + 1].argmax())
+    return CutScores(scores, gaps, best=best + 2)
+
+
+def _first(scores: np.ndarray, share: float) -> int:
+    """Return the first position whose score reaches a share of the best score."""
+    return int(np.argmax(scores >= share * scores.max()))

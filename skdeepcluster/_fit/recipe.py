@@ -35,7 +35,7 @@ IMAGES_PER_PSEUDO_LABEL = 20
 # With n_clusters="auto", about the largest number of clusters that is found, and the
 # fewest images per such cluster.
 MAX_AUTO_CLUSTERS = 30
-IMAGES_PER_AUTO_CLUSTER = 25
+IMAGES_PER_AUTO_CLUSTER = 100
 # Number of images that are mirrored to see whether they look like other images.
 SYMMETRY_ROWS = 2_000
 # Fewest SGD steps in a round with epochs_per_iter="auto". Small data sets get several

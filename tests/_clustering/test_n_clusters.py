@@ -31,14 +31,23 @@ def draw_pairs(n_clusters, n_leaves_each, confusion, seed=0):
 
 @pytest.mark.parametrize("n_clusters", [2, 3, 5, 9])
 @pytest.mark.parametrize("confusion", [0.5, 0.9])
-def test_clusters_whose_leaves_are_confused_are_found(n_clusters, confusion):
+@pytest.mark.parametrize("compares_gaps", [False, True])
+def test_clusters_whose_leaves_are_confused_are_found(
+    n_clusters, confusion, compares_gaps
+):
     tree, pairs = draw_pairs(n_clusters, 4, confusion)
-    assert score_cuts(tree, pairs).best == n_clusters
+    assert score_cuts(tree, pairs, compares_gaps).best == n_clusters
+
+
+def test_gaps_show_clusters_that_have_a_stable_inner_structure():
+    tree, pairs = draw_pairs(4, 3, 0.0)
+    assert score_cuts(tree, pairs, compares_gaps=False).best > 8
+    assert score_cuts(tree, pairs, compares_gaps=True).best == 4
 
 
 def test_curve_has_a_point_for_each_cut():
     tree, pairs = draw_pairs(3, 4, 0.9)
-    scores = score_cuts(tree, pairs)
+    scores = score_cuts(tree, pairs, compares_gaps=True)
     assert_array_equal(scores.n_clusters, np.arange(2, 13))
     assert scores.scores.shape == scores.gaps.shape == (11,)
     assert scores.n_clusters[scores.gaps.argmax()] in (2, 3)
@@ -48,11 +57,13 @@ def test_unrelated_leaves_are_one_cluster():
     tree, _ = draw_pairs(1, 6, 0)
     rng = np.random.default_rng(0)
     leaves = np.arange(6)
-    assert score_cuts(tree, [(leaves, rng.permutation(leaves))]).best == 1
+    pairs = [(leaves, rng.permutation(leaves))]
+    assert score_cuts(tree, pairs, compares_gaps=True).best == 1
 
 
 def test_one_leaf_is_one_cluster():
     tree = build_tree(np.zeros((1, 2)), np.zeros(1, int))
-    scores = score_cuts(tree, [(np.zeros(9, int), np.zeros(9, int))])
+    pairs = [(np.zeros(9, int), np.zeros(9, int))]
+    scores = score_cuts(tree, pairs, compares_gaps=True)
     assert scores.best == 1
     assert len(scores.scores) == 0
