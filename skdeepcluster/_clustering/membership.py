@@ -110,7 +110,9 @@ def calibrate_temperature(
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
-        return -float(log_softmax(scaled, axis=1)[np.arange(len(labels)), labels].mean())
+        return -float(
+            log_softmax(scaled, axis=1)[np.arange(len(labels)), labels].mean()
+        )
 
     bounds = np.log(TEMPERATURES)
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

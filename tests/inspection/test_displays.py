@@ -262,7 +262,7 @@ def test_embedding_draws_a_sample_of_many_points(monkeypatch):
 
 
 def test_many_clusters_have_no_numbers(monkeypatch):
-    monkeypatch.setattr(embedding_module, "MAX_NUMBERS", 5)
+    monkeypatch.setattr(embedding_module, "MAX_LABELS", 5)
     assert len(display_of_clusters(5).plot().text_) == 5
     assert display_of_clusters(6).plot().text_ == []
 
