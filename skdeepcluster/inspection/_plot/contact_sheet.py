@@ -135,7 +135,7 @@ class ContactSheetDisplay:
             order=order,
             size=size,
             random_state=random_state,
-            cluster_names=getattr(estimator, "cluster_names_", None),
+            cluster_names=estimator.cluster_names_,
         ).plot(ax)
 
     @classmethod

@@ -145,7 +145,7 @@ class EmbeddingDisplay:
         if projection is not None:
             points = projection[data.rows]
         display = cls._from_points(points, labels, data if thumbnails else None)
-        display.cluster_names = getattr(estimator, "cluster_names_", None)
+        display.cluster_names = estimator.cluster_names_
         failures.warn(data.n)
         return display.plot(ax)
 

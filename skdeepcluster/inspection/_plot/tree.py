@@ -1,8 +1,5 @@
 """Display of the merge tree: a dendrogram with images of each leaf."""
 
-import copy
-from dataclasses import replace
-
 import numpy as np
 from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
@@ -131,10 +128,8 @@ class TreeDisplay:
         check_is_fitted(estimator)
         model = estimator._cluster_model
         tree, rows = _keep_top(model.tree, max_leaves)
-        # The rows are the clusters of an edited copy of the estimator.
-        row_estimator = copy.copy(estimator)
-        row_estimator._cluster_model = replace(model, clusters=rows)
-        row_estimator.cluster_centers_ = row_estimator._cluster_model.centers
+        # With the rows as its clusters, the estimator finds the images of each row.
+        row_estimator = estimator._with_clusters(rows)
         thumbnails = select_thumbnails(
             predict_clusters(row_estimator, X),
             cluster=None,
@@ -146,7 +141,7 @@ class TreeDisplay:
         clusters, labels = [], []
         for row in range(tree.n_leaves):
             first, *others = np.unique(model.clusters[rows == row]).tolist()
-            label = label_cluster(first, getattr(estimator, "cluster_names_", None))
+            label = label_cluster(first, estimator.cluster_names_)
             clusters.append(SEVERAL_CLUSTERS if others else first)
             labels.append(f"{label} and {len(others)} more" if others else label)
         return cls(
