@@ -24,8 +24,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _persistence as persistence
 from ._clustering.graph import nearest_neighbors
-from ._clustering.merging import ClusterModel
+from ._clustering.membership import Membership
 from ._clustering.pixels import fit_pixel_projection, project_pixels
+from ._editing import ClusterEditingMixin, cluster_attributes
 from ._fit.callback_runner import (
     Callback,
     CallbackRunner,
@@ -75,6 +76,7 @@ class TrainingInput:
 
 
 class DeepClusterEstimator(
+    ClusterEditingMixin,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -298,6 +300,28 @@ class DeepClusterEstimator(
     labels_ : ndarray of shape (n_samples,), int32
         Cluster of each image, equal to `predict(X)`. Skipped images have -1.
 
+    n_clusters_ : int
+        Number of clusters in `labels_`, which edits such as `cut` change.
+
+    probabilities_ : ndarray of shape (n_samples, n_clusters), float32
+        Probability of each cluster for each image, equal to `predict_proba(X)`. Skipped
+        images have NaN. It is computed at each access, up to a size of 4 GiB.
+
+    cluster_names_ : ndarray of shape (n_clusters,), str objects
+        Name of each cluster: its label, or the name that `name_clusters` has given.
+        ``cluster_names_[labels_]`` is the name for each image.
+
+    leaf_labels_ : ndarray of shape (n_samples,), int32
+        Leaf of the merge tree of each image. Each cluster consists of leaves. Skipped
+        images have -1.
+
+    children_ : ndarray of shape (n_leaves - 1, 2), int64
+        Merge tree, as in `sklearn.cluster.AgglomerativeClustering`: merge `i` makes
+        node ``n_leaves + i`` of the two nodes in row `i`.
+
+    distances_ : ndarray of shape (n_leaves - 1,), float64
+        Distance between the two nodes of each merge, in ascending order.
+
     paths_ : ndarray of shape (n_samples,), str, or None
         Path of each image, if `X` is a folder or a list of paths. Paths of a folder are
         sorted.
@@ -387,7 +411,6 @@ class DeepClusterEstimator(
     image_shape_: tuple[int, int, int] | None
     history_: list[dict]
     cluster_centers_: np.ndarray
-    _cluster_model: ClusterModel
     _dtype: torch.dtype
     _input_format: InputFormat
 
@@ -650,6 +673,37 @@ class DeepClusterEstimator(
         check_is_fitted(self)
         return self._map_features(X, self._assign, fill_value=NO_CLUSTER)
 
+    def predict_proba(self, X):
+        """Compute how probable each cluster is for images.
+
+        The probabilities are calibrated on mildly changed images of `fit`.
+
+        Parameters
+        ----------
+        X : array-like, tensor, folder, paths, images or dataset
+            Images in any form that `fit` takes.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n, n_clusters), float32
+            Probability of each cluster. The most probable cluster is that of `predict`.
+            Images that cannot be read have NaN.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from skdeepcluster import DeepClusterEstimator
+        >>> images = load_digits().images[:100]
+        >>> model = DeepClusterEstimator(n_clusters=4, max_iter=1, random_state=0)
+        >>> probabilities = model.fit(images).predict_proba(images)
+        >>> probabilities.shape
+        (100, 4)
+        >>> (probabilities.argmax(axis=1) == model.labels_).all()
+        np.True_
+        """
+        check_is_fitted(self)
+        return self._map_features(X, self._compute_probabilities, fill_value=np.nan)
+
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the clusters are.
 
@@ -875,7 +929,13 @@ class DeepClusterEstimator(
         data, features = reading.data, result.features
         cluster_model = result.cluster_model
         membership = cluster_model.membership(features.values).gather(features.shard)
-        labels = cluster_model.clusters[membership.leaves]
+        leaf_labels = data.scatter_rows(membership.leaves, NO_CLUSTER)
+        if not data.readable.all():
+            # Files that vanish during the fit are found after the source was made.
+            membership = Membership(
+                membership.leaves[data.readable],
+                membership.probabilities[data.readable],
+            )
         mean, scale = result.network.input_statistics
         input_format = InputFormat(data.source.shape, data.source.dtype, mean, scale)
         attributes = {
@@ -886,17 +946,14 @@ class DeepClusterEstimator(
             "history_": result.history,
             "n_iter_": len(result.history),
             "inertia_": result.inertia,
-            "cluster_centers_": cluster_model.centers,
-            "labels_": data.scatter_rows(labels, NO_CLUSTER),
             "paths_": data.paths,
             "skipped_": reading.failures.rows,
             "n_features_in_": math.prod(data.source.shape),
-            "_cluster_model": cluster_model,
             "_membership": membership,
             "_dtype": result.recipe.compute.dtype,
             "_input_format": input_format,
             "_n_features_out": result.network.n_features,
-        }
+        } | cluster_attributes(cluster_model, leaf_labels)
         # A data frame of an earlier fit may have had names of columns.
         self.__dict__.pop("feature_names_in_", None)
         if reading.feature_names is not None:
@@ -925,6 +982,12 @@ class DeepClusterEstimator(
         with limit_threads(self.n_jobs):
             return self._cluster_model.predict(features)
 
+    def _compute_probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Return the probability of each cluster, float32 (n, n_clusters)."""
+        with limit_threads(self.n_jobs):
+            membership = self._cluster_model.membership(features)
+            return membership.cluster_probabilities(self._cluster_model.clusters)
+
     def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")
 
@@ -933,6 +996,15 @@ class DeepClusterEstimator(
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+    def __copy__(self):
+        # The default would go through `__getstate__`, which copies networks on a GPU.
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        if "_sklearn_output_config" in self.__dict__:
+            # `set_output` of the copy changes this dict in place.
+            copied._sklearn_output_config = dict(self._sklearn_output_config)
+        return copied
 
     def __getstate__(self):
         state = super().__getstate__()

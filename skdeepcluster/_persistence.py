@@ -2,14 +2,15 @@
 
 import os
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 import torch
 
-from ._clustering.leaves import LinearLeaves, NearestLeaves
-from ._clustering.whitening import Projection
+from ._clustering.editing import default_names, rename_clusters
+from ._clustering.storage import check_array, pack_clusters, unpack_clusters
+from ._editing import cluster_attributes
 from ._fit.recipe import Parameters
+from ._inputs.read import NO_CLUSTER
 from ._inputs.spec import InputFormat
 from ._training.network import Network, build_network
 from ._utils.device import resolve_device
@@ -26,10 +27,11 @@ IMAGE_DTYPES = {"uint8": np.uint8, "float32": np.float32}
 
 def save(estimator, path: str | os.PathLike) -> None:
     """Write a fitted estimator to a file; see `DeepClusterEstimator.save`."""
-    assigner, arrays = _pack_assigner(estimator._assigner)
-    arrays["labels"] = estimator.labels_
-    arrays["cluster_centers"] = estimator.cluster_centers_
-    arrays["skipped"] = estimator.skipped_
+    clusters, arrays = pack_clusters(
+        estimator._cluster_model,
+        estimator._membership.probabilities,
+        leaf_labels=estimator.leaf_labels_,
+    )
     if estimator.paths_ is not None:
         # Safetensors has no strings.
         paths = b"\0".join(map(os.fsencode, estimator.paths_.tolist()))
@@ -45,7 +47,8 @@ def save(estimator, path: str | os.PathLike) -> None:
         "format": FORMAT,
         "params": _serialize_params(estimator),
         "custom_backbone": isinstance(estimator.backbone, torch.nn.Module),
-        "assigner": assigner,
+        "clusters": clusters,
+        "cluster_names": estimator.cluster_names_.tolist(),
         "dtype": str(estimator._dtype).removeprefix("torch."),
         "image_dtype": np.dtype(estimator._input_format.dtype).name,
         "image_shape": estimator.image_shape_,
@@ -93,23 +96,6 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
             # The estimator was fitted on a machine with another device.
             estimator.device_ = torch.device("cpu")
     return estimator
-
-
-def _pack_assigner(
-    assigner: LinearLeaves | NearestLeaves,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the plain values of an assigner, and its arrays by their names."""
-    if isinstance(assigner, LinearLeaves):
-        return {"kind": "linear"}, {
-            "assigner.weights": assigner.weights,
-            "assigner.bias": assigner.bias,
-        }
-    projection = assigner.projection
-    return {"kind": "nearest", "normalize": bool(projection.normalize)}, {
-        "assigner.centers": assigner.centers,
-        "assigner.mean": projection.mean,
-        "assigner.components": projection.components,
-    }
 
 
 def _serialize_params(estimator) -> dict:
@@ -178,22 +164,26 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
             raise ValueError("its image_shape should have three sides")
     n_features_in = _check_integer(n_features_in)
     network = _load_network(estimator, shape or (n_features_in,), tensors)
-    centers = _check_array(tensors, "cluster_centers", np.float32, ndim=2)
-    n_clusters, n_features = centers.shape
-    if n_features != network.n_features:
-        raise ValueError("its cluster centers do not fit its embedding")
-    estimator._assigner = _load_assigner(
-        metadata["assigner"], n_clusters, n_features, tensors
+    arrays = {
+        name: tensor.numpy()
+        for name, tensor in tensors.items()
+        if not name.startswith(WEIGHT_PREFIX)
+    }
+    cluster_model, membership, leaf_labels = unpack_clusters(
+        metadata["clusters"], arrays, n_features=network.n_features
     )
-    labels = _check_array(tensors, "labels", np.int32, ndim=1)
-    if len(labels) and not (labels.min() >= -1 and labels.max() < n_clusters):
-        raise ValueError("its labels are out of range")
-    estimator.labels_, estimator.cluster_centers_ = labels, centers
-    estimator.skipped_ = _check_array(tensors, "skipped", np.int64, ndim=1)
+    cluster_names = _load_names(metadata["cluster_names"], cluster_model.n_clusters)
+    vars(estimator).update(
+        cluster_attributes(cluster_model, leaf_labels, cluster_names)
+    )
+    estimator._membership = membership
+    estimator.skipped_ = np.flatnonzero(leaf_labels == NO_CLUSTER)
     estimator.paths_ = None
-    if "paths" in tensors:
-        paths = _check_array(tensors, "paths", np.uint8, ndim=1).tobytes()
+    if "paths" in arrays:
+        paths = check_array(arrays, "paths", np.uint8, ndim=1).tobytes()
         estimator.paths_ = np.array([os.fsdecode(path) for path in paths.split(b"\0")])
+        if len(estimator.paths_) != len(leaf_labels):
+            raise ValueError("its paths do not fit its labels")
     estimator.module_ = network
     estimator.image_shape_ = shape
     estimator.n_features_in_ = n_features_in
@@ -267,37 +257,10 @@ def _check_weights(
             )
 
 
-def _load_assigner(
-    metadata: dict, n_clusters: int, n_features: int, tensors: dict[str, torch.Tensor]
-) -> LinearLeaves | NearestLeaves:
-    if metadata["kind"] == "linear":
-        weights = _check_array(tensors, "assigner.weights", np.float64, ndim=2)
-        bias = _check_array(tensors, "assigner.bias", np.float64, ndim=1)
-        if weights.shape != (n_features, n_clusters) or bias.shape != (n_clusters,):
-            raise ValueError("its classifier of clusters does not fit its embedding")
-        return LinearLeaves(weights, bias)
-    if metadata["kind"] != "nearest":
-        raise ValueError(f"its clusters are of an unknown kind, {metadata['kind']!r}")
-    centers = _check_array(tensors, "assigner.centers", np.float32, ndim=2)
-    mean = _check_array(tensors, "assigner.mean", np.float32, ndim=1)
-    components = _check_array(tensors, "assigner.components", np.float32, ndim=2)
-    shapes = (len(centers), components.shape, mean.shape)
-    if shapes != (n_clusters, (n_features, centers.shape[1]), (n_features,)):
-        raise ValueError("its centers of clusters do not fit its embedding")
-    projection = Projection(mean, components, bool(metadata["normalize"]))
-    return NearestLeaves(projection, centers)
-
-
-def _check_array(
-    tensors: dict[str, torch.Tensor], name: str, dtype: type, ndim: int
-) -> np.ndarray:
-    """Return a tensor as an array, or raise an error if it is invalid."""
-    values = tensors[name].numpy()
-    if values.dtype != dtype or values.ndim != ndim:
-        raise ValueError(f"its {name} are {values.dtype} in {values.ndim} dimensions")
-    if not np.isfinite(values).all():
-        raise ValueError(f"its {name} are not finite")
-    return values
+def _load_names(names: list, n_clusters: int) -> np.ndarray:
+    if len(names) != n_clusters:
+        raise ValueError("its cluster_names do not fit its clusters")
+    return rename_clusters(default_names(n_clusters), dict(enumerate(names)))
 
 
 def _check_integer(value) -> int:

@@ -94,6 +94,8 @@ def test_fitted_attributes(fitted, images):
     for label, center in enumerate(fitted.cluster_centers_):
         mean = embedding[fitted.labels_ == label].mean(axis=0)
         np.testing.assert_allclose(center, mean, atol=1e-5)
+    assert fitted.n_clusters_ == 5
+    assert_array_equal(fitted.predict_proba(images).argmax(axis=1), fitted.labels_)
     assert fitted.inertia_ > 0
     assert fitted.n_iter_ == 2
     assert fitted.image_shape_ == (1, 8, 8)
@@ -142,9 +144,14 @@ def test_predict_equals_labels(images, n, precision):
 
 def test_predict_and_transform_do_not_depend_on_the_batch(fitted, images):
     embedding, labels = fitted.transform(images), fitted.predict(images)
+    probabilities = fitted.predict_proba(images)
     for rows in ([0], [3, 1], np.arange(7), np.arange(199, -1, -1)):
         assert_array_equal(fitted.transform(images[rows]), embedding[rows])
         assert_array_equal(fitted.predict(images[rows]), labels[rows])
+        # Rounding differs, and rounds probabilities below 0.001 to 0.
+        np.testing.assert_allclose(
+            fitted.predict_proba(images[rows]), probabilities[rows], atol=2e-3
+        )
 
 
 def test_fit_transform_and_fit_predict_equal_fit(fitted, images):
@@ -180,6 +187,7 @@ def test_same_random_state_gives_the_same_bits(images, balance, backbone):
     repeated = quick(balance=balance, backbone=backbone).fit(images)
     assert_array_equal(repeated.labels_, model.labels_)
     assert_array_equal(repeated.transform(images), model.transform(images))
+    assert_array_equal(repeated.probabilities_, model.probabilities_)
 
 
 def test_worker_processes_give_the_same_bits(images):
@@ -224,8 +232,8 @@ def test_single_k_without_graph_is_kmeans_of_features(images):
     # The method of the paper.
     model = quick(n_pseudo_labels=5, n_neighbors=None, init="features").fit(images)
     assert_array_equal(np.unique(model.labels_), np.arange(5))
-    points = model._assigner.projection(model.transform(images))
-    centers = model._assigner.centers
+    leaf_model = model._cluster_model.leaf_model
+    points, centers = leaf_model.projection(model.transform(images)), leaf_model.centers
     distances = np.linalg.norm(points[:, None] - centers[None], axis=2)
     assert_array_equal(model.labels_, distances.argmin(axis=1))
     np.testing.assert_allclose(
@@ -370,7 +378,7 @@ def test_number_of_passes_per_round(images, monkeypatch, head, n_passes):
 )
 def test_n_components_bounds_the_points(images, n_components, min_size, max_size):
     model = quick(n_components=n_components, n_pseudo_labels=5, n_neighbors=None)
-    n_dimensions = model.fit(images)._assigner.centers.shape[1]
+    n_dimensions = model.fit(images)._cluster_model.leaf_model.centers.shape[1]
     assert min_size <= n_dimensions <= max_size
     assert model.recipe_["n_components"] == n_dimensions
 
@@ -808,7 +816,7 @@ def test_predict_names_the_type_of_wrong_input(fitted, X, error, message):
         ((4, 64), r"2 dimensions, but fit saw images of shape \(1, 8, 8\)"),
     ],
 )
-@pytest.mark.parametrize("method", ["predict", "transform", "score"])
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "transform", "score"])
 def test_other_shapes_than_in_fit_raise(fitted, method, shape, message):
     with pytest.raises(ValueError, match=message):
         getattr(fitted, method)(np.zeros(shape, np.uint8))
@@ -820,7 +828,7 @@ def test_images_after_a_fit_of_rows_raise(images):
         model.predict(images)
 
 
-@pytest.mark.parametrize("method", ["predict", "transform", "score"])
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "transform", "score"])
 def test_unfitted_estimator_raises(images, method):
     with pytest.raises(NotFittedError):
         getattr(quick(), method)(images)
