@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,9 @@ COMPARED_IMAGES = 64
 SHOWN_IMAGES = 24
 # Width and height of the images on the index page, in pixels.
 THUMBNAIL_SIZE = 96
+# Longest name of a cluster in the name of a folder, in letters of up to 4 bytes. File
+# systems take 255 bytes.
+MAX_NAME_LENGTH = 40
 DESCRIPTION_NAME = "description.json"
 
 PAGE = """<!doctype html>
@@ -71,8 +74,9 @@ def write_embeddings(estimator, X, path):
         Path of the file, which must not exist. ``.npy`` is an array of shape (n,
         n_features_out), float32, in the order of `X`; read it with ``numpy.load(path,
         mmap_mode="r")``. ``.parquet`` is a table with the columns ``path`` (if the
-        images are files), ``cluster`` (int32) and ``embedding`` (list of float32). It
-        needs pyarrow (``pip install 'skdeepcluster[parquet]'``).
+        images are files), ``cluster`` (int32), ``cluster_name`` (if a cluster is named)
+        and ``embedding`` (list of float32). It needs pyarrow (``pip install
+        'skdeepcluster[parquet]'``).
 
     Raises
     ------
@@ -116,6 +120,7 @@ def write_embeddings(estimator, X, path):
         raise FileExistsError(f"{path} exists. Remove it, or choose another name.")
     write_chunk, join_chunks = writers[path.suffix]
     check_is_fitted(estimator)
+    cluster_names = estimator.cluster_names_
     folder = path.with_name(path.name + ".partial")
     processes = get_processes()
     with processes.guard_collectives():
@@ -134,7 +139,7 @@ def write_embeddings(estimator, X, path):
             labels = chunk.scatter_rows(estimator._assign(features), NO_CLUSTER)
             embeddings = chunk.scatter_rows(features, np.nan)
             with write_atomically(chunks[start]) as file:
-                write_chunk(file, embeddings, labels, chunk.paths)
+                write_chunk(file, embeddings, labels, chunk.paths, cluster_names)
         failures.share(processes)
 
         def complete() -> None:
@@ -157,7 +162,11 @@ def _describe(estimator: DeepClusterEstimator, data: InputData) -> dict:
         "version": 1,
         "rows": data.n,
         "chunk_rows": CHUNK_ROWS,
-        "estimator": hash_content(estimator.module_.state_dict(), estimator._assigner),
+        "estimator": hash_content(
+            estimator.module_.state_dict(),
+            estimator._cluster_model,
+            estimator.cluster_names_,
+        ),
         "paths": hash_content(data.paths),
         "images": hash_content(images),
     }
@@ -187,7 +196,9 @@ def _begin(folder: Path, description: dict) -> None:
         )
 
 
-def _write_npy(file, embeddings: np.ndarray, labels: np.ndarray, paths) -> None:
+def _write_npy(
+    file, embeddings: np.ndarray, labels: np.ndarray, paths, cluster_names
+) -> None:
     np.save(file, embeddings)
 
 
@@ -204,10 +215,15 @@ def _import_pyarrow():
     return pyarrow, import_optional("pyarrow.parquet", extra="parquet")
 
 
-def _write_parquet(file, embeddings: np.ndarray, labels: np.ndarray, paths) -> None:
+def _write_parquet(
+    file, embeddings: np.ndarray, labels: np.ndarray, paths, cluster_names
+) -> None:
     pyarrow, parquet = _import_pyarrow()
     columns = {} if paths is None else {"path": pyarrow.array(paths.tolist())}
     columns["cluster"] = pyarrow.array(labels)
+    if _has_names(cluster_names):
+        names = [None if c == NO_CLUSTER else cluster_names[c] for c in labels]
+        columns["cluster_name"] = pyarrow.array(names, pyarrow.string())
     columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(
         pyarrow.array(embeddings.ravel()), embeddings.shape[1]
     )
@@ -223,7 +239,14 @@ def _join_parquet(file, chunks: Iterable[Path], shape: tuple[int, int]) -> None:
             writer.write_table(table, row_group_size=CHUNK_ROWS)
 
 
-def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None):
+def _has_names(cluster_names) -> bool:
+    """Return whether any cluster has another name than its number."""
+    return any(name != str(cluster) for cluster, name in enumerate(cluster_names))
+
+
+def export_clusters(
+    labels, paths, directory, mode="symlink", *, embeddings=None, cluster_names=None
+):
     """Sort image files into one folder per cluster, with a page to look at them.
 
     Open ``index.html`` in the directory: it shows the first images of each cluster, its
@@ -245,11 +268,16 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
     embeddings : array-like of shape (n, n_features), default=None
         Embedding of each image, from `transform`. The images of a cluster are sorted by
         the distance to its mean, nearest first. With None they keep their order.
+    cluster_names : array-like of str, default=None
+        Name of each cluster, such as `cluster_names_`, for the page, the names of the
+        folders and a column ``name`` of ``clusters.csv``. Letters that a name of a
+        folder cannot have become ``_``. With None, clusters have their numbers only.
 
     Raises
     ------
     ValueError, TypeError
-        If lengths differ, or if `mode`, `labels` or `paths` is invalid.
+        If lengths differ, or if `mode`, `labels`, `paths` or `cluster_names` is
+        invalid.
     FileExistsError
         If `directory` exists.
     OSError
@@ -273,6 +301,7 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
             f"embeddings has {len(embeddings)} rows, but there are {len(paths)} paths. "
             "Pass one row per path, such as model.transform(paths)."
         )
+    cluster_names = _check_names(cluster_names, labels)
     directory = Path(directory)
     if directory.exists():
         raise FileExistsError(f"{directory} exists. Choose another name.")
@@ -283,8 +312,8 @@ def export_clusters(labels, paths, directory, mode="symlink", *, embeddings=None
     try:
         # mkdtemp makes a directory that only its owner can read.
         temporary.chmod(0o755)
-        _write_page(temporary, rows_by_cluster, paths, mode)
-        _write_csv(temporary, rows_by_cluster, paths)
+        _write_page(temporary, rows_by_cluster, paths, mode, cluster_names)
+        _write_csv(temporary, rows_by_cluster, paths, cluster_names)
         temporary.rename(directory)
     except BaseException:
         shutil.rmtree(temporary)
@@ -313,6 +342,32 @@ def _check_labeled_paths(labels, paths) -> tuple[np.ndarray, list[Path]]:
     return labels, [Path(path).absolute() for path in paths]
 
 
+def _check_names(cluster_names, labels: np.ndarray) -> dict[int, str]:
+    """Return the names of the clusters that have another name than their number."""
+    if cluster_names is None:
+        return {}
+    if isinstance(cluster_names, str | Mapping) or not hasattr(
+        cluster_names, "__iter__"
+    ):
+        raise TypeError(
+            f"cluster_names is a {type(cluster_names).__name__}, but should hold the "
+            "name of each cluster. Pass model.cluster_names_."
+        )
+    names = list(cluster_names)
+    invalid = [name for name in names if not isinstance(name, str)]
+    if invalid:
+        raise TypeError(
+            f"cluster_names holds {invalid[0]!r}, but should hold a str for each "
+            "cluster. Pass model.cluster_names_."
+        )
+    if len(labels) and len(names) <= labels.max():
+        raise ValueError(
+            f"cluster_names holds {len(names)} names, but labels has the cluster "
+            f"{labels.max()}. Pass one name per cluster, such as model.cluster_names_."
+        )
+    return {c: name for c, name in enumerate(names) if name != str(c)}
+
+
 def _sort_rows(labels: np.ndarray, embeddings) -> dict[int, np.ndarray]:
     """Return the rows of each cluster, sorted by their distance to the cluster's mean.
 
@@ -333,7 +388,11 @@ def _sort_rows(labels: np.ndarray, embeddings) -> dict[int, np.ndarray]:
 
 
 def _write_page(
-    directory: Path, rows_by_cluster: dict[int, np.ndarray], paths: list[Path], mode
+    directory: Path,
+    rows_by_cluster: dict[int, np.ndarray],
+    paths: list[Path],
+    mode: str,
+    cluster_names: dict[int, str],
 ) -> None:
     """Write the index page and the folders of the clusters."""
     sections = []
@@ -341,6 +400,9 @@ def _write_page(
         is_readable = cluster != NO_CLUSTER
         name = f"cluster_{cluster:03d}" if is_readable else "unreadable"
         title = f"Cluster {cluster}" if is_readable else "Not readable"
+        if cluster in cluster_names:
+            name += f"_{_safe_name(cluster_names[cluster])}"
+            title += f", {html.escape(cluster_names[cluster])}"
         images = [paths[row] for row in rows]
         if is_readable and mode != "csv":
             _fill_folder(directory / name, images, mode)
@@ -350,6 +412,15 @@ def _write_page(
     title = f"{_count(len(paths), 'image')} in {_count(n_clusters, 'cluster')}"
     page = PAGE.format(title=title, sections="\n".join(sections))
     (directory / "index.html").write_text(page, encoding="utf-8")
+
+
+def _safe_name(name: str) -> str:
+    """Return the letters and digits of a name, which any file system accepts.
+
+    The number of the cluster precedes it, so that two folders never share a name.
+    """
+    letters = "".join(c if c.isalnum() or c == "-" else "_" for c in name)
+    return letters[:MAX_NAME_LENGTH]
 
 
 def _fill_folder(folder: Path, images: list[Path], mode: str) -> None:
@@ -393,14 +464,21 @@ def _write_thumbnail(image: Path, target: Path) -> None:
 
 
 def _write_csv(
-    directory: Path, rows_by_cluster: dict[int, np.ndarray], paths: list[Path]
+    directory: Path,
+    rows_by_cluster: dict[int, np.ndarray],
+    paths: list[Path],
+    cluster_names: dict[int, str],
 ) -> None:
     path = directory / "clusters.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "cluster"])
+        writer.writerow(["path", "cluster"] + ["name"] * bool(cluster_names))
         for cluster, rows in rows_by_cluster.items():
-            writer.writerows((paths[row], cluster) for row in rows)
+            values = [str(cluster)]
+            if cluster_names:
+                default = "" if cluster == NO_CLUSTER else str(cluster)
+                values.append(cluster_names.get(cluster, default))
+            writer.writerows([paths[row], *values] for row in rows)
 
 
 def _count(n: int, noun: str) -> str:

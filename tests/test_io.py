@@ -87,6 +87,22 @@ def test_parquet_holds_paths_clusters_and_embeddings(
 
 
 @pytest.mark.usefixtures("small_chunks")
+def test_parquet_holds_the_names_of_clusters(model, images, folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    named = model.name_clusters({1: "round"}).set_params(on_error="skip")
+    (folder / "020.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="1 of 60 images cannot be read"):
+        write_embeddings(named, folder, tmp_path / "x.parquet")
+    table, clusters, _ = read_table(tmp_path / "x.parquet")
+    expected = [None if c == -1 else named.cluster_names_[c] for c in clusters]
+    assert table["cluster_name"].to_pylist() == expected
+    assert {None, "0", "round"} <= {*expected}
+    write_embeddings(model, images, tmp_path / "y.parquet")
+    table, _, _ = read_table(tmp_path / "y.parquet")
+    assert table.column_names == ["cluster", "embedding"]
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_unreadable_images_raise_or_are_skipped(
     model, images, folder, tmp_path, suffix
 ):
@@ -168,6 +184,9 @@ def test_unfinished_file_of_other_data_is_refused(model, images, folder, tmp_pat
     other = DeepClusterEstimator(4, **params).fit(images)
     with pytest.raises(ValueError, match=r"estimator differ"):
         write_embeddings(other, folder, path)
+    for edited in (model.merge_clusters([[0, 1]]), model.name_clusters({0: "a"})):
+        with pytest.raises(ValueError, match=r"estimator differ"):
+            write_embeddings(edited, folder, path)
     (tmp_path / "x.npy.partial" / io.DESCRIPTION_NAME).unlink()
     write_embeddings(model, images, path)
     assert_array_equal(np.load(path), model.transform(images))
@@ -277,6 +296,85 @@ def test_names_are_escaped(images, tmp_path):
     page = (tmp_path / "x" / "index.html").read_text()
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;&quot;" in page
+
+
+UNSAFE_NAMES = [
+    "../..",
+    "/etc",
+    "a" * 300,
+    "shoes",
+    "Shoes",
+    "NUL",
+    "<b>.",
+    "日本" * 60,
+    "8",
+    "a\0b\nc",
+]
+
+
+@pytest.mark.parametrize("mode", ["symlink", "copy"])
+def test_names_of_clusters_are_safe(images, folder, tmp_path, mode):
+    labels, paths = np.arange(N) % 10, sorted(folder.iterdir())
+    out = tmp_path / "out" / "x"
+    export_clusters(labels, paths, out, mode, cluster_names=UNSAFE_NAMES)
+    folders = sorted(path for path in out.iterdir() if path.is_dir())
+    names = [path.name for path in folders if path.name != "thumbnails"]
+    assert names[:2] == ["cluster_000______", "cluster_001__etc"]
+    assert names[3:6] == ["cluster_003_shoes", "cluster_004_Shoes", "cluster_005_NUL"]
+    assert names[7] == "cluster_007_" + "日本" * 20
+    assert names[8] == "cluster_008"
+    assert names[9] == "cluster_009_a_b_c"
+    assert len({name.lower() for name in names}) == 10
+    assert [len(list((out / name).iterdir())) for name in names] == [6] * 10
+    assert [path.name for path in out.parent.iterdir()] == ["x"]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "Cluster 3, shoes: 6 images" in page
+    assert "Cluster 8: 6 images" in page
+    assert "<b>" not in page
+    assert "Cluster 6, &lt;b&gt;.: 6 images" in page
+    thumbnails = list((out / "thumbnails").iterdir())
+    assert len(thumbnails) == N
+    assert all(f"thumbnails/{path.name}" in page for path in thumbnails)
+    lines = read_lines(out)
+    assert [line["name"] for line in lines] == np.repeat(UNSAFE_NAMES, 6).tolist()
+
+
+def test_names_of_clusters_and_unreadable_images(folder, tmp_path):
+    labels, paths = np.arange(N) % 3 - 1, sorted(folder.iterdir())
+    names = np.array(["0", "round"], dtype=object)
+    export_clusters(labels, paths, tmp_path / "x", "csv", cluster_names=names)
+    pairs = {(line["cluster"], line["name"]) for line in read_lines(tmp_path / "x")}
+    assert pairs == {("0", "0"), ("1", "round"), ("-1", "")}
+
+
+def test_default_names_change_nothing(model, folder, tmp_path):
+    paths = sorted(folder.iterdir())
+    export_clusters(model.labels_, paths, tmp_path / "x")
+    export_clusters(
+        model.labels_, paths, tmp_path / "y", cluster_names=model.cluster_names_
+    )
+    for name in ("index.html", "clusters.csv"):
+        assert (tmp_path / "x" / name).read_bytes() == (
+            tmp_path / "y" / name
+        ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["a"], ValueError, r"holds 1 names, but labels has the cluster 1"),
+        ([], ValueError, r"holds 0 names.*such as model\.cluster_names_"),
+        (["a", 1], TypeError, r"cluster_names holds 1, but .*model\.cluster_names_"),
+        (["a", None], TypeError, r"cluster_names holds None"),
+        ("ab", TypeError, r"cluster_names is a str"),
+        ({0: "a", 1: "b"}, TypeError, r"cluster_names is a dict"),
+        (5, TypeError, r"cluster_names is a int"),
+    ],
+)
+def test_invalid_names_of_clusters(tmp_path, names, error, message):
+    with pytest.raises(error, match=message):
+        export_clusters([0, 1], ["a", "b"], tmp_path / "x", cluster_names=names)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("mode", ["symlink", "copy", "csv"])

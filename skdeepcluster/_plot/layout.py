@@ -64,17 +64,27 @@ def select_spaced(points: np.ndarray) -> np.ndarray:
     return selected
 
 
-def spread_labels(positions: np.ndarray, box_size: np.ndarray) -> np.ndarray:
-    """Move label positions (n, 2) slightly so that boxes of one size do not overlap."""
+def spread_labels(positions: np.ndarray, box_sizes: np.ndarray) -> np.ndarray:
+    """Move label positions slightly so that their boxes do not overlap.
+
+    Parameters
+    ----------
+    positions : ndarray of shape (n, 2)
+        Center of each label.
+    box_sizes : ndarray of shape (n, 2)
+        Width and height of each label.
+    """
+    # Distance of the centers at which two boxes touch.
+    sizes = (box_sizes[:, None] + box_sizes) / 2
     # A tiny offset separates labels that share a position.
     offsets = 1e-3 * np.arange(len(positions))[:, None] * [1, -1]
-    positions = positions / box_size + offsets
+    positions = positions + offsets * box_sizes
     for _ in range(MAX_STEPS):
-        gaps = positions[:, None] - positions
+        gaps = (positions[:, None] - positions) / sizes
         distances = np.abs(gaps).max(axis=2, keepdims=True)
         overlaps = np.where((distances > 0) & (distances < 1), 1 - distances, 0)
         if not overlaps.any():
             break
         steps = 0.3 * overlaps * gaps / np.where(distances > 0, distances, 1)
-        positions += steps.sum(axis=1)
-    return positions * box_size
+        positions += (steps * sizes).sum(axis=1)
+    return positions

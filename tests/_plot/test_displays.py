@@ -23,6 +23,7 @@ from skdeepcluster.inspection import (
     ContactSheetDisplay,
     EmbeddingDisplay,
     FiltersDisplay,
+    TreeDisplay,
 )
 from skdeepcluster.inspection._sheets import arrange_grid
 
@@ -136,6 +137,37 @@ def draw_filters(wrong=False):
     return FiltersDisplay(filters).plot(*fixed_axes(4, 3))
 
 
+def tree_of_leaves(n_leaves, leaves_per_cluster, name="{}"):
+    """Return a tree in which each leaf joins all leaves before it."""
+    nodes = [0, *range(n_leaves, 2 * n_leaves - 2)]
+    clusters = [leaf // leaves_per_cluster for leaf in range(n_leaves)]
+    return TreeDisplay(
+        [(node, i + 1) for i, node in zip(range(n_leaves - 1), nodes, strict=False)],
+        [0.2 + 0.1 * i for i in range(n_leaves - 1)],
+        thumbnails=list(stripe_images().reshape(4, 5, 24, 24, 3)[[0] * n_leaves, :4]),
+        sizes=[10**i % 9999 for i in range(n_leaves)],
+        clusters=clusters,
+        labels=[name.format(cluster) for cluster in clusters],
+    )
+
+
+def draw_tree(wrong=False):
+    rows = list(stripe_images())
+    rows[2] = rows[2][:3]
+    display = TreeDisplay(
+        [(1, 2), (4, 0), (5, 3)],
+        [0.2, 0.5, 1.0],
+        thumbnails=rows[::-1] if wrong else rows,
+        sizes=[1200, 40, 3, 7],
+        clusters=[0, 1, 1, 5],
+        labels=["0", "1", "1", "5"],
+    )
+    (ax,) = fixed_axes(6, 2)
+    # Room for the labels at the right.
+    ax.set_position([0.02, 0.3, 0.75, 0.6])
+    return display.plot(ax)
+
+
 DRAW_FUNCTIONS = {
     "curves": draw_curves,
     "sheet": draw_sheet,
@@ -143,6 +175,7 @@ DRAW_FUNCTIONS = {
     "thumbnails": draw_thumbnails,
     "table": draw_table,
     "filters": draw_filters,
+    "tree": draw_tree,
 }
 
 
@@ -186,16 +219,25 @@ def curves_of_rounds(n_rounds):
     return TrainingCurvesDisplay(history, n_samples=60)
 
 
-def sheet_of_rows(n_rows, sizes):
+# An ellipsis is drawn for long names, and a dollar sign is not the start of a formula.
+LONG_NAMES = ["0", "boots with a heel of $5 and more", "a\nb"]
+
+
+def sheet_of_rows(n_rows, sizes, cluster_names=None):
     sheet = arrange_grid([stripe_images()[0]] * n_rows)
-    return ContactSheetDisplay(sheet, clusters=range(n_rows), sizes=sizes)
+    return ContactSheetDisplay(
+        sheet, clusters=range(n_rows), sizes=sizes, cluster_names=cluster_names
+    )
 
 
-def map_of_clusters(n_clusters):
+def map_of_clusters(n_clusters, cluster_names=None):
     """Return a map of clusters with nearly the same median."""
     points = np.random.default_rng(0).normal(size=(1000, 2))
     return EmbeddingDisplay(
-        points, np.arange(1000) % n_clusters, explained_variance_ratio=[1, 0]
+        points,
+        np.arange(1000) % n_clusters,
+        explained_variance_ratio=[1, 0],
+        cluster_names=cluster_names,
     )
 
 
@@ -212,7 +254,14 @@ def table_of_size(n_clusters, n_classes, class_name="{}"):
         pytest.param(lambda: curves_of_rounds(200), id="200 rounds"),
         pytest.param(lambda: sheet_of_rows(2, sizes=[1, 1_000_000]), id="2 rows"),
         pytest.param(lambda: sheet_of_rows(30, sizes=[1000] * 30), id="30 rows"),
+        pytest.param(
+            lambda: sheet_of_rows(3, sizes=[1, 2, 3], cluster_names=LONG_NAMES),
+            id="rows with names",
+        ),
         pytest.param(lambda: map_of_clusters(2), id="2 clusters"),
+        pytest.param(
+            lambda: map_of_clusters(3, cluster_names=LONG_NAMES), id="named clusters"
+        ),
         pytest.param(lambda: map_of_clusters(30), id="30 clusters"),
         pytest.param(lambda: table_of_size(2, 2), id="2 x 2"),
         pytest.param(lambda: table_of_size(30, 10), id="30 x 10"),
@@ -220,6 +269,12 @@ def table_of_size(n_clusters, n_classes, class_name="{}"):
         pytest.param(lambda: table_of_size(100, 100), id="100 x 100"),
         pytest.param(
             lambda: table_of_size(8, 10, "class of number {}"), id="long names"
+        ),
+        pytest.param(lambda: tree_of_leaves(1, 1), id="1 leaf"),
+        pytest.param(lambda: tree_of_leaves(2, 1), id="2 leaves"),
+        pytest.param(lambda: tree_of_leaves(60, 5), id="60 leaves"),
+        pytest.param(
+            lambda: tree_of_leaves(3, 1, name="a very long name {}"), id="named leaves"
         ),
         pytest.param(lambda: FiltersDisplay(np.ones((1, 1, 3, 3))), id="1 filter"),
         pytest.param(lambda: FiltersDisplay(np.ones((256, 2, 3, 3))), id="256 filters"),
@@ -244,8 +299,8 @@ def visible_text_boxes(ax):
     for axis in (ax.xaxis, ax.yaxis):
         low, high = sorted(axis.get_view_interval())
         ticks = axis.get_major_ticks()
-        hidden.update(t.label1 for t in ticks if not low <= t.get_loc() <= high)
-        hidden.update(t.label2 for t in ticks)
+        outside = [t for t in ticks if not low <= t.get_loc() <= high]
+        hidden.update(label for t in outside for label in (t.label1, t.label2))
     for text in ax.findobj(Text):
         if text.get_text() and text.get_visible() and text not in hidden:
             yield (text.get_bbox_patch() or text).get_window_extent()
@@ -269,6 +324,7 @@ def constructors(display_model, display_images, display_classes):
         ),
         ContingencyDisplay.from_predictions: (display_classes, labels),
         FiltersDisplay.from_estimator: (display_model,),
+        TreeDisplay.from_estimator: (display_model, display_images),
     }
 
 
@@ -307,13 +363,14 @@ def test_unfitted_estimator(constructors):
 
 
 def test_init_only_stores_parameters():
-    values = [object() for _ in range(5)]
+    values = [object() for _ in range(6)]
     display = EmbeddingDisplay(
         values[0],
         values[1],
         explained_variance_ratio=values[2],
         thumbnails=values[3],
         thumbnail_rows=values[4],
+        cluster_names=values[5],
     )
     assert list(vars(display)) == [
         "projection",
@@ -321,6 +378,7 @@ def test_init_only_stores_parameters():
         "explained_variance_ratio",
         "thumbnails",
         "thumbnail_rows",
+        "cluster_names",
     ]
     assert list(vars(display).values()) == values
 

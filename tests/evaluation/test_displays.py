@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.cluster import KMeans
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster.evaluation import ContingencyDisplay, TrainingCurvesDisplay
@@ -232,3 +233,17 @@ def test_color_bar_replaces_numbers_that_are_too_small():
 def test_contingency_of_wrong_labels(labels):
     with pytest.raises(ValueError, match="labels"):
         ContingencyDisplay.from_predictions([0, 1, 1], labels)
+
+
+def test_contingency_of_named_clusters(display_model, display_images, display_classes):
+    named = display_model.name_clusters({1: "round"})
+    display = ContingencyDisplay.from_estimator(named, display_images, display_classes)
+    assert display.clusters == ["0", "1: round", "2"]
+    assert sorted(row_labels(display.ax_)) == ["0", "1: round", "2"]
+
+
+def test_contingency_of_an_estimator_without_names(display_images, display_classes):
+    rows = display_images.reshape(60, -1)
+    estimator = KMeans(3, random_state=0).fit(rows)
+    display = ContingencyDisplay.from_estimator(estimator, rows, display_classes)
+    assert display.clusters == ["0", "1", "2"]

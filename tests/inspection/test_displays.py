@@ -52,6 +52,15 @@ def test_sheet_of_an_estimator(display_model, display_images, order):
     assert_allclose(display.ax_.get_yticks(), [9.5, 27.5, 45.5])
 
 
+def test_sheet_and_map_show_the_names_of_clusters(display_model, display_images):
+    named = display_model.name_clusters({1: "round"})
+    sheet = ContactSheetDisplay.from_estimator(named, display_images)
+    size = np.bincount(named.labels_)[1]
+    assert row_labels(sheet.ax_)[1] == f"1: round  ({size})"
+    embedding = EmbeddingDisplay.from_estimator(named, display_images)
+    assert [text.get_text() for text in embedding.text_] == ["0", "1: round", "2"]
+
+
 def test_sheet_of_labels_equals_random_sheet_of_the_estimator(model, images):
     display = ContactSheetDisplay.from_predictions(
         model.labels_, images, n_images=6, size=8, random_state=0
@@ -262,7 +271,7 @@ def test_embedding_draws_a_sample_of_many_points(monkeypatch):
 
 
 def test_many_clusters_have_no_numbers(monkeypatch):
-    monkeypatch.setattr(embedding_module, "MAX_NUMBERS", 5)
+    monkeypatch.setattr(embedding_module, "MAX_LABELS", 5)
     assert len(display_of_clusters(5).plot().text_) == 5
     assert display_of_clusters(6).plot().text_ == []
 

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import contingency_matrix
 
-from ..._plot.drawing import get_axes, import_pyplot, size_in_points
+from ..._plot.drawing import get_axes, import_pyplot, label_cluster, size_in_points
 from .._reports import drop_unlabeled
 
 # Width of a letter and height of a line of tick labels, in points.
@@ -87,7 +87,11 @@ class ContingencyDisplay:
         """
         # Fail before the prediction if matplotlib is missing.
         import_pyplot()
-        return cls.from_predictions(y, estimator.predict(X), ax=ax)
+        display = cls._from_predictions(y, estimator.predict(X))
+        # Clusterers of scikit-learn have no names of clusters.
+        names = getattr(estimator, "cluster_names_", None)
+        display.clusters = [label_cluster(c, names) for c in display.clusters]
+        return display.plot(ax)
 
     @classmethod
     def from_predictions(cls, y_true, labels, *, ax=None):
@@ -114,10 +118,14 @@ class ContingencyDisplay:
             If lengths differ, or no image has a cluster.
         """
         import_pyplot()
+        return cls._from_predictions(y_true, labels).plot(ax)
+
+    @classmethod
+    def _from_predictions(cls, y_true, labels):
         y_true, labels = drop_unlabeled(y_true, labels)
         clusters, classes = np.unique(labels), np.unique(y_true)
         table = contingency_matrix(labels, y_true)
-        return cls(table, clusters=clusters, classes=classes).plot(ax)
+        return cls(table, clusters=clusters, classes=classes)
 
     def plot(self, ax=None):
         """Draw the heat map, with clusters reordered along the diagonal.

@@ -4,7 +4,13 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 
 from ..._activations.model import COUNT
 from ..._estimator import DeepClusterEstimator
-from ..._plot.drawing import get_axes, import_pyplot, label_rows
+from ..._plot.drawing import (
+    get_axes,
+    import_pyplot,
+    label_cluster,
+    label_rows,
+    label_width,
+)
 from .._sheets import (
     GAP,
     ClusteredImages,
@@ -16,6 +22,7 @@ from .._sheets import (
 
 # Height of a row in a new figure, in inches.
 ROW_HEIGHT = 0.5
+HEADER = "cluster (images)"
 TITLES = {
     "nearest": "nearest to the center first",
     "farthest": "farthest from the center first",
@@ -24,7 +31,7 @@ TITLES = {
 
 
 class ContactSheetDisplay:
-    """One row of images for each cluster, with the cluster's number and size.
+    """One row of images for each cluster, with the cluster's number, name and size.
 
     Create it with `from_estimator` or `from_predictions`. All parameters are stored
     as attributes.
@@ -39,6 +46,9 @@ class ContactSheetDisplay:
         Number of images in each cluster.
     order : {"nearest", "farthest", "random"}, default="nearest"
         Order of a cluster's images, for the title.
+    cluster_names : array-like of str, default=None
+        Name of each cluster, such as `cluster_names_`. With None, clusters have their
+        numbers only.
 
     Attributes
     ----------
@@ -61,11 +71,12 @@ class ContactSheetDisplay:
     >>> display.figure_.savefig("clusters.png")  # doctest: +SKIP
     """
 
-    def __init__(self, sheet, *, clusters, sizes, order="nearest"):
+    def __init__(self, sheet, *, clusters, sizes, order="nearest", cluster_names=None):
         self.sheet = sheet
         self.clusters = clusters
         self.sizes = sizes
         self.order = order
+        self.cluster_names = cluster_names
 
     @classmethod
     @validate_params(
@@ -124,6 +135,7 @@ class ContactSheetDisplay:
             order=order,
             size=size,
             random_state=random_state,
+            cluster_names=estimator.cluster_names_,
         ).plot(ax)
 
     @classmethod
@@ -167,7 +179,14 @@ class ContactSheetDisplay:
 
     @classmethod
     def _from_images(
-        cls, images: ClusteredImages, *, n_images, order, size, random_state
+        cls,
+        images: ClusteredImages,
+        *,
+        n_images,
+        order,
+        size,
+        random_state,
+        cluster_names=None,
     ):
         thumbnails = select_thumbnails(
             images,
@@ -182,6 +201,7 @@ class ContactSheetDisplay:
             clusters=thumbnails.clusters,
             sizes=thumbnails.sizes,
             order=order,
+            cluster_names=cluster_names,
         )
 
     def plot(self, ax=None):
@@ -201,15 +221,19 @@ class ContactSheetDisplay:
         height, width = self.sheet.shape[:2]
         row_step = (height - GAP) / n_rows
         sheet_width = ROW_HEIGHT * width / row_step
-        self.ax_ = get_axes(ax, 1.4 + sheet_width, 0.4 + ROW_HEIGHT * n_rows)
+        labels = [
+            f"{label_cluster(cluster, self.cluster_names)}  ({size:,})"
+            for cluster, size in zip(self.clusters, self.sizes, strict=True)
+        ]
+        self.ax_ = get_axes(
+            ax,
+            label_width([HEADER, *labels]) + sheet_width,
+            0.4 + ROW_HEIGHT * n_rows,
+        )
         self.figure_ = self.ax_.figure
         self.ax_.imshow(self.sheet)
         # imshow puts the center of the first pixel at 0.
         centers = [(row + 0.5) * row_step + GAP / 2 - 0.5 for row in range(n_rows)]
-        names = [
-            f"{cluster}  ({size:,})"
-            for cluster, size in zip(self.clusters, self.sizes, strict=True)
-        ]
-        label_rows(self.ax_, centers, names, header="cluster (images)")
+        label_rows(self.ax_, centers, labels, header=HEADER)
         self.ax_.set_title(TITLES[self.order], loc="left", fontsize="medium", pad=4)
         return self

@@ -9,12 +9,19 @@ from ..._estimator import DeepClusterEstimator
 from ..._inputs.read import NO_CLUSTER, InputData, read_input
 from ..._inputs.spec import InputSpec
 from ..._plot import layout
-from ..._plot.drawing import COLORS, GRAY, get_axes, import_pyplot, size_in_points
+from ..._plot.drawing import (
+    COLORS,
+    GRAY,
+    get_axes,
+    import_pyplot,
+    label_cluster,
+    size_in_points,
+)
 from .._sheets import embed_and_predict, make_thumbnails
 
 MARKERS = "os^DvPX"
-# Largest number of clusters with numbers. More numbers would cover the map.
-MAX_NUMBERS = 200
+# Largest number of clusters with labels. More labels would cover the map.
+MAX_LABELS = 200
 # Longer dimension of a thumbnail, in pixels.
 THUMBNAIL_SIZE = 32
 # Width of a thumbnail's frame, in pixels.
@@ -22,10 +29,11 @@ FRAME_WIDTH = 2
 
 
 class EmbeddingDisplay:
-    """Map of an embedding in two dimensions, with a color and number for each cluster.
+    """Map of an embedding in two dimensions, with a color and label for each cluster.
 
-    The number is written at the median of the cluster's points, and moved slightly if
-    it would overlap another number. The map uses six colors that readers with color
+    The label is the cluster's number, and its name if it has one. It is written at the
+    median of the cluster's points, and moved slightly if it would overlap another
+    label. The map uses six colors that readers with color
     blindness can distinguish, each with several markers. Of more than 20,000 points, a
     random sample is drawn. Points are rasterized in vector formats.
 
@@ -44,11 +52,14 @@ class EmbeddingDisplay:
         Images to draw instead of points.
     thumbnail_rows : ndarray of shape (n_thumbnails,), int, default=None
         Row of `projection` of each thumbnail.
+    cluster_names : array-like of str, default=None
+        Name of each cluster, such as `cluster_names_`. With None, clusters have their
+        numbers only.
 
     Attributes
     ----------
     text_ : list of matplotlib Text
-        Number of each cluster; empty if there are more than 200 clusters.
+        Label of each cluster; empty if there are more than 200 clusters.
     ax_ : matplotlib Axes
         Axes of the map.
     figure_ : matplotlib Figure
@@ -76,12 +87,14 @@ class EmbeddingDisplay:
         explained_variance_ratio=None,
         thumbnails=None,
         thumbnail_rows=None,
+        cluster_names=None,
     ):
         self.projection = projection
         self.labels = labels
         self.explained_variance_ratio = explained_variance_ratio
         self.thumbnails = thumbnails
         self.thumbnail_rows = thumbnail_rows
+        self.cluster_names = cluster_names
 
     @classmethod
     @validate_params(
@@ -132,6 +145,7 @@ class EmbeddingDisplay:
         if projection is not None:
             points = projection[data.rows]
         display = cls._from_points(points, labels, data if thumbnails else None)
+        display.cluster_names = estimator.cluster_names_
         failures.warn(data.n)
         return display.plot(ax)
 
@@ -235,8 +249,8 @@ class EmbeddingDisplay:
             self._draw_points(styles)
         else:
             self._draw_thumbnails(styles)
-        if len(styles) <= MAX_NUMBERS:
-            self._write_numbers(styles)
+        if len(styles) <= MAX_LABELS:
+            self._write_labels(styles)
         ax.spines[:].set_color(GRAY)
         ax.set(xticks=[], yticks=[])
         if self.explained_variance_ratio is not None:
@@ -245,24 +259,27 @@ class EmbeddingDisplay:
             ax.set_ylabel(f"principal component 2, {y_ratio:.0%} of the variance")
         return self
 
-    def _write_numbers(self, styles: dict) -> None:
+    def _write_labels(self, styles: dict) -> None:
         points = [self.projection[self.labels == cluster] for cluster in styles]
         medians = np.array([np.median(members, axis=0) for members in points])
         span = np.ptp(self.projection, axis=0)
         # Size of one typographic point in map units. If all images coincide, it is 0.
         unit = (span / size_in_points(self.ax_)).max() or 1.0
-        n_letters = max(len(str(name)) for name in styles)
-        box_size = unit * np.array([6 + 6 * n_letters, 14])
-        for (x, y), (cluster, (color, _)) in zip(
-            layout.spread_labels(medians, box_size), styles.items(), strict=True
+        labels = [label_cluster(cluster, self.cluster_names) for cluster in styles]
+        box_sizes = unit * np.array([[6 + 6 * len(label), 14] for label in labels])
+        positions = layout.spread_labels(medians, box_sizes)
+        for (x, y), label, (color, _) in zip(
+            positions, labels, styles.values(), strict=True
         ):
             text = self.ax_.text(
                 x,
                 y,
-                cluster,
+                label,
                 ha="center",
                 va="center",
                 fontsize=8,
+                # A dollar sign in a name is not the start of a formula.
+                parse_math=False,
                 bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": color},
             )
             self.text_.append(text)
