@@ -13,6 +13,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
 matplotlib.use("Agg")
 
 import skdeepcluster  # noqa: E402
+from skdeepcluster._editing import ClusterEditingMixin  # noqa: E402
 
 project = "skdeepcluster"
 author = "the skdeepcluster developers"
@@ -51,6 +52,10 @@ toc_object_entries_show_parents = "hide"
 # numpydoc shows the types, and the template for classes shows the members.
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
+# The page of a class documents members of this package, and names scikit-learn's.
+autosummary_context = {
+    "mixin_members": [n for n in vars(ClusterEditingMixin) if not n.startswith("_")]
+}
 
 # Examples write files into their folder, so a copy of them runs in the build folder.
 shutil.rmtree(HERE / "_build" / "examples", ignore_errors=True)
