@@ -22,7 +22,7 @@ from ._utils.memory import format_bytes
 
 # Size of the largest `probabilities_`. The diagram of an estimator in a notebook reads
 # each attribute, and must not fill the memory.
-MAX_PROBABILITIES_BYTES = 2**32
+MAX_PROBABILITIES_BYTES = 2**30
 
 
 def cluster_attributes(

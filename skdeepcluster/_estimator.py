@@ -306,7 +306,7 @@ class DeepClusterEstimator(
 
     probabilities_ : ndarray of shape (n_samples, n_clusters), float32
         Probability of each cluster for each image, equal to `predict_proba(X)`. Skipped
-        images have NaN. It is computed at each access, up to a size of 4 GiB.
+        images have NaN. It is computed at each access, up to a size of 1 GiB.
 
     cluster_names_ : ndarray of shape (n_clusters,), str objects
         Name of each cluster: its label, or the name that `name_clusters` has given.

@@ -1,6 +1,6 @@
 """Clusters of features: the leaves of a merge tree, and their fit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,11 +9,12 @@ from .._utils.memory import explain_memory_error
 from .kmeans import KMeansOptions, kmeans
 from .leaves import LinearLeaves, NearestLeaves
 from .membership import Membership, calibrate_temperature
-from .merging import ChangedImages, Merge, MergeInput, merge
+from .merging import ChangedImages, MergeInput, merge
 from .n_clusters import CutScores
 from .pseudo_labels import Clusterer, PseudoLabels
 from .sums import cluster_sizes, cluster_sums
 from .tree import MergeTree, build_tree
+from .whitening import fit_projection
 
 # Fewest leaves of a cluster with enough images, and the most leaves of all clusters.
 MIN_LEAVES = 5
@@ -113,10 +114,23 @@ def fit_cluster_model(
     unchanged = features.take(images.changed.rows)
 
     def fit() -> FittedLeaves:
+        if clusterer.labels_are_final and last.projection is not None:
+            return _keep_centers(last)
         if clusterer.labels_are_final:
-            return _keep_pseudo_labels(last, sample, rows)
-        merged = merge(sample, unchanged, images, clusterer, seed)
-        return _divide_clusters(merged, sample, clusterer, seed)
+            labels, points, merged = last.labels[0][rows], sample[:, :0], None
+        else:
+            merged = merge(sample, unchanged, images, clusterer, seed)
+            labels, points = merged.labels, merged.points
+        n_clusters = len(np.unique(labels))
+        n_parts = max(MIN_LEAVES, max(clusterer.n_pseudo_labels) // n_clusters)
+        # The classifier of very many leaves would take longer than the rounds.
+        n_parts = max(1, min(n_parts, MAX_LEAVES // n_clusters))
+        fitted = _divide_clusters(labels, points, sample, n_parts, seed)
+        if merged is None:
+            return fitted
+        return replace(
+            fitted, from_pixels=merged.from_pixels, cut_scores=merged.cut_scores
+        )
 
     def calibrate(fitted: FittedLeaves) -> float:
         leaves = fitted.model.predict(unchanged)
@@ -158,72 +172,57 @@ class FittedLeaves:
     cut_scores: CutScores | None = None
 
 
-def _keep_pseudo_labels(
-    last: PseudoLabels, sample: np.ndarray, rows: np.ndarray
-) -> FittedLeaves:
-    """Return leaves that are the pseudo-labels of the last round.
-
-    Parameters
-    ----------
-    last : PseudoLabels
-    sample : ndarray of shape (m, d), float32
-        Features of the images at `rows`.
-    rows : ndarray of shape (m,), int
-    """
-    model: LinearLeaves | NearestLeaves
-    if last.projection is not None:
-        centers = last.clusters[0].centers
-        model = NearestLeaves(last.projection, centers)
-        return FittedLeaves(model, *_one_leaf_per_cluster(centers))
-    model, _ = LinearLeaves.fit(sample, last.labels[0][rows])
-    leaves = model.predict(sample)
-    return FittedLeaves(model, *_one_leaf_per_cluster(mean_rows(sample, leaves)))
-
-
-def _one_leaf_per_cluster(means: np.ndarray) -> tuple[np.ndarray, MergeTree]:
-    clusters = np.arange(len(means), dtype=np.int32)
-    return clusters, build_tree(means, clusters)
+def _keep_centers(last: PseudoLabels) -> FittedLeaves:
+    """Return one leaf for each center of the last round."""
+    assert last.projection is not None
+    centers = last.clusters[0].centers
+    clusters = np.arange(len(centers), dtype=np.int32)
+    model = NearestLeaves(last.projection, centers)
+    return FittedLeaves(model, clusters, build_tree(centers, clusters))
 
 
 def _divide_clusters(
-    merged: Merge, sample: np.ndarray, clusterer: Clusterer, seed: int
+    labels: np.ndarray, points: np.ndarray, sample: np.ndarray, n_parts: int, seed: int
 ) -> FittedLeaves:
-    """Divide each cluster into the same number of leaves, and learn to predict these.
+    """Divide each cluster into leaves, and learn to predict the leaves.
 
     Parameters
     ----------
-    merged : Merge
-        Clusters of the sample.
+    labels : ndarray of shape (m,), int
+        Cluster of each image of the sample.
+    points : ndarray of shape (m, d), float32
+        Points in which the clusters are compact. They decide which clusters are near.
     sample : ndarray of shape (m, d), float32
         Features of the sample.
-    clusterer : Clusterer
+    n_parts : int
+        Largest number of leaves of a cluster.
     seed : int
     """
-    names = np.unique(merged.labels)
-    n_parts = max(MIN_LEAVES, max(clusterer.n_pseudo_labels) // len(names))
-    # The classifier of very many leaves would take longer than the rounds.
-    n_parts = max(1, min(n_parts, MAX_LEAVES // len(names)))
+    # Inside a cluster, diffusion maps are nearly one point. Features are not.
+    unit_features = fit_projection(sample, "auto", whiten=False, normalize=True)(sample)
     leaves = np.empty(len(sample), np.int64)
     cluster_of_leaf: list[int] = []
-    for name in names.tolist():
-        rows = np.flatnonzero(merged.labels == name)
-        points = Sharded.whole(merged.points[rows])
-        n_leaves = max(1, min(n_parts, len(rows) // MIN_LEAF_ROWS))
-        options = KMeansOptions(n_init=LEAF_RESTARTS, empty_clusters="drop")
-        parts = kmeans(points, n_leaves, options, seed).labels
+    for label in np.unique(labels).tolist():
+        rows = np.flatnonzero(labels == label)
+        parts = _divide(unit_features[rows], n_parts, seed)
         leaves[rows] = len(cluster_of_leaf) + parts
-        cluster_of_leaf += [name] * (int(parts.max()) + 1)
+        cluster_of_leaf += [label] * (int(parts.max()) + 1)
     model, kept = LinearLeaves.fit(sample, leaves)
     # The classifier may have lost all leaves of a cluster.
     clusters = np.unique(np.array(cluster_of_leaf)[kept], return_inverse=True)[1]
-    means = mean_rows(merged.points, model.predict(sample))
-    return FittedLeaves(
-        model=model,
-        clusters=clusters.astype(np.int32),
-        tree=build_tree(means, clusters),
-        from_pixels=merged.from_pixels,
-        cut_scores=merged.cut_scores,
-    )
+    # Clusters that are never confused are equally far apart in diffusion maps.
+    means = mean_rows(np.hstack([points, unit_features]), model.predict(sample))
+    return FittedLeaves(model, clusters.astype(np.int32), build_tree(means, clusters))
+
+
+def _divide(points: np.ndarray, n_parts: int, seed: int) -> np.ndarray:
+    """Divide points into at most `n_parts` parts, none of which is tiny."""
+    options = KMeansOptions(n_init=LEAF_RESTARTS, empty_clusters="drop")
+    for n in range(min(n_parts, len(points) // MIN_LEAF_ROWS), 1, -1):
+        parts = kmeans(Sharded.whole(points), n, options, seed).labels
+        if np.bincount(parts).min() >= MIN_LEAF_ROWS:
+            return parts
+    return np.zeros(len(points), np.int32)
 
 
 def held_out_scores(

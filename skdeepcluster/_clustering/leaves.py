@@ -1,6 +1,7 @@
 """Classifiers that assign features to the leaves of the merge tree."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import joblib
@@ -16,8 +17,14 @@ from .whitening import Projection
 
 # Inverse penalties of the classifier, tried in this order until no leaf is lost.
 INVERSE_PENALTIES = (0.1, 10.0, 1000.0)
-# Rows that are predicted in one batch.
-PREDICT_ROWS = 8192
+# Scores that are computed in one batch, and the largest number of its rows.
+BATCH_SCORES = 2**25
+BATCH_ROWS = 8192
+
+
+def score_batches(n: int, n_leaves: int) -> Iterator[slice]:
+    """Divide n rows into batches whose scores fit into memory."""
+    return gen_batches(max(1, n), max(1, min(BATCH_ROWS, BATCH_SCORES // n_leaves)))
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,11 @@ class NearestLeaves:
 
     projection: Projection
     centers: np.ndarray
+
+    @property
+    def n_leaves(self) -> int:
+        """Number of leaves."""
+        return len(self.centers)
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Return the negative squared distance to each center, (n, n_leaves)."""
@@ -97,6 +109,11 @@ class LinearLeaves:
         weights = np.ascontiguousarray(model.weights[:, kept])
         return cls(weights, model.bias[kept]), kept
 
+    @property
+    def n_leaves(self) -> int:
+        """Number of leaves."""
+        return len(self.bias)
+
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Return the logit of each leaf, float64 (n, n_leaves)."""
         return features.astype(np.float64) @ self.weights + self.bias
@@ -104,7 +121,7 @@ class LinearLeaves:
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the leaf of each row, int32 (n,)."""
         leaves = np.empty(len(features), np.int32)
-        for rows in gen_batches(max(1, len(features)), PREDICT_ROWS):
+        for rows in score_batches(len(features), self.n_leaves):
             leaves[rows] = self.scores(features[rows]).argmax(axis=1)
         return leaves
 

@@ -6,10 +6,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array, vstack
 from scipy.special import log_softmax, softmax
-from sklearn.utils import gen_batches
 
 from .._utils.distributed import Shard, Sharded
-from .leaves import PREDICT_ROWS, LinearLeaves, NearestLeaves
+from .leaves import LinearLeaves, NearestLeaves, score_batches
 
 # Leaves that are less probable than the best by this factor have probability zero, so
 # that the memory for an image does not grow with the number of leaves.
@@ -42,7 +41,7 @@ class Membership:
     ) -> "Membership":
         """Compute the membership of images from their features."""
         batches = []
-        for rows in gen_batches(max(1, len(features)), PREDICT_ROWS):
+        for rows in score_batches(len(features), leaf_model.n_leaves):
             scores = leaf_model.scores(features[rows]) / temperature
             values = softmax(scores, axis=1).astype(np.float32)
             values[values < MIN_RATIO * values.max(axis=1, keepdims=True)] = 0

@@ -86,10 +86,10 @@ def build_tree(means: np.ndarray, clusters: np.ndarray) -> MergeTree:
     # A penalty on each pair of leaves of different clusters delays their merge until
     # the clusters are complete.
     across = pdist(clusters[:, None]) > 0
-    penalty = 2 * distances.max() + 1
+    penalty = 2 * distances.max() or 1.0
     merges = linkage(distances + penalty * across, "average")
     heights = merges[:, 2]
-    heights = np.where(heights > penalty, heights - penalty, heights)
+    heights = np.where(heights >= penalty, heights - penalty, heights)
     return MergeTree(
         merges[:, :2].astype(np.int64), np.maximum.accumulate(heights).clip(0)
     )
