@@ -7,7 +7,7 @@ import numpy as np
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
 from .kmeans import KMeansOptions, kmeans
-from .leaves import LinearLeaves, NearestLeaves
+from .leaves import LinearClassifier, LinearLeaves, NearestLeaves
 from .membership import Membership, calibrate_temperature
 from .merging import ChangedImages, MergeInput, merge
 from .n_clusters import CutScores
@@ -133,14 +133,14 @@ def fit_cluster_model(
         )
 
     def calibrate(fitted: FittedLeaves) -> float:
-        leaves = fitted.model.predict(unchanged)
-        scores = fitted.model.scores(images.changed.features)
-        if isinstance(fitted.model, LinearLeaves):
-            # The classifier knows the images that it was fitted to too well.
-            scores = held_out_scores(
-                sample, fitted.model.predict(sample), rows, images.changed
-            )
-        return calibrate_temperature(scores, leaves, fitted.clusters)
+        labels = fitted.clusters[fitted.model.predict(unchanged)]
+        if isinstance(fitted.model, NearestLeaves):
+            scores = fitted.model.scores(images.changed.features)
+        else:
+            # A classifier knows the images that it was fitted to too well.
+            sample_labels = fitted.clusters[fitted.model.predict(sample)]
+            scores = held_out_scores(sample, sample_labels, rows, images.changed)
+        return calibrate_temperature(scores, labels)
 
     def fit_and_calibrate() -> tuple[FittedLeaves, float]:
         fitted = fit()
@@ -200,19 +200,16 @@ def _divide_clusters(
     """
     # Inside a cluster, diffusion maps are nearly one point. Features are not.
     unit_features = fit_projection(sample, "auto", whiten=False, normalize=True)(sample)
-    leaves = np.empty(len(sample), np.int64)
-    cluster_of_leaf: list[int] = []
-    for label in np.unique(labels).tolist():
+    leaves, n_leaves = np.empty(len(sample), np.int64), 0
+    for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         parts = _divide(unit_features[rows], n_parts, seed)
-        leaves[rows] = len(cluster_of_leaf) + parts
-        cluster_of_leaf += [label] * (int(parts.max()) + 1)
-    model, kept = LinearLeaves.fit(sample, leaves)
-    # The classifier may have lost all leaves of a cluster.
-    clusters = np.unique(np.array(cluster_of_leaf)[kept], return_inverse=True)[1]
+        leaves[rows] = n_leaves + parts
+        n_leaves += int(parts.max()) + 1
+    model = LinearLeaves.fit(sample, labels, leaves)
     # Clusters that are never confused are equally far apart in diffusion maps.
     means = mean_rows(np.hstack([points, unit_features]), model.predict(sample))
-    return FittedLeaves(model, clusters.astype(np.int32), build_tree(means, clusters))
+    return FittedLeaves(model, model.parents, build_tree(means, model.parents))
 
 
 def _divide(points: np.ndarray, n_parts: int, seed: int) -> np.ndarray:
@@ -226,7 +223,7 @@ def _divide(points: np.ndarray, n_parts: int, seed: int) -> np.ndarray:
 
 
 def held_out_scores(
-    sample: np.ndarray, leaves: np.ndarray, rows: np.ndarray, changed: ChangedImages
+    sample: np.ndarray, labels: np.ndarray, rows: np.ndarray, changed: ChangedImages
 ) -> np.ndarray:
     """Return scores of changed images by classifiers that have not seen the images.
 
@@ -237,26 +234,25 @@ def held_out_scores(
     ----------
     sample : ndarray of shape (m, d), float32
         Features of the images at `rows`.
-    leaves : ndarray of shape (m,), int
-        Leaf of each of these images.
+    labels : ndarray of shape (m,), int
+        Cluster of each of these images.
     rows : ndarray of shape (m,), int
     changed : ChangedImages
 
     Returns
     -------
-    scores : ndarray of shape (m_changed, n_leaves), float64
+    scores : ndarray of shape (m_changed, n_clusters), float64
     """
-    scores = np.empty((len(changed.rows), int(leaves.max()) + 1))
+    scores = np.empty((len(changed.rows), int(labels.max()) + 1))
     for half in (0, 1):
         fitted, scored = rows % 2 != half, changed.rows % 2 == half
-        if not fitted.any() or not scored.any():
-            fitted = np.ones(len(rows), bool)
-        names, consecutive = np.unique(leaves[fitted], return_inverse=True)
-        classifier, kept = LinearLeaves.fit(sample[fitted], consecutive)
+        if not fitted.any():
+            fitted = ~fitted
+        classifier, names = LinearClassifier.fit(sample[fitted], labels[fitted])
         known = classifier.scores(changed.features[scored])
-        # A leaf that the half lacks is as improbable as the least probable leaf.
+        # A cluster that the half lacks is as improbable as the least probable one.
         scores[scored] = known.min(axis=1, keepdims=True)
-        scores[np.ix_(scored, names[kept])] = known
+        scores[np.ix_(scored, names)] = known
     return scores
 
 

@@ -83,19 +83,15 @@ class Membership:
         return probabilities
 
 
-def calibrate_temperature(
-    scores: np.ndarray, leaves: np.ndarray, clusters: np.ndarray
-) -> float:
+def calibrate_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature at which changed images predict their clusters best.
 
     Parameters
     ----------
-    scores : ndarray of shape (n, n_leaves), float64
-        Scores of the leaves for mildly changed images.
-    leaves : ndarray of shape (n,), int
-        Leaves of the unchanged images.
-    clusters : ndarray of shape (n_leaves,), int
-        Cluster of each leaf.
+    scores : ndarray of shape (n, n_clusters), float64
+        Scores of the clusters for mildly changed images.
+    labels : ndarray of shape (n,), int
+        Clusters of the unchanged images.
 
     Notes
     -----
@@ -103,15 +99,11 @@ def calibrate_temperature(
     Networks", ICML 2017, section 4.2. The clusters of the unchanged images replace the
     labels.
     """
-    labels = clusters[leaves]
-    logits = np.full((len(scores), int(clusters.max()) + 1), -np.inf)
-    np.maximum.at(logits.T, clusters, scores.T)
+    rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        return -float(
-            log_softmax(scaled, axis=1)[np.arange(len(labels)), labels].mean()
-        )
+        log_probabilities = log_softmax(scores / np.exp(log_temperature), axis=1)
+        return -float(log_probabilities[rows, labels].mean())
 
     bounds = np.log(TEMPERATURES)
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -12,7 +12,7 @@ from .._utils.random import RandomStreams
 from ..metrics import reproduced_information
 from .graph import nearest_neighbors
 from .kmeans import Clusters, KMeansOptions, kmeans
-from .leaves import LinearLeaves
+from .leaves import LinearClassifier
 from .n_clusters import CutScores, score_cuts
 from .pseudo_labels import MAX_EIGENVECTORS, PIXEL_SHARE, Clusterer
 from .sums import cluster_means
@@ -279,16 +279,7 @@ def _score_cuts(
 
 def _fit_classifier(
     sample: np.ndarray, labels: np.ndarray, seed: int
-) -> tuple[LinearLeaves, np.ndarray]:
-    """Fit a classifier to the labels of some images.
-
-    Returns
-    -------
-    classifier : LinearLeaves
-    names : ndarray of int
-        Label behind each class of the classifier, which may lose labels.
-    """
+) -> tuple[LinearClassifier, np.ndarray]:
+    """Fit a classifier to some images; return it and the label of each class."""
     rows = np.random.default_rng(seed).permutation(len(sample))[:CLASSIFIER_ROWS]
-    names, consecutive = np.unique(labels[rows], return_inverse=True)
-    classifier, kept = LinearLeaves.fit(sample[rows], consecutive)
-    return classifier, names[kept]
+    return LinearClassifier.fit(sample[rows], labels[rows])

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from .._inputs.read import NO_CLUSTER
 from .cluster_model import ClusterModel
-from .leaves import LinearLeaves, NearestLeaves
+from .leaves import LinearClassifier, LinearLeaves, NearestLeaves
 from .membership import Membership
 from .n_clusters import CutScores
 from .tree import MergeTree
@@ -101,8 +101,11 @@ def _pack_leaf_model(
     """Return the plain values and the arrays of a classifier of leaves."""
     if isinstance(leaf_model, LinearLeaves):
         return {"kind": "linear"}, {
-            "leaf_model.weights": leaf_model.weights,
-            "leaf_model.bias": leaf_model.bias,
+            "cluster_classifier.weights": leaf_model.cluster_classifier.weights,
+            "cluster_classifier.bias": leaf_model.cluster_classifier.bias,
+            "leaf_classifier.weights": leaf_model.leaf_classifier.weights,
+            "leaf_classifier.bias": leaf_model.leaf_classifier.bias,
+            "parents": leaf_model.parents,
         }
     projection = leaf_model.projection
     return {"kind": "nearest", "normalize": bool(projection.normalize)}, {
@@ -177,11 +180,15 @@ def _unpack_leaf_model(
     values: dict, arrays: dict[str, np.ndarray], n_leaves: int, n_features: int
 ) -> LinearLeaves | NearestLeaves:
     if values["kind"] == "linear":
-        weights = check_array(arrays, "leaf_model.weights", np.float64, ndim=2)
-        bias = check_array(arrays, "leaf_model.bias", np.float64, ndim=1)
-        if weights.shape != (n_features, n_leaves) or bias.shape != (n_leaves,):
-            raise ValueError("its classifier of leaves does not fit its embedding")
-        return LinearLeaves(weights, bias)
+        parents = check_array(arrays, "parents", np.int32, ndim=1)
+        n_parents = len(np.unique(parents))
+        if len(parents) != n_leaves or not _is_in_range(parents, n_parents):
+            raise ValueError("its parents of leaves are not consecutive numbers")
+        return LinearLeaves(
+            _unpack_classifier("cluster_classifier", arrays, (n_features, n_parents)),
+            _unpack_classifier("leaf_classifier", arrays, (n_features, n_leaves)),
+            parents,
+        )
     if values["kind"] != "nearest":
         raise ValueError(f"its leaves are of an unknown kind, {values['kind']!r}")
     centers = check_array(arrays, "leaf_model.centers", np.float32, ndim=2)
@@ -192,6 +199,16 @@ def _unpack_leaf_model(
         raise ValueError("its centers of leaves do not fit its embedding")
     projection = Projection(mean, components, bool(values["normalize"]))
     return NearestLeaves(projection, centers)
+
+
+def _unpack_classifier(
+    name: str, arrays: dict[str, np.ndarray], shape: tuple[int, int]
+) -> LinearClassifier:
+    weights = check_array(arrays, f"{name}.weights", np.float64, ndim=2)
+    bias = check_array(arrays, f"{name}.bias", np.float64, ndim=1)
+    if weights.shape != shape or bias.shape != shape[1:]:
+        raise ValueError(f"its {name} does not fit its embedding")
+    return LinearClassifier(weights, bias)
 
 
 def _unpack_membership(
