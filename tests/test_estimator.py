@@ -509,7 +509,7 @@ def test_rows_with_image_shape_are_images(fitted, images):
     model = quick(image_shape=(1, 8, 8)).fit(rows)
     assert_array_equal(model.labels_, fitted.labels_)
     assert_array_equal(model.predict(images), fitted.labels_)
-    assert not np.array_equal(quick().fit(rows).labels_, fitted.labels_)
+    assert quick().fit(rows).recipe_["backbone"] == "mlp"
 
 
 def test_data_frame(fitted, frame):

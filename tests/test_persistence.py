@@ -367,8 +367,14 @@ def test_mean_of_another_size_is_refused(model, tmp_path, size):
         DeepClusterEstimator.load(tmp_path / "model")
 
 
-FLOAT_ARRAYS = ["module.trunk.0.weight", "leaf_model.weights", "leaf_model.bias"]
-FLOAT_ARRAYS += ["leaf_centers", "distances", "probabilities.data"]
+FLOAT_ARRAYS = [
+    "module.trunk.0.weight",
+    "cluster_classifier.weights",
+    "leaf_classifier.bias",
+    "leaf_centers",
+    "distances",
+    "probabilities.data",
+]
 
 
 @pytest.mark.parametrize("name", FLOAT_ARRAYS)
@@ -432,8 +438,10 @@ BAD_ARRAYS = {
         lambda x: x[:-1],
         lambda x: x.long(),
     ],
-    "leaf_model.weights": [lambda x: x[:-1], lambda x: x[:, :-1], lambda x: x.float()],
-    "leaf_model.bias": [lambda x: x[:-1], lambda x: x[None]],
+    "cluster_classifier.weights": [lambda x: x[:-1], lambda x: x[:, :-1]],
+    "leaf_classifier.weights": [lambda x: x[:-1], lambda x: x.float()],
+    "leaf_classifier.bias": [lambda x: x[:-1], lambda x: x[None]],
+    "parents": [set_first(-1), set_last(9), lambda x: x[:-1], lambda x: x.long()],
     "probabilities.data": [
         set_first(0.0),
         set_first(-0.5),

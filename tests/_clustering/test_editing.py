@@ -16,7 +16,7 @@ from skdeepcluster._clustering.editing import (
     rename_clusters,
     split_cluster,
 )
-from skdeepcluster._clustering.leaves import LinearLeaves
+from skdeepcluster._clustering.leaves import LinearClassifier, LinearLeaves
 from skdeepcluster._clustering.tree import MergeTree
 
 # Positions of six leaves on a line. The tree merges the leaves 0 and 1, then 2 and 3,
@@ -27,8 +27,11 @@ POSITIONS = np.array([[0.0], [1.0], [5.0], [6.5], [20.0], [22.0]])
 def make_model(clusters, leaf_sizes=None):
     merges = linkage(POSITIONS, "average")
     n_leaves = len(POSITIONS)
+    classifier = LinearClassifier(np.zeros((1, n_leaves)), np.zeros(n_leaves))
     return ClusterModel(
-        leaf_model=LinearLeaves(np.zeros((1, n_leaves)), np.zeros(n_leaves)),
+        leaf_model=LinearLeaves(
+            classifier, classifier, np.arange(n_leaves, dtype=np.int32)
+        ),
         leaf_centers=POSITIONS.astype(np.float32),
         leaf_sizes=np.ones(n_leaves, int) if leaf_sizes is None else leaf_sizes,
         tree=MergeTree(merges[:, :2].astype(np.int64), merges[:, 2]),

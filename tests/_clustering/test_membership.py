@@ -6,15 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepcluster._clustering.leaves import LinearLeaves
+from skdeepcluster._clustering.leaves import LinearClassifier, LinearLeaves
 from skdeepcluster._clustering.membership import Membership, calibrate_temperature
 
 N_FEATURES = 3
 
 
-def make_model(n_leaves, seed=0):
-    rng = np.random.default_rng(seed)
-    return LinearLeaves(rng.normal(size=(N_FEATURES, n_leaves)), np.zeros(n_leaves))
+def make_model(n_leaves, seed=0, weights=None):
+    """Return leaves that are clusters, with random weights."""
+    if weights is None:
+        weights = np.random.default_rng(seed).normal(size=(N_FEATURES, n_leaves))
+    classifier = LinearClassifier(weights, np.zeros(n_leaves))
+    return LinearLeaves(classifier, classifier, np.arange(n_leaves, dtype=np.int32))
 
 
 def draw_features(n=50, seed=1):
@@ -58,13 +61,13 @@ def test_improbable_leaves_take_no_memory():
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
 def test_calibrated_probabilities_match_the_frequency_of_hits(noise):
     """A changed image keeps its cluster as often as its probability says."""
-    model = LinearLeaves(5 * np.eye(3), np.zeros(3))
+    model = make_model(3, weights=5 * np.eye(3))
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4000, 3)).astype(np.float32)
     changed = features + rng.normal(scale=noise, size=features.shape)
     changed = changed.astype(np.float32)
     clusters, leaves = np.arange(3), model.predict(features)
-    temperature = calibrate_temperature(model.scores(changed), leaves, clusters)
+    temperature = calibrate_temperature(model.scores(changed), leaves)
     membership = Membership.predict(model, changed, temperature)
     probabilities = membership.cluster_probabilities(clusters)
     hits = probabilities.argmax(axis=1) == leaves
