@@ -1,6 +1,6 @@
 """Clusters of features: the leaves of a merge tree, and their fit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from .._utils.memory import explain_memory_error
 from .kmeans import KMeansOptions, kmeans
 from .leaves import LinearClassifier, LinearLeaves, NearestLeaves
 from .membership import Membership, calibrate_temperature
-from .merging import ChangedImages, MergeInput, merge
+from .merging import ChangedImages, Merge, MergeInput, merge
 from .n_clusters import CutScores
 from .pseudo_labels import Clusterer, PseudoLabels
 from .sums import cluster_sizes, cluster_sums
@@ -117,20 +117,12 @@ def fit_cluster_model(
         if clusterer.labels_are_final and last.projection is not None:
             return _keep_centers(last)
         if clusterer.labels_are_final:
-            labels, points, merged = last.labels[0][rows], sample[:, :0], None
+            # Nothing is merged, and only the features decide which clusters are near.
+            no_points, labels = sample[:, :0], last.labels[0][rows]
+            merged = Merge(no_points, labels, from_pixels=False, cut_scores=None)
         else:
             merged = merge(sample, unchanged, images, clusterer, seed)
-            labels, points = merged.labels, merged.points
-        n_clusters = len(np.unique(labels))
-        n_parts = max(MIN_LEAVES, max(clusterer.n_pseudo_labels) // n_clusters)
-        # The classifier of very many leaves would take longer than the rounds.
-        n_parts = max(1, min(n_parts, MAX_LEAVES // n_clusters))
-        fitted = _divide_clusters(labels, points, sample, n_parts, seed)
-        if merged is None:
-            return fitted
-        return replace(
-            fitted, from_pixels=merged.from_pixels, cut_scores=merged.cut_scores
-        )
+        return _divide_clusters(merged, sample, clusterer, seed)
 
     def calibrate(fitted: FittedLeaves) -> float:
         labels = fitted.clusters[fitted.model.predict(unchanged)]
@@ -182,34 +174,43 @@ def _keep_centers(last: PseudoLabels) -> FittedLeaves:
 
 
 def _divide_clusters(
-    labels: np.ndarray, points: np.ndarray, sample: np.ndarray, n_parts: int, seed: int
+    merged: Merge, sample: np.ndarray, clusterer: Clusterer, seed: int
 ) -> FittedLeaves:
     """Divide each cluster into leaves, and learn to predict the leaves.
 
     Parameters
     ----------
-    labels : ndarray of shape (m,), int
-        Cluster of each image of the sample.
-    points : ndarray of shape (m, d), float32
-        Points in which the clusters are compact. They decide which clusters are near.
+    merged : Merge
+        Clusters of the sample.
     sample : ndarray of shape (m, d), float32
         Features of the sample.
-    n_parts : int
-        Largest number of leaves of a cluster.
+    clusterer : Clusterer
     seed : int
     """
+    labels = np.unique(merged.labels)
+    n_parts = max(MIN_LEAVES, max(clusterer.n_pseudo_labels) // len(labels))
+    # The classifier of very many leaves would take longer than the rounds.
+    n_parts = max(1, min(n_parts, MAX_LEAVES // len(labels)))
     # Inside a cluster, diffusion maps are nearly one point. Features are not.
     unit_features = fit_projection(sample, "auto", whiten=False, normalize=True)(sample)
     leaves, n_leaves = np.empty(len(sample), np.int64), 0
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    for label in labels:
+        rows = np.flatnonzero(merged.labels == label)
         parts = _divide(unit_features[rows], n_parts, seed)
         leaves[rows] = n_leaves + parts
         n_leaves += int(parts.max()) + 1
-    model = LinearLeaves.fit(sample, labels, leaves)
-    # Clusters that are never confused are equally far apart in diffusion maps.
-    means = mean_rows(np.hstack([points, unit_features]), model.predict(sample))
-    return FittedLeaves(model, model.parents, build_tree(means, model.parents))
+    model = LinearLeaves.fit(sample, merged.labels, leaves)
+    # Clusters that are never confused are equally far apart in diffusion maps. The
+    # features order them.
+    coordinates = np.hstack([merged.points, unit_features])
+    means = mean_rows(coordinates, model.predict(sample))
+    return FittedLeaves(
+        model=model,
+        clusters=model.parents,
+        tree=build_tree(means, model.parents),
+        from_pixels=merged.from_pixels,
+        cut_scores=merged.cut_scores,
+    )
 
 
 def _divide(points: np.ndarray, n_parts: int, seed: int) -> np.ndarray:
