@@ -20,7 +20,7 @@ from .._utils.compute import Compute
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 
 # Version of the dictionaries below. A checkpoint of another version is refused.
-CHECKPOINT_FORMAT = 6
+CHECKPOINT_FORMAT = 7
 
 
 @dataclass(frozen=True)
