@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._clustering.cluster_model import ClusterModel
 from ._clustering.editing import (
     carry_names,
+    carry_names_of_merges,
     cut_tree,
     default_names,
     merge_clusters,
@@ -96,7 +97,8 @@ class ClusterEditingMixin:
 
         The new clusters are a cut of the merge tree, so that more clusters subdivide
         fewer clusters. Clusters that `merge_clusters` or `split_cluster` made are
-        undone. Pass exactly one parameter.
+        undone. A cluster keeps its name if it keeps its images. Pass exactly one
+        parameter.
 
         Parameters
         ----------
@@ -104,8 +106,8 @@ class ClusterEditingMixin:
             Number of clusters, at most the number of leaves of the tree. The number of
             clusters of `fit` gives the clusters of `fit`.
         distance_threshold : float, default=None
-            Smallest distance between two clusters. All merges of `distances_` below it
-            are done.
+            All merges whose entry in `distances_` is below the threshold are done, as
+            in `AgglomerativeClustering`. ``model.distances_[-3]`` gives 4 clusters.
 
         Returns
         -------
@@ -116,7 +118,7 @@ class ClusterEditingMixin:
         ------
         ValueError, TypeError
             If the parameters are invalid, or the tree has fewer than `n_clusters`
-            leaves. A fit with a larger `n_pseudo_labels` gives more leaves.
+            leaves.
 
         Examples
         --------
@@ -169,8 +171,10 @@ class ClusterEditingMixin:
         np.int32(0)
         """
         check_is_fitted(self)
-        clusters = self._cluster_model.clusters
-        return self._with_clusters(merge_clusters(clusters, merges))
+        before = self._cluster_model.clusters
+        after = merge_clusters(before, merges)
+        names = carry_names_of_merges(self.cluster_names_, before=before, after=after)
+        return self._with_clusters(after, names)
 
     def split_cluster(self, label, n_clusters):
         """Return an estimator in which a cluster is split, without training.
@@ -195,7 +199,7 @@ class ClusterEditingMixin:
         ------
         ValueError, TypeError
             If `label` is not a cluster, or the cluster has fewer than `n_clusters`
-            leaves. A fit with a larger `n_pseudo_labels` gives more leaves.
+            leaves.
 
         Examples
         --------

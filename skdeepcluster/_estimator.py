@@ -93,8 +93,8 @@ class DeepClusterEstimator(
     Parameters
     ----------
     n_clusters : int or "auto", default=8
-        Number of clusters that `predict` returns. "auto" finds the number, from 2 up to
-        about 30, as a cut of the merge tree of one fit (see `cut_scores_`).
+        Number of clusters that `predict` returns. "auto" finds the number in one fit
+        (see `cut_scores_`): at most one cluster per 20 images, and rarely more than 30.
 
     n_pseudo_labels : "auto", int or tuple of int, default="auto"
         Number of clusters that the network is trained on. These pseudo-labels are finer
@@ -321,14 +321,15 @@ class DeepClusterEstimator(
         node ``n_leaves + i`` of the two nodes in row `i`.
 
     distances_ : ndarray of shape (n_leaves - 1,), float64
-        Distance between the two nodes of each merge, in ascending order.
+        Distance between the two nodes of each merge, in ascending order. A smaller
+        distance than that of an earlier merge is raised to it.
 
     cut_scores_ : dict of ndarray or None
         With `n_clusters="auto"`, the curve by which the number was chosen, from which
         `pandas.DataFrame(cut_scores_)` makes a table: `n_clusters`, `score`
         (information that clusters share with clusters of similar images, as in `score`)
-        and `gap` (distance to the next merge). Among cuts whose score is near the best,
-        the cut with the largest gap is chosen. None with an int.
+        and `gap` (distance by which the next merge is farther than the last one). None
+        with an int.
 
     paths_ : ndarray of shape (n_samples,), str, or None
         Path of each image, if `X` is a folder or a list of paths. Paths of a folder are

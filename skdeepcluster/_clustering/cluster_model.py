@@ -1,4 +1,4 @@
-"""Clusters of features: the leaves of a merge tree, and their fit."""
+"""Final clusters, their leaves and their merge tree."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ from .membership import Membership, calibrate_temperature
 from .merging import ChangedImages, Merge, MergeInput, merge
 from .n_clusters import CutScores
 from .pseudo_labels import Clusterer, PseudoLabels
-from .sums import cluster_sizes, cluster_sums
+from .sums import cluster_means, cluster_sizes, cluster_sums
 from .tree import MergeTree, build_tree
 from .whitening import fit_projection
 
-# Fewest leaves of a cluster with enough images, and the most leaves of all clusters.
-MIN_LEAVES = 5
+# Fewest leaves that a cluster is divided into, and the most leaves of all clusters.
+LEAVES_PER_CLUSTER = 5
 MAX_LEAVES = 500
 # Fewest images in a leaf, and the restarts of k-means that divides a cluster.
 MIN_LEAF_ROWS = 5
@@ -87,7 +87,7 @@ def fit_cluster_model(
     clusterer: Clusterer,
     seed: int,
 ) -> ClusterModel:
-    """Merge pseudo-labels into at most `n_clusters` clusters of features.
+    """Merge pseudo-labels into the final clusters of features.
 
     If the pseudo-labels are the final clusters and there is no graph, the nearest
     center of the last round assigns features, as in the paper. Otherwise `merge`
@@ -131,7 +131,7 @@ def fit_cluster_model(
         else:
             # A classifier knows the images that it was fitted to too well.
             sample_labels = fitted.clusters[fitted.model.predict(sample)]
-            scores = held_out_scores(sample, sample_labels, rows, images.changed)
+            scores = held_out_scores(sample, sample_labels, rows, images.changed, seed)
         return calibrate_temperature(scores, labels)
 
     def fit_and_calibrate() -> tuple[FittedLeaves, float]:
@@ -188,9 +188,7 @@ def _divide_clusters(
     seed : int
     """
     labels = np.unique(merged.labels)
-    n_parts = max(MIN_LEAVES, max(clusterer.n_pseudo_labels) // len(labels))
-    # The classifier of very many leaves would take longer than the rounds.
-    n_parts = max(1, min(n_parts, MAX_LEAVES // len(labels)))
+    n_parts = count_leaves(max(clusterer.n_pseudo_labels), len(labels))
     # Inside a cluster, diffusion maps are nearly one point. Features are not.
     unit_features = fit_projection(sample, "auto", whiten=False, normalize=True)(sample)
     leaves, n_leaves = np.empty(len(sample), np.int64), 0
@@ -201,9 +199,10 @@ def _divide_clusters(
         n_leaves += int(parts.max()) + 1
     model = LinearLeaves.fit(sample, merged.labels, leaves)
     # Clusters that are never confused are equally far apart in diffusion maps. The
-    # features order them.
+    # features tell which of them are near.
     coordinates = np.hstack([merged.points, unit_features])
-    means = mean_rows(coordinates, model.predict(sample))
+    no_means = np.zeros((model.n_leaves, coordinates.shape[1]))
+    means = cluster_means(coordinates, model.predict(sample), no_means)
     return FittedLeaves(
         model=model,
         clusters=model.parents,
@@ -211,6 +210,13 @@ def _divide_clusters(
         from_pixels=merged.from_pixels,
         cut_scores=merged.cut_scores,
     )
+
+
+def count_leaves(n_pseudo_labels: int, n_clusters: int) -> int:
+    """Return the number of leaves of a cluster with enough images."""
+    n_leaves = max(LEAVES_PER_CLUSTER, n_pseudo_labels // n_clusters)
+    # The classifier of very many leaves would take longer than the rounds.
+    return max(1, min(n_leaves, MAX_LEAVES // n_clusters))
 
 
 def _divide(points: np.ndarray, n_parts: int, seed: int) -> np.ndarray:
@@ -224,12 +230,16 @@ def _divide(points: np.ndarray, n_parts: int, seed: int) -> np.ndarray:
 
 
 def held_out_scores(
-    sample: np.ndarray, labels: np.ndarray, rows: np.ndarray, changed: ChangedImages
+    sample: np.ndarray,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    changed: ChangedImages,
+    seed: int,
 ) -> np.ndarray:
     """Return scores of changed images by classifiers that have not seen the images.
 
-    The images are divided into two halves. A classifier that is fitted to one half
-    scores the changed images of the other half.
+    Each cluster is divided at random into two halves. A classifier that is fitted to
+    one half of all clusters scores the changed images of the other half.
 
     Parameters
     ----------
@@ -238,30 +248,35 @@ def held_out_scores(
     labels : ndarray of shape (m,), int
         Cluster of each of these images.
     rows : ndarray of shape (m,), int
+        Ascending.
     changed : ChangedImages
+    seed : int
 
     Returns
     -------
     scores : ndarray of shape (m_changed, n_clusters), float64
     """
+    order = np.random.default_rng(seed).permutation(len(rows))
+    order = order[np.argsort(labels[order], kind="stable")]
+    half_of_sample = np.empty(len(rows), int)
+    half_of_sample[order] = np.arange(len(rows)) % 2
+    # The single image of a cluster belongs to both halves.
+    is_single = np.bincount(labels)[labels] == 1
+    position = np.minimum(np.searchsorted(rows, changed.rows), len(rows) - 1)
+    # Images outside of the sample are unknown to both classifiers.
+    half_of_changed = half_of_sample[position]
     scores = np.empty((len(changed.rows), int(labels.max()) + 1))
     for half in (0, 1):
-        fitted, scored = rows % 2 != half, changed.rows % 2 == half
-        if not fitted.any():
-            fitted = ~fitted
-        classifier, names = LinearClassifier.fit(sample[fitted], labels[fitted])
-        known = classifier.scores(changed.features[scored])
-        # A cluster that the half lacks is as improbable as the least probable one.
-        scores[scored] = known.min(axis=1, keepdims=True)
-        scores[np.ix_(scored, names)] = known
+        is_fitted = (half_of_sample != half) | is_single
+        is_scored = half_of_changed == half
+        if not is_scored.any():
+            continue
+        classifier, names = LinearClassifier.fit(sample[is_fitted], labels[is_fitted])
+        known = classifier.scores(changed.features[is_scored])
+        # A cluster that the classifier has lost is as improbable as any.
+        scores[is_scored] = known.min(axis=1, keepdims=True)
+        scores[np.ix_(is_scored, names)] = known
     return scores
-
-
-def mean_rows(values: np.ndarray, leaves: np.ndarray) -> np.ndarray:
-    """Return the mean of the rows of each leaf; each leaf has a row."""
-    n_leaves = int(leaves.max()) + 1
-    sums = cluster_sums(values, leaves, n_leaves)
-    return sums / np.bincount(leaves)[:, None]
 
 
 def mean_features(features: Sharded, leaves: np.ndarray, n_leaves: int) -> np.ndarray:

@@ -14,7 +14,10 @@ import numpy as np
 from .cluster_model import ClusterModel
 from .tree import MergeTree
 
-MORE_LEAVES = "For more leaves, fit with a larger n_pseudo_labels."
+MORE_LEAVES = (
+    "A fit with more than 5 n_pseudo_labels per cluster has more leaves, of at least 5 "
+    "images each and at most 500 in all."
+)
 
 
 def cut_tree(tree: MergeTree, n_clusters=None, distance_threshold=None) -> np.ndarray:
@@ -27,7 +30,9 @@ def cut_tree(tree: MergeTree, n_clusters=None, distance_threshold=None) -> np.nd
         )
     if n_clusters is None:
         _check_threshold(distance_threshold)
-        n_clusters = tree.count_clusters(float(distance_threshold))
+        # A huge integer has no float.
+        largest = float(min(distance_threshold, np.finfo(float).max))
+        n_clusters = tree.count_clusters(largest)
     else:
         _check_count(n_clusters, 1, tree.n_leaves, owner="the tree")
     return tree.cut(int(n_clusters))
@@ -88,8 +93,7 @@ def rename_clusters(names: np.ndarray, new_names) -> np.ndarray:
 def carry_names(names: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return the names of clusters after an edit.
 
-    A cluster that consists of whole clusters takes the name of the first of them that a
-    user has named. Parts of a cluster have no name.
+    A cluster keeps its name as long as it consists of the same leaves.
 
     Parameters
     ----------
@@ -99,13 +103,26 @@ def carry_names(names: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.
         Cluster of each leaf before and after the edit.
     """
     carried = default_names(int(after.max()) + 1)
-    is_named = names != default_names(len(names))
-    # The first name is written last.
-    for label in np.flatnonzero(is_named)[::-1]:
-        target = after[before == label][0]
-        members = before[after == target]
-        if np.isin(before, members).sum() == len(members):
+    for label in np.flatnonzero(names != default_names(len(names))):
+        is_member = before == label
+        target = after[is_member][0]
+        if ((after == target) == is_member).all():
             carried[target] = names[label]
+    return carried
+
+
+def carry_names_of_merges(
+    names: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> np.ndarray:
+    """Return the names of clusters after merges.
+
+    A merged cluster takes the name of its first cluster that a user has named. The
+    parameters are those of `carry_names`.
+    """
+    carried = default_names(int(after.max()) + 1)
+    # The first name is written last.
+    for label in np.flatnonzero(names != default_names(len(names)))[::-1]:
+        carried[after[before == label][0]] = names[label]
     return carried
 
 
@@ -144,7 +161,7 @@ def _check_threshold(distance_threshold) -> None:
             f"number. {cure}"
         )
     # NaN fails each comparison.
-    if not float(distance_threshold) >= 0:
+    if not distance_threshold >= 0:
         raise ValueError(
             f"distance_threshold={distance_threshold} is not at least 0. {cure}"
         )
@@ -198,6 +215,11 @@ def _check_name(name, label) -> None:
     if not name.strip():
         raise ValueError(
             f"names[{label}]={name!r} is empty. Pass {str(label)!r} to remove a name."
+        )
+    if not name.isprintable():
+        raise ValueError(
+            f"names[{label}]={name!r} has characters that cannot be printed, such as a "
+            "line break. Remove them."
         )
     # Numbers are the names of clusters without a name, and edits renumber clusters.
     if name.strip().lstrip("+-").isdecimal() and name != str(label):

@@ -39,7 +39,7 @@ RESTART_BUDGET = 2000
 MIN_RESTARTS = 5
 # Number of images that a classifier of candidate clusters is fitted to.
 CLASSIFIER_ROWS = 5000
-# Stability by which clusters of the network must exceed clusters of the pixels.
+# Score by which clusters of the network must exceed clusters of the pixels.
 MIN_GAIN = 0.015
 # Largest number of fine clusters that a tree is built over.
 MAX_FINE_CLUSTERS = 2000
@@ -140,7 +140,8 @@ class Merge:
     Parameters
     ----------
     points : ndarray of shape (m, d), float32
-        Points in which the clusters are compact: diffusion maps, or the pixels.
+        Points in which the clusters are compact: diffusion maps with a share of the
+        pixels, or the pixels.
     labels : ndarray of shape (m,), int32
         Cluster of each point.
     from_pixels : bool
@@ -162,7 +163,7 @@ def merge(
     clusterer: Clusterer,
     seed: int,
 ) -> Merge:
-    """Cluster images by their diffusion maps, or by their pixels if these are better.
+    """Cluster images by their diffusion maps, or by their pixels if these are as good.
 
     Parameters
     ----------
@@ -174,19 +175,21 @@ def merge(
     clusterer : Clusterer
     seed : int
     """
-    pixels = images.pixels
-    points = np.hstack(images.diffusion_maps) / np.sqrt(len(images.diffusion_maps))
-    cut_scores = None
-    if clusterer.finds_n_clusters:
-        cut_scores = _score_cuts(points, sample, unchanged, images, clusterer, seed)
-        clusterer = replace(clusterer, n_clusters=cut_scores.best)
+    maps = np.hstack(images.diffusion_maps) / np.sqrt(len(images.diffusion_maps))
+    pixels, points = images.pixels, maps
     if pixels is not None:
+        # On average at unit length, like the diffusion maps.
+        squares = np.square(pixels, dtype=np.float64).sum(axis=1)
+        pixels = (pixels / (np.sqrt(squares.mean()) or 1.0)).astype(np.float32)
         # A small share of the pixels decides what the diffusion maps leave open: all
         # pseudo-labels that are never confused are equally far apart there.
-        points = np.hstack([points, PIXEL_SHARE * normalize(pixels)])
-    labels = cluster_points(points, clusterer, seed)
-    if pixels is None:
-        return Merge(points, labels, from_pixels=False, cut_scores=cut_scores)
+        points = np.hstack([maps, PIXEL_SHARE * normalize(pixels)])
+
+    def score(points: np.ndarray, compares_gaps: bool) -> CutScores:
+        """Score the numbers of clusters of points."""
+        return _score_cuts(
+            points, compares_gaps, sample, unchanged, images, clusterer, seed
+        )
 
     def stability(labels: np.ndarray) -> float:
         """Return how well clusters survive a mild change of the images."""
@@ -195,17 +198,29 @@ def merge(
             classifier.predict(unchanged), classifier.predict(images.changed.features)
         )
 
-    pixel_labels = cluster_points(pixels, clusterer, seed)
-    if stability(labels) > stability(pixel_labels) + MIN_GAIN:
-        return Merge(points, labels, from_pixels=False, cut_scores=cut_scores)
-    return Merge(pixels, pixel_labels, from_pixels=True, cut_scores=cut_scores)
+    if clusterer.finds_n_clusters:
+        cut_scores, from_pixels = score(maps, compares_gaps=True), False
+        if pixels is not None:
+            pixel_scores = score(pixels, compares_gaps=False)
+            if cut_scores.highest <= pixel_scores.highest + MIN_GAIN:
+                cut_scores, points, from_pixels = pixel_scores, pixels, True
+        clusterer = replace(clusterer, n_clusters=cut_scores.best)
+        labels = cluster_points(points, clusterer, seed)
+        return Merge(points, labels, from_pixels, cut_scores)
+
+    labels = cluster_points(points, clusterer, seed)
+    if pixels is not None:
+        pixel_labels = cluster_points(pixels, clusterer, seed)
+        if stability(labels) <= stability(pixel_labels) + MIN_GAIN:
+            return Merge(pixels, pixel_labels, from_pixels=True, cut_scores=None)
+    return Merge(points, labels, from_pixels=False, cut_scores=None)
 
 
 def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:
     """Return the cluster of each point, from the best of many restarts of k-means.
 
-    One more run starts at a cut of the merge tree: if all pseudo-labels are equally far
-    apart, no restart leaves the arbitrary union that it begins with.
+    Restarts cannot repair an arbitrary first union of pseudo-labels that are equally
+    far apart. Therefore one more run starts at a cut of the merge tree.
     """
     n_clusters, data = clusterer.n_clusters, Sharded.whole(points)
     n_init = max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters))
@@ -233,7 +248,7 @@ def _cluster_finely(
 
 
 def _merge_options(clusterer: Clusterer) -> KMeansOptions:
-    """Return options of k-means that do not come from the user's `clusterer`."""
+    """Return the user's `empty_clusters`, backend and device, else defaults."""
     return KMeansOptions(
         empty_clusters=clusterer.kmeans_options.empty_clusters,
         backend=clusterer.kmeans_options.backend,
@@ -243,38 +258,25 @@ def _merge_options(clusterer: Clusterer) -> KMeansOptions:
 
 def _score_cuts(
     points: np.ndarray,
+    compares_gaps: bool,
     sample: np.ndarray,
     unchanged: np.ndarray,
     images: MergeInput,
     clusterer: Clusterer,
     seed: int,
 ) -> CutScores:
-    """Score each cut of the tree over the diffusion maps or over the pixels.
-
-    As in `merge`, the pixels are used unless the diffusion maps are better.
-    """
-    neighbors = None
+    """Score each cut of the merge tree over fine clusters of points."""
+    fine, tree = _cluster_finely(points, clusterer, seed)
+    classifier, labels = _fit_classifier(sample, fine.labels, seed)
+    before, after, all_before = (
+        labels[classifier.predict(features)]
+        for features in (unchanged, images.changed.features, sample)
+    )
+    pairs = [(before, after)]
     if images.pixels is not None:
         neighbors = nearest_neighbors(images.pixels, 1)[0][:, 0]
-
-    def score(points: np.ndarray, compares_gaps: bool) -> CutScores:
-        fine, tree = _cluster_finely(points, clusterer, seed)
-        classifier, names = _fit_classifier(sample, fine.labels, seed)
-        before, after, leaves = (
-            names[classifier.predict(features)]
-            for features in (unchanged, images.changed.features, sample)
-        )
-        pairs = [(before, after)]
-        if neighbors is not None:
-            pairs.append((leaves, leaves[neighbors]))
-        return score_cuts(tree, pairs, compares_gaps)
-
-    scores = score(points, compares_gaps=True)
-    if images.pixels is None:
-        return scores
-    pixel_scores = score(images.pixels, compares_gaps=False)
-    is_better = scores.highest > pixel_scores.highest + MIN_GAIN
-    return scores if is_better else pixel_scores
+        pairs.append((all_before, all_before[neighbors]))
+    return score_cuts(tree, pairs, compares_gaps)
 
 
 def _fit_classifier(

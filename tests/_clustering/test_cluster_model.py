@@ -3,11 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from skdeepcluster._clustering.cluster_model import fit_cluster_model, mean_features
+from skdeepcluster._clustering.cluster_model import (
+    count_leaves,
+    fit_cluster_model,
+    held_out_scores,
+    mean_features,
+)
 from skdeepcluster._clustering.leaves import NearestLeaves
 from skdeepcluster._clustering.merging import ChangedImages, MergeInput, diffusion_map
 from skdeepcluster._utils.distributed import Sharded
@@ -68,6 +74,30 @@ def test_single_k_adds_a_row_of_each_cluster_to_the_sample(clusterer):
     _, model = fit_model(points, single, rows=np.flatnonzero(last.labels[0] == 0))
     assert_array_equal(np.unique(model.predict(points)), np.arange(5))
     assert model.n_clusters == 5
+
+
+def test_calibration_does_not_depend_on_the_order_of_images():
+    """Clusters in alternate rows: each half of the images has images of each cluster."""
+    points, blobs = draw_blobs()
+    order = np.argsort(blobs, kind="stable").reshape(4, 100).T.ravel()
+    features, labels = points[order], blobs[order]
+    changed = ChangedImages(np.arange(0, 400, 3), features[::3])
+    scores = held_out_scores(features, labels, np.arange(400), changed, seed=0)
+    assert_array_equal(scores.argmax(axis=1), labels[::3])
+    # A cluster of a single image is known to both classifiers.
+    labels = np.where(np.arange(400) == 5, 4, labels)
+    features[5] = 99
+    changed = ChangedImages(np.arange(10), features[:10])
+    scores = held_out_scores(features, labels, np.arange(400), changed, seed=0)
+    assert_array_equal(scores.argmax(axis=1), labels[:10])
+
+
+@pytest.mark.parametrize(
+    ("n_pseudo_labels", "n_clusters", "expected"),
+    [(50, 10, 5), (300, 10, 30), (20, 10, 5), (500, 100, 5), (999, 251, 1), (9, 9, 5)],
+)
+def test_number_of_leaves_of_a_cluster(n_pseudo_labels, n_clusters, expected):
+    assert count_leaves(n_pseudo_labels, n_clusters) == expected
 
 
 def test_single_k_without_graph_keeps_kmeans_clusters(clusterer):

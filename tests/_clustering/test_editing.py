@@ -10,6 +10,7 @@ from scipy.cluster.hierarchy import linkage
 from skdeepcluster._clustering.cluster_model import ClusterModel
 from skdeepcluster._clustering.editing import (
     carry_names,
+    carry_names_of_merges,
     cut_tree,
     default_names,
     merge_clusters,
@@ -108,10 +109,10 @@ def test_names_follow_the_leaves():
     for after, expected in [
         ([0, 0, 1, 1, 2, 2], ["a", "1", "c"]),
         ([2, 2, 1, 1, 0, 0], ["c", "1", "a"]),
-        # A merged cluster takes the name of its first cluster with a name.
-        ([0, 0, 0, 0, 0, 0], ["a"]),
-        ([0, 0, 1, 1, 1, 1], ["a", "c"]),
-        ([0, 0, 1, 1, 0, 0], ["a", "1"]),
+        # A larger cluster is another cluster.
+        ([0, 0, 0, 0, 0, 0], ["0"]),
+        ([0, 0, 1, 1, 1, 1], ["a", "1"]),
+        ([0, 0, 1, 1, 0, 0], ["0", "1"]),
         # Parts have no names, and neither has a cluster with a part in it.
         ([0, 3, 1, 1, 2, 2], ["0", "1", "c", "3"]),
         ([0, 1, 1, 1, 2, 2], ["0", "1", "c"]),
@@ -119,6 +120,18 @@ def test_names_follow_the_leaves():
     ]:
         carried = carry_names(names, before=before, after=np.array(after))
         assert carried.dtype == object
+        assert carried.tolist() == expected
+
+
+def test_a_merged_cluster_takes_the_name_of_its_first_cluster_with_a_name():
+    names = np.array(["a", "1", "c"], dtype=object)
+    before = np.array([0, 0, 1, 1, 2, 2])
+    for after, expected in [
+        ([0, 0, 0, 0, 0, 0], ["a"]),
+        ([0, 0, 1, 1, 1, 1], ["a", "c"]),
+        ([0, 0, 1, 1, 0, 0], ["a", "1"]),
+    ]:
+        carried = carry_names_of_merges(names, before=before, after=np.array(after))
         assert carried.tolist() == expected
 
 

@@ -191,9 +191,13 @@ class ContingencyDisplay:
         step = int(np.ceil(LINE_HEIGHT / width)) if rotated else 1
         columns = np.arange(0, len(self.classes), step)
         names = np.asarray(self.classes)[columns]
-        self.ax_.set_xticks(columns, names, rotation=90 if rotated else 0)
+        self.ax_.set_xticks(
+            columns, names, rotation=90 if rotated else 0, parse_math=False
+        )
         rows = np.arange(0, len(self.clusters), int(np.ceil(LINE_HEIGHT / height)))
-        self.ax_.set_yticks(rows, np.asarray(self.clusters)[self.order_[rows]])
+        self.ax_.set_yticks(
+            rows, np.asarray(self.clusters)[self.order_[rows]], parse_math=False
+        )
         self.ax_.tick_params(length=0)
 
     def _font_size(self) -> float:
