@@ -18,7 +18,7 @@ class MergeTree:
     children : ndarray of shape (L - 1, 2), int64
         The two nodes of each merge.
     distances : ndarray of shape (L - 1,), float64
-        Distance between these nodes. It never decreases.
+        Distance between these nodes, ascending.
     """
 
     children: np.ndarray
@@ -89,7 +89,8 @@ def build_tree(means: np.ndarray, clusters: np.ndarray) -> MergeTree:
     penalty = 2 * distances.max() or 1.0
     merges = linkage(distances + penalty * across, "average")
     heights = merges[:, 2]
-    heights = np.where(heights >= penalty, heights - penalty, heights)
-    return MergeTree(
-        merges[:, :2].astype(np.int64), np.maximum.accumulate(heights).clip(0)
-    )
+    heights = np.where(heights >= penalty, heights - penalty, heights).clip(0)
+    # Without ties, each number of clusters has a threshold.
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], np.nextafter(heights[i - 1], np.inf))
+    return MergeTree(merges[:, :2].astype(np.int64), heights)

@@ -77,7 +77,7 @@ def test_single_k_adds_a_row_of_each_cluster_to_the_sample(clusterer):
 
 
 def test_calibration_does_not_depend_on_the_order_of_images():
-    """Clusters in alternate rows: each half of the images has images of each cluster."""
+    """Clusters in alternate rows: each half has images of each cluster."""
     points, blobs = draw_blobs()
     order = np.argsort(blobs, kind="stable").reshape(4, 100).T.ravel()
     features, labels = points[order], blobs[order]
