@@ -249,8 +249,10 @@ def _cluster_finely(
 
 def _merge_options(clusterer: Clusterer) -> KMeansOptions:
     """Return the user's `empty_clusters`, backend and device, else defaults."""
+    policy = clusterer.kmeans_options.empty_clusters
     return KMeansOptions(
-        empty_clusters=clusterer.kmeans_options.empty_clusters,
+        # An empty cluster among candidates is no reason to end a fit after all rounds.
+        empty_clusters="split" if policy == "raise" else policy,
         backend=clusterer.kmeans_options.backend,
         device=clusterer.kmeans_options.device,
     )
