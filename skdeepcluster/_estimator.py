@@ -388,7 +388,7 @@ class DeepClusterEstimator(
     n_features_in_ : int
         Number of values in one image or row.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if `X` is a data frame with strings as names.
 
     See Also
