@@ -39,7 +39,7 @@ RESTART_BUDGET = 2000
 MIN_RESTARTS = 5
 # Number of images that a classifier of candidate clusters is fitted to.
 CLASSIFIER_ROWS = 5000
-# Score by which clusters of the network must exceed clusters of the pixels.
+# Stability by which clusters of the network must exceed clusters of the pixels.
 MIN_GAIN = 0.015
 # Largest number of fine clusters that a tree is built over.
 MAX_FINE_CLUSTERS = 2000
@@ -191,6 +191,9 @@ def merge(
             points, compares_gaps, sample, unchanged, images, clusterer, seed
         )
 
+    def cluster(points: np.ndarray, n_clusters: int) -> np.ndarray:
+        return cluster_points(points, replace(clusterer, n_clusters=n_clusters), seed)
+
     def stability(labels: np.ndarray) -> float:
         """Return how well clusters survive a mild change of the images."""
         classifier, _ = _fit_classifier(sample, labels, seed)
@@ -198,22 +201,21 @@ def merge(
             classifier.predict(unchanged), classifier.predict(images.changed.features)
         )
 
-    if clusterer.finds_n_clusters:
-        cut_scores, from_pixels = score(maps, compares_gaps=True), False
-        if pixels is not None:
-            pixel_scores = score(pixels, compares_gaps=False)
-            if cut_scores.highest <= pixel_scores.highest + MIN_GAIN:
-                cut_scores, points, from_pixels = pixel_scores, pixels, True
-        clusterer = replace(clusterer, n_clusters=cut_scores.best)
-        labels = cluster_points(points, clusterer, seed)
-        return Merge(points, labels, from_pixels, cut_scores)
-
-    labels = cluster_points(points, clusterer, seed)
+    n_clusters, cut_scores = clusterer.n_clusters, None
     if pixels is not None:
-        pixel_labels = cluster_points(pixels, clusterer, seed)
+        if clusterer.finds_n_clusters:
+            cut_scores = score(pixels, compares_gaps=False)
+            n_clusters = cut_scores.best
+        pixel_labels = cluster(pixels, n_clusters)
+        labels = cluster(points, n_clusters)
+        # Both have the same number of clusters, so that their stability is comparable.
         if stability(labels) <= stability(pixel_labels) + MIN_GAIN:
-            return Merge(pixels, pixel_labels, from_pixels=True, cut_scores=None)
-    return Merge(points, labels, from_pixels=False, cut_scores=None)
+            return Merge(pixels, pixel_labels, from_pixels=True, cut_scores=cut_scores)
+    if clusterer.finds_n_clusters:
+        cut_scores = score(maps, compares_gaps=True)
+        n_clusters = cut_scores.best
+    labels = cluster(points, n_clusters)
+    return Merge(points, labels, from_pixels=False, cut_scores=cut_scores)
 
 
 def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:

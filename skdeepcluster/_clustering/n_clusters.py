@@ -38,11 +38,6 @@ class CutScores:
         """Number of clusters of each cut, int64 (m,)."""
         return np.arange(2, len(self.scores) + 2)
 
-    @property
-    def highest(self) -> float:
-        """Best score, 0 without cuts."""
-        return float(self.scores.max(initial=0.0))
-
     def as_dict(self) -> dict[str, np.ndarray]:
         """Return one column per value, from which pandas makes a table."""
         return {"n_clusters": self.n_clusters, "score": self.scores, "gap": self.gaps}
