@@ -202,19 +202,18 @@ def merge(
         )
 
     n_clusters, cut_scores = clusterer.n_clusters, None
+    if clusterer.finds_n_clusters and pixels is not None:
+        cut_scores = score(pixels, compares_gaps=False)
+        n_clusters = cut_scores.best
+    labels = cluster(points, n_clusters)
     if pixels is not None:
-        if clusterer.finds_n_clusters:
-            cut_scores = score(pixels, compares_gaps=False)
-            n_clusters = cut_scores.best
         pixel_labels = cluster(pixels, n_clusters)
-        labels = cluster(points, n_clusters)
         # Both have the same number of clusters, so that their stability is comparable.
         if stability(labels) <= stability(pixel_labels) + MIN_GAIN:
             return Merge(pixels, pixel_labels, from_pixels=True, cut_scores=cut_scores)
     if clusterer.finds_n_clusters:
         cut_scores = score(maps, compares_gaps=True)
-        n_clusters = cut_scores.best
-    labels = cluster(points, n_clusters)
+        labels = cluster(points, cut_scores.best)
     return Merge(points, labels, from_pixels=False, cut_scores=cut_scores)
 
 
