@@ -185,11 +185,22 @@ def merge(
         # pseudo-labels that are never confused are equally far apart there.
         points = np.hstack([maps, PIXEL_SHARE * normalize(pixels)])
 
+    neighbors = None
+    if clusterer.finds_n_clusters and pixels is not None:
+        neighbors = nearest_neighbors(pixels, 1)[0][:, 0]
+
     def score(points: np.ndarray, compares_gaps: bool) -> CutScores:
-        """Score the numbers of clusters of points."""
-        return _score_cuts(
-            points, compares_gaps, sample, unchanged, images, clusterer, seed
+        """Score each cut of the merge tree over fine clusters of points."""
+        fine, tree = _cluster_finely(points, clusterer, seed)
+        classifier, labels = _fit_classifier(sample, fine.labels, seed)
+        before, after, all_before = (
+            labels[classifier.predict(features)]
+            for features in (unchanged, images.changed.features, sample)
         )
+        pairs = [(before, after)]
+        if neighbors is not None:
+            pairs.append((all_before, all_before[neighbors]))
+        return score_cuts(tree, pairs, compares_gaps)
 
     def cluster(points: np.ndarray, n_clusters: int) -> np.ndarray:
         return cluster_points(points, replace(clusterer, n_clusters=n_clusters), seed)
@@ -257,29 +268,6 @@ def _merge_options(clusterer: Clusterer) -> KMeansOptions:
         backend=clusterer.kmeans_options.backend,
         device=clusterer.kmeans_options.device,
     )
-
-
-def _score_cuts(
-    points: np.ndarray,
-    compares_gaps: bool,
-    sample: np.ndarray,
-    unchanged: np.ndarray,
-    images: MergeInput,
-    clusterer: Clusterer,
-    seed: int,
-) -> CutScores:
-    """Score each cut of the merge tree over fine clusters of points."""
-    fine, tree = _cluster_finely(points, clusterer, seed)
-    classifier, labels = _fit_classifier(sample, fine.labels, seed)
-    before, after, all_before = (
-        labels[classifier.predict(features)]
-        for features in (unchanged, images.changed.features, sample)
-    )
-    pairs = [(before, after)]
-    if images.pixels is not None:
-        neighbors = nearest_neighbors(images.pixels, 1)[0][:, 0]
-        pairs.append((all_before, all_before[neighbors]))
-    return score_cuts(tree, pairs, compares_gaps)
 
 
 def _fit_classifier(
