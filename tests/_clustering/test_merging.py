@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
+from sklearn.preprocessing import normalize
 
 from skdeepcluster._clustering import merging as merging_module
 from skdeepcluster._clustering.merging import (
@@ -147,6 +148,19 @@ def test_pixels_decide_where_nothing_is_confused(clusterer, seed):
         np.hstack([*maps, 0.1 * pixels / 9]).astype(np.float32), clusterer, seed
     )
     assert adjusted_rand_score(blobs // 3, labels) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_pseudo_labels_that_are_never_confused(clusterer, seed):
+    """No restart finds the eight corners of 32 clusters that are equally far apart."""
+    rng = np.random.default_rng(0)
+    centers = 9 * np.eye(8)[:, None] + rng.normal(size=(4, 8))
+    blobs = np.arange(640) % 32
+    pixels = centers.reshape(32, 8)[blobs] + rng.normal(scale=0.05, size=(640, 8))
+    points = np.hstack([diffusion_map(one_hot(blobs), 8), 0.1 * normalize(pixels)])
+    clusterer = replace(clusterer, n_clusters=8, n_pseudo_labels=(40,))
+    labels = cluster_points(points.astype(np.float32), clusterer, seed)
+    assert adjusted_rand_score(blobs // 4, labels) == 1
 
 
 def crossed_factors():
