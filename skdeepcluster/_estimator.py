@@ -4,7 +4,7 @@ import copy
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -34,7 +34,7 @@ from ._fit.callback_runner import (
     check_callbacks,
 )
 from ._fit.fit import Fit, FitResult
-from ._fit.recipe import Parameters
+from ._fit.recipe import Parameters, resolve_backbone_setup
 from ._fit.symptoms import final_symptoms
 from ._inputs.arrays import MAX_ABS_VALUE
 from ._inputs.failures import ReadFailures
@@ -43,6 +43,8 @@ from ._inputs.sources import Source
 from ._inputs.spec import InputFormat, InputSpec
 from ._training.augment import Augment, mild_augment
 from ._training.features import extract_features
+from ._training.network import BackboneSetup
+from ._training.pretrained import MAX_GIVEN_SIDE
 from ._utils.compute import Compute
 from ._utils.device import limit_threads, resolve_device
 from ._utils.distributed import SINGLE_PROCESS, Processes, Sharded, get_processes
@@ -68,11 +70,13 @@ class TrainingInput:
         Images that could not be read.
     feature_names : ndarray of str or None
         Names of the columns of a data frame.
+    backbone_setup : BackboneSetup
     """
 
     data: InputData
     failures: ReadFailures
     feature_names: np.ndarray | None
+    backbone_setup: BackboneSetup
 
 
 class DeepClusterEstimator(
@@ -437,7 +441,7 @@ class DeepClusterEstimator(
             list,
         ],
         "clusterer": [StrOptions({"kmeans", "pic"}), HasMethods(["fit_predict"])],
-        "init": [StrOptions({"pixels", "features"})],
+        "init": [StrOptions({"auto", "pixels", "features"})],
         "n_neighbors": [Interval(Integral, 1, None, closed="left"), None],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "epochs_per_iter": [
@@ -445,6 +449,9 @@ class DeepClusterEstimator(
             Interval(Real, 0, MAX_EPOCHS, closed="right"),
         ],
         "backbone": [str, torch.nn.Module],
+        "weights": [str, os.PathLike, None],
+        "fine_tune": [StrOptions({"auto"}), "boolean"],
+        "preprocess": [StrOptions({"auto", "imagenet"}), callable],
         "image_shape": [tuple, list, None],
         "image_size": [
             StrOptions({"auto"}),
@@ -468,7 +475,10 @@ class DeepClusterEstimator(
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "head_norm": [StrOptions({"batch"}), None],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, MAX_ABS_VALUE, closed="right")],
+        "learning_rate": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, MAX_ABS_VALUE, closed="right"),
+        ],
         "schedule": [StrOptions({"cosine", "constant"})],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "weight_decay": [Interval(Real, 0, MAX_ABS_VALUE, closed="both")],
@@ -488,12 +498,15 @@ class DeepClusterEstimator(
         n_clusters=8,
         *,
         n_pseudo_labels="auto",
-        init="pixels",
+        init="auto",
         clusterer="kmeans",
         n_neighbors=10,
         max_iter=6,
         epochs_per_iter="auto",
         backbone="auto",
+        weights=None,
+        fine_tune="auto",
+        preprocess="auto",
         image_shape=None,
         image_size="auto",
         on_error="raise",
@@ -510,7 +523,7 @@ class DeepClusterEstimator(
         temperature=0.1,
         head_norm="batch",
         batch_size=64,
-        learning_rate=0.03,
+        learning_rate="auto",
         schedule="cosine",
         momentum=0.9,
         weight_decay=1e-5,
@@ -532,6 +545,9 @@ class DeepClusterEstimator(
         self.max_iter = max_iter
         self.epochs_per_iter = epochs_per_iter
         self.backbone = backbone
+        self.weights = weights
+        self.fine_tune = fine_tune
+        self.preprocess = preprocess
         self.image_shape = image_shape
         self.image_size = image_size
         self.on_error = on_error
@@ -782,7 +798,7 @@ class DeepClusterEstimator(
         persistence.save(self, path)
 
     @classmethod
-    def load(cls, path, *, device=None, backbone=None):
+    def load(cls, path, *, device=None, backbone=None, preprocess=None):
         """Read an estimator from a file that `save` wrote.
 
         Nothing in the file is executed, and reading needs no more memory than the size
@@ -798,6 +814,8 @@ class DeepClusterEstimator(
         backbone : torch.nn.Module or None, default=None
             A module with the architecture of the fitted backbone, if `backbone` was a
             module. Its weights are replaced.
+        preprocess : callable or None, default=None
+            The function of the fit, if `preprocess` was a function.
 
         Returns
         -------
@@ -810,7 +828,7 @@ class DeepClusterEstimator(
             If the file is damaged, was not written by `save`, or does not match the
             backbone.
         """
-        return persistence.load(cls, path, device, backbone)
+        return persistence.load(cls, path, device, backbone, preprocess)
 
     def _map_features(
         self, X, function: Callable[[np.ndarray], np.ndarray], fill_value: float
@@ -903,10 +921,21 @@ class DeepClusterEstimator(
         if not self._is_warm:
             # A data frame of an earlier fit may have had names of columns.
             reader.__dict__.pop("feature_names_in_", None)
+        parameters = Parameters(**self.get_params(deep=False))
+        setup = resolve_backbone_setup(parameters)
         spec = reader._input_spec(fitted=self._is_warm)
+        preprocessing = setup.preprocessing
+        if preprocessing is not None:
+            spec = replace(
+                spec,
+                auto_size=preprocessing.image_size,
+                max_auto_size=MAX_GIVEN_SIDE,
+                shorter_side=preprocessing.shorter_side,
+                interpolation=preprocessing.interpolation,
+            )
         data, failures = read_input(X, spec, for_training=True)
         names = getattr(reader, "feature_names_in_", None)
-        return TrainingInput(data, failures, feature_names=names)
+        return TrainingInput(data, failures, names, setup)
 
     def _new_fit(self, reading: TrainingInput, processes: Processes) -> Fit:
         return Fit(
@@ -916,6 +945,7 @@ class DeepClusterEstimator(
             previous_network=self.module_ if self._is_warm else None,
             previous_history=self.history_ if self._is_warm else [],
             processes=processes,
+            backbone_setup=reading.backbone_setup,
         )
 
     def _complete_fit(

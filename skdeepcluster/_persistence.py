@@ -1,6 +1,8 @@
 """Save a fitted estimator to one file without pickle, and load it."""
 
 import os
+from collections.abc import Callable
+from dataclasses import asdict
 from numbers import Integral, Real
 
 import numpy as np
@@ -12,7 +14,8 @@ from ._editing import cluster_attributes
 from ._fit.recipe import Parameters
 from ._inputs.read import NO_CLUSTER
 from ._inputs.spec import InputFormat
-from ._training.network import Network, build_network
+from ._training.network import BackboneSetup, Network, build_network
+from ._training.pretrained import Preprocessing
 from ._utils.device import resolve_device
 from ._utils.messages import warn
 from ._utils.tensors import read_tensors, write_tensors
@@ -47,6 +50,7 @@ def save(estimator, path: str | os.PathLike) -> None:
         "format": FORMAT,
         "params": _serialize_params(estimator),
         "custom_backbone": isinstance(estimator.backbone, torch.nn.Module),
+        "backbone_setup": _describe_setup(estimator.module_),
         "clusters": clusters,
         "cluster_names": estimator.cluster_names_.tolist(),
         "dtype": str(estimator._dtype).removeprefix("torch."),
@@ -63,7 +67,25 @@ def save(estimator, path: str | os.PathLike) -> None:
     write_tensors(path, metadata, tensors)
 
 
-def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None):
+def _describe_setup(network: Network) -> dict:
+    """Return JSON values from which `_load_setup` makes a `BackboneSetup`."""
+    setup = network.setup
+    preprocessing = setup.preprocessing
+    return {
+        "is_given": setup.is_given,
+        "preprocessing": None if preprocessing is None else asdict(preprocessing),
+        "has_function": setup.function is not None,
+        "white": setup.white,
+    }
+
+
+def load(
+    cls,
+    path: str | os.PathLike,
+    device,
+    backbone: torch.nn.Module | None,
+    preprocess: Callable | None = None,
+):
     """Read a file that `save` wrote; see `DeepClusterEstimator.load`."""
     if not os.path.isfile(path):
         raise ValueError(
@@ -75,7 +97,7 @@ def load(cls, path: str | os.PathLike, device, backbone: torch.nn.Module | None)
             raise ValueError(
                 f"its format is {metadata['format']!r}, but this version reads {FORMAT}"
             )
-        estimator = _build_estimator(cls, metadata, backbone)
+        estimator = _build_estimator(cls, metadata, backbone, preprocess)
         _set_fitted(estimator, metadata, tensors)
         saved_device = str(metadata["device"])
     except MemoryError:
@@ -110,6 +132,8 @@ def _serialize_param(name: str, value):
     if name == "backbone" and isinstance(value, torch.nn.Module):
         # The user passes the module again to `load`.
         return "auto"
+    if name == "preprocess" and callable(value):
+        return "auto"
     if isinstance(value, bool | str | None):
         return value
     if isinstance(value, Integral):
@@ -128,7 +152,12 @@ def _serialize_param(name: str, value):
     return default
 
 
-def _build_estimator(cls, metadata: dict, backbone: torch.nn.Module | None):
+def _build_estimator(
+    cls,
+    metadata: dict,
+    backbone: torch.nn.Module | None,
+    preprocess: Callable | None,
+):
     """Return an unfitted estimator with the parameters of a file."""
     params = dict(metadata["params"])
     if metadata["custom_backbone"]:
@@ -141,6 +170,17 @@ def _build_estimator(cls, metadata: dict, backbone: torch.nn.Module | None):
     elif backbone is not None:
         raise ValueError(
             f"its backbone is {params['backbone']!r}: remove backbone= from load"
+        )
+    if metadata["backbone_setup"]["has_function"]:
+        if preprocess is None:
+            raise ValueError(
+                "its preprocess was a function, which is not saved: pass it again as "
+                "load(path, preprocess=...)"
+            )
+        params["preprocess"] = preprocess
+    elif preprocess is not None:
+        raise ValueError(
+            f"its preprocess is {params['preprocess']!r}: remove preprocess= from load"
         )
     estimator = cls(**_lists_to_tuples(params))
     estimator._validate_params()
@@ -163,7 +203,8 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
         if len(shape) != 3:
             raise ValueError("its image_shape should have three sides")
     n_features_in = _check_integer(n_features_in)
-    network = _load_network(estimator, shape or (n_features_in,), tensors)
+    setup = _load_setup(estimator, metadata["backbone_setup"])
+    network = _load_network(estimator, shape or (n_features_in,), tensors, setup)
     arrays = {
         name: tensor.numpy()
         for name, tensor in tensors.items()
@@ -203,8 +244,25 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
     )
 
 
+def _load_setup(estimator, values: dict) -> BackboneSetup:
+    """Return what `_describe_setup` has described."""
+    preprocessing = values["preprocessing"]
+    if preprocessing is not None:
+        preprocessing = Preprocessing(**_lists_to_tuples(preprocessing))
+    return BackboneSetup(
+        is_given=bool(values["is_given"]),
+        weights=estimator.weights,
+        preprocessing=preprocessing,
+        function=estimator.preprocess if values["has_function"] else None,
+        white=float(values["white"]),
+    )
+
+
 def _load_network(
-    estimator, shape: tuple[int, ...], tensors: dict[str, torch.Tensor]
+    estimator,
+    shape: tuple[int, ...],
+    tensors: dict[str, torch.Tensor],
+    setup: BackboneSetup,
 ) -> Network:
     """Return the network of the parameters, with the weights of a file."""
     weights = {
@@ -215,11 +273,14 @@ def _load_network(
     statistics = [
         weights[f"front.0.{name}"].flatten().numpy() for name in ("mean", "scale")
     ]
-    if not all(len(s) == shape[0] and np.isfinite(s).all() for s in statistics):
+    # Given weights take three channels, whatever the images have.
+    sizes = (shape[0],) if setup.preprocessing is None else (3,)
+    if not all(len(s) in sizes and np.isfinite(s).all() for s in statistics):
         raise ValueError("its mean and scale do not fit its images")
     is_custom = isinstance(estimator.backbone, torch.nn.Module)
     # On the meta device a forged file that names a huge network takes no memory.
-    with torch.device("cpu" if is_custom else "meta"):
+    uses_cpu = is_custom or setup.function is not None
+    with torch.device("cpu" if uses_cpu else "meta"):
         network = build_network(
             estimator.backbone,
             shape,
@@ -227,6 +288,8 @@ def _load_network(
             sobel=estimator.sobel,
             head_norm=estimator.head_norm,
             n_projected=Parameters(**estimator.get_params(deep=False)).n_projected,
+            setup=setup,
+            loads_weights=False,
         )
     _check_weights(weights, expected=network.state_dict())
     network.load_state_dict(weights, assign=True)

@@ -41,8 +41,9 @@ class ClusterModel:
         Cluster of each leaf. It is a cut of the tree until it is edited.
     temperature : float
         Divisor of the leaves' scores at which probabilities are calibrated.
-    from_pixels : bool
-        Whether the clusters were found in the pixels, not in what the network learned.
+    from_start : bool
+        Whether the clusters were found in what the fit started from, not in what the
+        network learned.
     cut_scores : CutScores or None
         Scores by which the number of clusters was chosen. None if it was given.
     """
@@ -53,7 +54,7 @@ class ClusterModel:
     tree: MergeTree
     clusters: np.ndarray
     temperature: float
-    from_pixels: bool = False
+    from_start: bool = False
     cut_scores: CutScores | None = None
 
     @property
@@ -119,7 +120,7 @@ def fit_cluster_model(
         if clusterer.labels_are_final:
             # Nothing is merged, and only the features decide which clusters are near.
             no_points, labels = sample[:, :0], last.labels[0][rows]
-            merged = Merge(no_points, labels, from_pixels=False, cut_scores=None)
+            merged = Merge(no_points, labels, from_start=False, cut_scores=None)
         else:
             merged = merge(sample, unchanged, images, clusterer, seed)
         return _divide_clusters(merged, sample, clusterer, seed)
@@ -148,7 +149,7 @@ def fit_cluster_model(
         tree=fitted.tree,
         clusters=clusters,
         temperature=temperature,
-        from_pixels=fitted.from_pixels,
+        from_start=fitted.from_start,
         cut_scores=fitted.cut_scores,
     )
 
@@ -160,7 +161,7 @@ class FittedLeaves:
     model: LinearLeaves | NearestLeaves
     clusters: np.ndarray
     tree: MergeTree
-    from_pixels: bool = False
+    from_start: bool = False
     cut_scores: CutScores | None = None
 
 
@@ -207,7 +208,7 @@ def _divide_clusters(
         model=model,
         clusters=model.parents,
         tree=build_tree(means, model.parents),
-        from_pixels=merged.from_pixels,
+        from_start=merged.from_start,
         cut_scores=merged.cut_scores,
     )
 

@@ -10,13 +10,19 @@ from sklearn.utils.extmath import randomized_svd
 from .._utils.distributed import Sharded
 from .._utils.random import RandomStreams
 from ..metrics import reproduced_information
-from .graph import nearest_neighbors
+from .graph import nearest_neighbors, spectral_embedding
 from .kmeans import Clusters, KMeansOptions, kmeans
 from .leaves import LinearClassifier
 from .n_clusters import CutScores, score_cuts
-from .pseudo_labels import MAX_EIGENVECTORS, PIXEL_SHARE, Clusterer
+from .pseudo_labels import (
+    GRAPH_COMPONENTS,
+    MAX_EIGENVECTORS,
+    PIXEL_SHARE,
+    Clusterer,
+)
 from .sums import cluster_means
 from .tree import MergeTree, build_tree
+from .whitening import fit_projection
 
 # Number of last rounds whose diffusion maps are merged. Single rounds swing, and the
 # pseudo-labels of earlier rounds are worse.
@@ -39,7 +45,7 @@ RESTART_BUDGET = 2000
 MIN_RESTARTS = 5
 # Number of images that a classifier of candidate clusters is fitted to.
 CLASSIFIER_ROWS = 5000
-# Stability by which clusters of the network must exceed clusters of the pixels.
+# Stability by which clusters of the network must exceed clusters of the start.
 MIN_GAIN = 0.015
 # Largest number of fine clusters that a tree is built over.
 MAX_FINE_CLUSTERS = 2000
@@ -89,6 +95,34 @@ def diffusion_map(probabilities: np.ndarray, n_clusters: int) -> np.ndarray:
     return normalize(scaled @ (vectors * values.clip(0) ** DIFFUSION_STEPS))
 
 
+def unit_components(features: np.ndarray) -> np.ndarray:
+    """Return the leading principal components of features, scaled to unit length."""
+    project = fit_projection(features, GRAPH_COMPONENTS, whiten=False, normalize=True)
+    return project(features)
+
+
+def neighbor_map(points: np.ndarray, clusterer: Clusterer) -> np.ndarray:
+    """Embed points by the graph of their nearest neighbors.
+
+    It takes the place of diffusion maps if no head has been trained.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, d), float32
+    clusterer : Clusterer
+
+    Returns
+    -------
+    coordinates : ndarray of shape (n, m), float32
+        Rows of unit length.
+    """
+    if clusterer.n_neighbors is None:
+        return points
+    n_clusters = clusterer.n_clusters
+    n_vectors = min(n_clusters + n_clusters // 3, MAX_EIGENVECTORS)
+    return spectral_embedding(points, clusterer.n_neighbors, max(2, n_vectors))
+
+
 def sample_merge_rows(n: int, n_clusters: int, streams: RandomStreams) -> np.ndarray:
     """Return the sorted rows that represent all `n` images in the merge."""
     # The name of the stream is part of the seed. Another name changes all results.
@@ -119,17 +153,19 @@ class MergeInput:
     ----------
     rows : ndarray of shape (m,), int
         Rows of the images in the whole data.
-    diffusion_maps : list of ndarrays with m rows
-        Maps of the last rounds. Not used if the pseudo-labels are the final clusters.
-    pixels : ndarray of shape (m, d), float32, or None
-        Principal components of the pixels. None if pixels are not to be trusted.
+    maps : list of ndarrays with m rows
+        Diffusion maps of the last rounds, or without rounds the map of the neighbors in
+        the features. Not used if the pseudo-labels are the final clusters.
+    start : ndarray of shape (m, d), float32, or None
+        What the fit started from: principal components of the pixels, or of the
+        features of given weights. None if it is not to be trusted.
     changed : ChangedImages
         Some images after a mild change.
     """
 
     rows: np.ndarray
-    diffusion_maps: list[np.ndarray]
-    pixels: np.ndarray | None
+    maps: list[np.ndarray]
+    start: np.ndarray | None
     changed: ChangedImages
 
 
@@ -140,19 +176,19 @@ class Merge:
     Parameters
     ----------
     points : ndarray of shape (m, d), float32
-        Points in which the clusters are compact: diffusion maps with a share of the
-        pixels, or the pixels.
+        Points in which the clusters are compact: maps with a share of the start, or the
+        start.
     labels : ndarray of shape (m,), int32
         Cluster of each point.
-    from_pixels : bool
-        Whether the clusters are clusters of the pixels.
+    from_start : bool
+        Whether the clusters are k-means clusters of what the fit started from.
     cut_scores : CutScores or None
         Scores by which the number of clusters was chosen. None if it was given.
     """
 
     points: np.ndarray
     labels: np.ndarray
-    from_pixels: bool
+    from_start: bool
     cut_scores: CutScores | None
 
 
@@ -163,7 +199,7 @@ def merge(
     clusterer: Clusterer,
     seed: int,
 ) -> Merge:
-    """Cluster images by their diffusion maps, or by their pixels if these are as good.
+    """Cluster images by their maps, or by what the fit started from if it is as good.
 
     Parameters
     ----------
@@ -175,19 +211,20 @@ def merge(
     clusterer : Clusterer
     seed : int
     """
-    maps = np.hstack(images.diffusion_maps) / np.sqrt(len(images.diffusion_maps))
-    pixels, points = images.pixels, maps
-    if pixels is not None:
-        # On average at unit length, like the diffusion maps.
-        squares = np.square(pixels, dtype=np.float64).sum(axis=1)
-        pixels = (pixels / (np.sqrt(squares.mean()) or 1.0)).astype(np.float32)
-        # A small share of the pixels decides what the diffusion maps leave open: all
-        # pseudo-labels that are never confused are equally far apart there.
-        points = np.hstack([maps, PIXEL_SHARE * normalize(pixels)])
+    maps = np.hstack(images.maps) / np.sqrt(len(images.maps))
+    start, points = images.start, maps
+    if start is not None:
+        # On average at unit length, like the maps.
+        squares = np.square(start, dtype=np.float64).sum(axis=1)
+        start = (start / (np.sqrt(squares.mean()) or 1.0)).astype(np.float32)
+        # A small share of the start decides what the maps leave open: all pseudo-labels
+        # that are never confused, and all parts of a graph without edges between them,
+        # are equally far apart there.
+        points = np.hstack([maps, PIXEL_SHARE * normalize(start)])
 
     neighbors = None
-    if clusterer.finds_n_clusters and pixels is not None:
-        neighbors = nearest_neighbors(pixels, 1)[0][:, 0]
+    if clusterer.finds_n_clusters and start is not None:
+        neighbors = nearest_neighbors(start, 1)[0][:, 0]
 
     def score(points: np.ndarray, compares_gaps: bool) -> CutScores:
         """Score each cut of the merge tree over fine clusters of points."""
@@ -213,19 +250,19 @@ def merge(
         )
 
     n_clusters, cut_scores = clusterer.n_clusters, None
-    if clusterer.finds_n_clusters and pixels is not None:
-        cut_scores = score(pixels, compares_gaps=False)
+    if clusterer.finds_n_clusters and start is not None:
+        cut_scores = score(start, compares_gaps=False)
         n_clusters = cut_scores.best
     labels = cluster(points, n_clusters)
-    if pixels is not None:
-        pixel_labels = cluster(pixels, n_clusters)
+    if start is not None:
+        start_labels = cluster(start, n_clusters)
         # Both have the same number of clusters, so that their stability is comparable.
-        if stability(labels) <= stability(pixel_labels) + MIN_GAIN:
-            return Merge(pixels, pixel_labels, from_pixels=True, cut_scores=cut_scores)
+        if stability(labels) <= stability(start_labels) + MIN_GAIN:
+            return Merge(start, start_labels, from_start=True, cut_scores=cut_scores)
     if clusterer.finds_n_clusters:
         cut_scores = score(maps, compares_gaps=True)
         labels = cluster(points, cut_scores.best)
-    return Merge(points, labels, from_pixels=False, cut_scores=cut_scores)
+    return Merge(points, labels, from_start=False, cut_scores=cut_scores)
 
 
 def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:

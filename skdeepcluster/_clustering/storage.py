@@ -34,7 +34,7 @@ def pack_clusters(
     values = {
         "leaf_model": leaf_model,
         "temperature": float(model.temperature),
-        "from_pixels": model.from_pixels,
+        "from_start": model.from_start,
         "best_cut": None,
     }
     if model.cut_scores is not None:
@@ -142,7 +142,7 @@ def _unpack_model(
         tree=tree,
         clusters=clusters,
         temperature=temperature,
-        from_pixels=bool(values["from_pixels"]),
+        from_start=bool(values["from_start"]),
         cut_scores=_unpack_cut_scores(values["best_cut"], arrays),
     )
 

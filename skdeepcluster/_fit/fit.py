@@ -3,24 +3,30 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from .._clustering.cluster_model import ClusterModel, fit_cluster_model
-from .._clustering.merging import ChangedImages, MergeInput
+from .._clustering.merging import (
+    ChangedImages,
+    MergeInput,
+    neighbor_map,
+    unit_components,
+)
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
-from .._training.network import Network, build_network
+from .._training.network import BackboneSetup, Network, build_network, find_white
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
 from .callback_runner import CallbackRunner
 from .checkpoints import Checkpoints, fingerprint
-from .loop import FitSetup, resume, run_rounds
+from .frozen import read_features
+from .loop import FitSetup, cluster, extract_points, resume, run_rounds
 from .progress import progress_bar
 from .recipe import Parameters, describe_choices, resolve_recipe
 from .reporting import format_round, mean_nmi
@@ -29,6 +35,8 @@ from .symptoms import round_symptoms
 
 # Number of images that the mean and scale of the standardization are computed from.
 STATISTICS_ROWS = 10_000
+# The same with given weights, which only compare these with new images.
+GIVEN_STATISTICS_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class Fit:
         Records of the rounds behind `previous_network`.
     processes : Processes
         Processes that share the fit.
+    backbone_setup : BackboneSetup or None
+        Result of `resolve_backbone_setup`. None is fresh weights.
 
     Raises
     ------
@@ -89,8 +99,10 @@ class Fit:
         previous_network: Network | None,
         previous_history: list[dict],
         processes: Processes = SINGLE_PROCESS,
+        backbone_setup: BackboneSetup | None = None,
     ):
         self.parameters = parameters
+        self.backbone_setup = backbone_setup or BackboneSetup()
         self.source = source
         self.processes = processes
         self.previous_network = previous_network
@@ -136,6 +148,8 @@ class Fit:
             self._prepare(saved) as setup,
             progress_bar(setup.recipe, verbose > 1) as show_progress,
         ):
+            if not setup.recipe.fine_tune:
+                return self._cluster_frozen(setup)
             callback_runner.begin_round()
             # Problems of the rounds in the checkpoint have been reported already.
             saved_state = None if saved is None else saved["fit"]
@@ -188,12 +202,26 @@ class Fit:
             features = self._extract_features(setup, setup.network)
             # Checkpoints hold no clusters, since clustering again with the same seed
             # gives the same clusters.
-            points = state.training_points or features
+            points = state.training_points
+            if points is None:
+                extract_points(setup)
+                points = setup.points
             seed = self.streams.seed("kmeans", len(state.history))
             pseudo_labels = setup.clusterer.cluster_features(points, seed)
             return self._make_result(
-                setup, state, setup.network, features, pseudo_labels
+                setup,
+                state.history,
+                setup.network,
+                features,
+                pseudo_labels,
+                list(state.diffusion_maps),
             )
+
+    def _cluster_frozen(self, setup: FitSetup) -> FitResult:
+        """Return the clusters of the features of a network that is not trained."""
+        features = read_features(setup)
+        pseudo_labels = cluster(setup, features, 0)
+        return self._make_result(setup, [], setup.network, features, pseudo_labels, [])
 
     def _record_classes(self, finished: Round, y: np.ndarray | None) -> None:
         """Add the NMI between pseudo-labels and classes to the record of a round."""
@@ -238,7 +266,12 @@ class Fit:
         if features is None:
             features = self._extract_features(setup, network)
         return self._make_result(
-            setup, state, network, features, finished.pseudo_labels
+            setup,
+            state.history,
+            network,
+            features,
+            finished.pseudo_labels,
+            list(state.diffusion_maps),
         )
 
     def _extract_features(self, setup: FitSetup, network: Network) -> Sharded:
@@ -255,27 +288,35 @@ class Fit:
     def _make_result(
         self,
         setup: FitSetup,
-        state: FitState,
+        history: list[dict],
         network: Network,
         features: Sharded,
         pseudo_labels: PseudoLabels,
+        diffusion_maps: list[np.ndarray],
     ) -> FitResult:
-        """Merge the pseudo-labels of the last rounds into the final clusters."""
+        """Make the final clusters from the pseudo-labels of the last rounds.
+
+        Without rounds they come from the neighbors in the features.
+        """
         probe = setup.stability_probe
+        sample = features.take(setup.merge_rows)
+
+        def prepare_merge() -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
+            changed = probe.extract_changed(network, setup.recipe.compute)
+            if setup.recipe.fine_tune:
+                return changed, setup.merge_pixels, diffusion_maps
+            start = unit_components(sample)
+            return changed, start, [neighbor_map(start, setup.clusterer)]
+
         # Only the first process merges.
-        changed, pixels = self.processes.run_on_first(
-            lambda: (
-                probe.extract_changed(network, setup.recipe.compute),
-                setup.merge_pixels,
-            )
-        )
+        changed, start, maps = self.processes.run_on_first(prepare_merge)
         cluster_model = fit_cluster_model(
             pseudo_labels,
             features,
             MergeInput(
                 rows=setup.merge_rows,
-                diffusion_maps=list(state.diffusion_maps),
-                pixels=pixels,
+                maps=maps,
+                start=start,
                 changed=ChangedImages(probe.rows, changed),
             ),
             setup.clusterer,
@@ -292,7 +333,7 @@ class Fit:
                 pseudo_labels.n_components,
                 cluster_model,
             ),
-            history=list(state.history),
+            history=list(history),
             inertia=sum(clusters.inertia for clusters in pseudo_labels.clusters),
             features=features,
             cluster_model=cluster_model,
@@ -308,7 +349,11 @@ class Fit:
             self.streams = RandomStreams(saved["entropy"])
         processes = self.processes
         recipe, clusterer = resolve_recipe(
-            self.parameters, self.source, self.streams, processes
+            self.parameters,
+            self.source,
+            self.streams,
+            processes,
+            is_given=self.backbone_setup.is_given,
         )
         device = recipe.compute.device
         with isolated_torch_rng(self.streams.seed("torch"), device):
@@ -342,8 +387,17 @@ class Fit:
                 )
             return copy.deepcopy(previous)
         # Standardization is part of the network, so that it is saved with the weights.
-        rows = self.streams.sample("statistics", len(self.source), STATISTICS_ROWS)
+        setup = self.backbone_setup
+        n_rows = GIVEN_STATISTICS_ROWS if setup.is_given else STATISTICS_ROWS
+        rows = self.streams.sample("statistics", len(self.source), n_rows)
         mean, scale = self.processes.run_on_first(lambda: self.source.statistics(rows))
+        if len(self.source.shape) != 3:
+            setup = replace(setup, preprocessing=None)
+        elif setup.preprocessing is not None and self.source.dtype != np.uint8:
+            white = self.processes.run_on_first(
+                lambda: find_white(self.source.take(rows))
+            )
+            setup = replace(setup, white=white)
         return build_network(
             parameters.backbone,
             self.source.shape,
@@ -352,6 +406,7 @@ class Fit:
             sobel=parameters.sobel,
             head_norm=parameters.head_norm,
             n_projected=parameters.n_projected,
+            setup=setup,
         )
 
     def _read_checkpoint(self, only_complete_rounds: bool = False) -> dict | None:

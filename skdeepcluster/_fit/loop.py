@@ -35,6 +35,10 @@ from .state import FitState, Recipe, Round
 
 # Number of images that the principal components of the pixels are fitted to.
 PIXEL_ROWS = 20_000
+# If the network is not trained, one of this many images is changed to see how stable
+# clusters are, but at least so many.
+IMAGES_PER_STABILITY_ROW = 10
+MIN_STABILITY_ROWS = 100
 # Learning rate of the head with a cosine schedule, as a multiple of the network's
 # initial learning rate. The head is new in each round, so its rate does not decay.
 HEAD_LEARNING_RATE = 1.5
@@ -89,7 +93,11 @@ class FitSetup:
         network.to(recipe.compute.device).to(memory_format=layout)
         shard = processes.shard(n)
         shape = len(shard), network.n_points
-        rows = streams.sample("stability", n, STABILITY_ROWS)
+        n_rows = STABILITY_ROWS
+        if not recipe.fine_tune:
+            # Changed images cost a pass of the network, as all images do.
+            n_rows = min(n_rows, max(MIN_STABILITY_ROWS, n // IMAGES_PER_STABILITY_ROW))
+        rows = streams.sample("stability", n, n_rows)
         return cls(
             source=source,
             network=network,
@@ -130,6 +138,12 @@ class FitSetup:
     def clusters_training_points(self) -> bool:
         """True if points of the training passes are clustered (DeepCluster-v2)."""
         return self.recipe.head == "centroids"
+
+    @property
+    def points_are_features(self) -> bool:
+        """True if the points of un-augmented images are the features of the network."""
+        # Features of given weights are normalized before they are clustered.
+        return not (self.clusters_training_points or self.network.setup.is_given)
 
 
 def run_rounds(
@@ -211,7 +225,7 @@ def run_rounds(
                 n_images=sum(pass_sizes(setup)),
                 seconds=state.seconds,
             ),
-            features=None if setup.clusters_training_points else points,
+            features=points if setup.points_are_features else None,
             pseudo_labels=pseudo_labels,
             diffusion_map=merge_map,
         )
@@ -449,9 +463,8 @@ def measure_gain(setup: FitSetup, state: FitState, points: Sharded) -> float:
     """Return how much stability has grown since before training."""
     probe = setup.stability_probe
     features = None
-    # The features have just been extracted. With head="centroids" there are only points
-    # of augmented views, so that the probe extracts the features itself.
-    if not setup.clusters_training_points:
+    # The features may have just been extracted. Otherwise the probe extracts them.
+    if setup.points_are_features:
         features = points.take(probe.rows)
     stability = setup.processes.run_on_first(
         lambda: probe.measure(setup.network, setup.recipe.compute, features)

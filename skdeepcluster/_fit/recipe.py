@@ -21,7 +21,13 @@ from .._clustering.pseudo_labels import Clusterer
 from .._inputs.sources import Source
 from .._training.augment import PAPER_CROPS, Augment, RandomCrop, apply_user_augment
 from .._training.epoch import BatchOptions
-from .._training.network import resolve_backbone
+from .._training.network import BackboneSetup, resolve_backbone
+from .._training.pretrained import (
+    find_preprocessing,
+    has_trained_weights,
+    is_trainable,
+    resolve_given_backbone,
+)
 from .._training.sampling import count_steps
 from .._utils.compute import Compute
 from .._utils.device import resolve_device, resolve_precision
@@ -42,6 +48,12 @@ SYMMETRY_ROWS = 2_000
 # epochs per round, but at most this many.
 STEPS_PER_ROUND = 200
 MAX_EPOCHS = 30
+# Step size of SGD with learning_rate="auto", for fresh and for given weights. The
+# former would destroy what given weights know.
+LEARNING_RATE = 0.03
+GIVEN_LEARNING_RATE = 0.002
+# Choices that have no meaning if the network is not trained.
+TRAINING_CHOICES = ("epochs_per_iter", "init", "learning_rate", "augment", "mirror")
 # Number of outputs of the projection head, as in DeepCluster-v2.
 PROJECTION_SIZE = 128
 
@@ -58,6 +70,9 @@ class Parameters:
     max_iter: int
     epochs_per_iter: str | float
     backbone: str | torch.nn.Module
+    weights: str | os.PathLike | None
+    fine_tune: str | bool
+    preprocess: str | Callable
     image_shape: tuple[int, int, int] | None
     image_size: str | int
     on_error: str
@@ -74,7 +89,7 @@ class Parameters:
     temperature: float
     head_norm: str | None
     batch_size: int
-    learning_rate: float
+    learning_rate: str | float
     schedule: str
     momentum: float
     weight_decay: float
@@ -102,11 +117,13 @@ def resolve_recipe(
     source: Source,
     streams: RandomStreams,
     processes: Processes = SINGLE_PROCESS,
+    is_given: bool = False,
 ) -> tuple[Recipe, Clusterer]:
     """Check parameters against each other and the data, and resolve each "auto".
 
     The exceptions are `backbone`, which `build_network` resolves, and `n_components`,
-    which each clustering resolves from the features.
+    which each clustering resolves from the features. `is_given` tells whether the
+    weights of the backbone are given.
 
     Returns
     -------
@@ -151,7 +168,8 @@ def resolve_recipe(
         kmeans_options=kmeans_options,
     )
     recipe = Recipe(
-        init=parameters.init,
+        fine_tune=resolve_fine_tune(parameters, is_given, is_image),
+        init=resolve_init(parameters, is_given),
         max_iter=parameters.max_iter,
         steps_per_round=resolve_steps(parameters, n),
         head=parameters.head,
@@ -163,7 +181,7 @@ def resolve_recipe(
             augment=augment,
             n_crops=n_crops,
         ),
-        learning_rate=parameters.learning_rate,
+        learning_rate=resolve_learning_rate(parameters, is_given),
         schedule=parameters.schedule,
         momentum=parameters.momentum,
         weight_decay=parameters.weight_decay,
@@ -204,16 +222,28 @@ def describe_choices(
     backbone = resolve_backbone(parameters.backbone, shape)
     if isinstance(backbone, torch.nn.Module):
         backbone = type(backbone).__name__
+    elif parameters.weights is not None:
+        backbone = resolve_given_backbone(parameters.backbone)
+    elif not recipe.fine_tune:
+        backbone = None
     steps_per_epoch = count_steps(len(source), recipe.batch_size)
     epochs = recipe.steps_per_round / steps_per_epoch
     n_pseudo_labels = clusterer.n_pseudo_labels
-    return {
-        "clusters_from": "pixels" if cluster_model.from_pixels else "features",
+    clusters_from = "features"
+    if cluster_model.from_start and recipe.fine_tune:
+        clusters_from = "pixels"
+    elif not cluster_model.from_start and not recipe.fine_tune:
+        clusters_from = "neighbors"
+    choices = {
+        "clusters_from": clusters_from,
         "n_pseudo_labels": (
             n_pseudo_labels[0] if len(n_pseudo_labels) == 1 else n_pseudo_labels
         ),
         "epochs_per_iter": int(epochs) if epochs == int(epochs) else epochs,
         "backbone": backbone,
+        "fine_tune": recipe.fine_tune,
+        "init": recipe.init,
+        "learning_rate": recipe.learning_rate,
         "image_shape": tuple(shape) if len(shape) == 3 else None,
         "n_components": n_components or parameters.n_projected,
         "augment": choice,
@@ -224,6 +254,82 @@ def describe_choices(
             clusterer.kmeans_options.backend, recipe.compute.device
         ),
     }
+    if not recipe.fine_tune:
+        choices |= dict.fromkeys(TRAINING_CHOICES)
+    return choices
+
+
+def resolve_backbone_setup(parameters: Parameters) -> BackboneSetup:
+    """Return where the weights come from, and which images they expect.
+
+    Parameters
+    ----------
+    parameters : Parameters
+
+    Raises
+    ------
+    ValueError
+        If there are no such weights.
+    """
+    backbone, preprocess = parameters.backbone, parameters.preprocess
+    is_module = isinstance(backbone, torch.nn.Module)
+    # Who says how pixels are preprocessed knows which pixels the weights have seen.
+    is_given = parameters.weights is not None or (
+        is_module
+        and (
+            preprocess != "auto"
+            or parameters.fine_tune is False
+            or not is_trainable(backbone)
+            or has_trained_weights(backbone)
+        )
+    )
+    # Rows that are embeddings already need no network.
+    is_given = is_given or (parameters.fine_tune is False and backbone == "auto")
+    preprocessing = None
+    if (is_given or preprocess == "imagenet") and not callable(preprocess):
+        preprocessing = find_preprocessing(
+            backbone, parameters.weights, preprocess, parameters.image_size
+        )
+    return BackboneSetup(
+        is_given=is_given,
+        weights=parameters.weights,
+        preprocessing=preprocessing,
+        function=preprocess if callable(preprocess) else None,
+    )
+
+
+def resolve_fine_tune(parameters: Parameters, is_given: bool, is_image: bool) -> bool:
+    """Return whether the network is trained."""
+    backbone, fine_tune = parameters.backbone, parameters.fine_tune
+    is_string = isinstance(backbone, str)
+    reads_rows = not is_image and backbone == "auto"
+    if fine_tune is False and is_string and not parameters.weights and not reads_rows:
+        raise ValueError(
+            "fine_tune=False reads a network without training it, but its weights are "
+            "fresh. Set weights='DEFAULT', or pass a trained module as backbone."
+        )
+    is_frozen = isinstance(backbone, torch.nn.Module) and not is_trainable(backbone)
+    if fine_tune is True and is_frozen:
+        raise ValueError(
+            f"fine_tune=True trains the backbone, but {type(backbone).__name__} has no "
+            "parameters that require gradients. Call backbone.requires_grad_(True), or "
+            "set fine_tune=False."
+        )
+    return not is_given if fine_tune == "auto" else bool(fine_tune)
+
+
+def resolve_init(parameters: Parameters, is_given: bool) -> str:
+    """Return the source of the first pseudo-labels."""
+    if parameters.init != "auto":
+        return parameters.init
+    return "features" if is_given else "pixels"
+
+
+def resolve_learning_rate(parameters: Parameters, is_given: bool) -> float:
+    """Return the step size of SGD."""
+    if isinstance(parameters.learning_rate, str):
+        return GIVEN_LEARNING_RATE if is_given else LEARNING_RATE
+    return parameters.learning_rate
 
 
 def _check_process_shares(batch_size: int, n: int, processes: Processes) -> None:

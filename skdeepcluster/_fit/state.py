@@ -36,6 +36,7 @@ class Recipe:
     batch_options : BatchOptions
     """
 
+    fine_tune: bool
     init: str
     max_iter: int
     steps_per_round: int
@@ -74,8 +75,8 @@ class Round:
     record : dict
         Entry of `history_`.
     features : Sharded array of shape (n, d), float32, or None
-        Features after the round, in memory that the next round overwrites. None with a
-        head of centroids, which clusters points of the training passes instead.
+        Features after the round, in memory that the next round overwrites. None if
+        other points were clustered.
     pseudo_labels : PseudoLabels
     diffusion_map : ndarray or None
         Contribution of the round to the final clusters. None if the pseudo-labels are

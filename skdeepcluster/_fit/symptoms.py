@@ -60,7 +60,10 @@ def final_symptoms(
     n_clusters : int
         Number of clusters that the user has set.
     """
-    symptoms = []
+    symptoms: list[str] = []
+    if not history:
+        # Nothing was trained.
+        return symptoms
     gain = history[-1]["gain"]
     if gain < WORST_GAIN:
         symptoms.append(

@@ -159,6 +159,19 @@ def _write_failures(source: DecodedSource, path: Path) -> None:
         file.write(json.dumps(causes).encode())
 
 
+def hash_images(source: Source) -> str:
+    """Return a hash of the contents of all images and of their format.
+
+    Files are hashed without decoding them.
+    """
+    if isinstance(source, DecodedSource) and source.collection.paths is not None:
+        return _hash_files(source)
+    key = hashlib.blake2b(repr((len(source), source.shape)).encode(), digest_size=16)
+    for images in source.batches(source.split(np.arange(len(source)))):
+        key.update(np.ascontiguousarray(images.numpy()).data)
+    return key.hexdigest()
+
+
 def _hash_files(source: DecodedSource) -> str:
     """Return a hash of the contents of all files and of the format."""
     image_format = (source.shape, np.dtype(source.dtype).str)

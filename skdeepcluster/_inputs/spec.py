@@ -55,6 +55,11 @@ class InputSpec:
         Check of 2-D data, called as ``validate_rows(X, dtype=...,
         ensure_all_finite=False)``. An estimator passes scikit-learn's `validate_data`
         bound to itself, which compares the number and the names of the features.
+    auto_size : int or None, default=None
+        Side of the squares with ``image_size="auto"``. None depends on the images.
+    max_auto_size : int or None, default=None
+        Largest side of images of one size that are kept, and of squares. None is the
+        default for networks with fresh weights.
     fitted : InputFormat or None, default=None
         Format that X must have, in place of `image_shape` and `image_size`.
     """
@@ -65,4 +70,8 @@ class InputSpec:
     n_jobs: int | None = None
     cache_dir: str | os.PathLike | None = None
     validate_rows: Callable[..., np.ndarray] = check_array
+    shorter_side: int | None = None
+    interpolation: str = "bilinear"
+    auto_size: int | None = None
+    max_auto_size: int | None = None
     fitted: InputFormat | None = None

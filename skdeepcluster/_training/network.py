@@ -1,18 +1,36 @@
 """Network: standardization, backbone, normalization, and the projection to points."""
 
 import copy
-import difflib
 import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+from .._inputs.sources import Source
+from .pretrained import (
+    NETWORKS_WITH_AUXILIARIES,
+    OWN_NETWORKS,
+    TIMM_PREFIX,
+    Preprocessing,
+    build_timm,
+    check_torchvision_name,
+    drop_classifier,
+    load_given_trunk,
+    load_weight_file,
+    warn_of_classifier,
+)
+
 # Number of channels of the small convnet's first stage.
 WIDTH = 32
 # Largest standardized value. No image is this far from the images of the fit.
 MAX_STANDARDIZED = 1e6
+# Half of the range of bytes.
+BYTE_HALF = 128
 
 
 class FeatureExtractor(Protocol):
@@ -56,6 +74,69 @@ class Standardize(nn.Module):
         """Return (x - mean) / scale, clipped so that no network overflows."""
         standardized = (x - self.mean) / self.scale
         return standardized.clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+
+
+class GivenInput(Standardize):
+    """Map images to what given weights expect: size, color and standardization.
+
+    Gray images become color by repetition.
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+    white : float
+        Value of white in the units of X.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, white: float):
+        mean = white * np.array(preprocessing.mean)
+        scale = white * np.array(preprocessing.std)
+        super().__init__(mean, scale, item_ndim=3)
+        self.preprocessing = preprocessing
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return standardized images, float32 (n, 3, H, W)."""
+        side = self.preprocessing.image_size
+        if side is not None and x.shape[2:] != (side, side):
+            x = resize_batch(x, self.preprocessing)
+        return super().forward(x)
+
+
+class CustomInput(Standardize):
+    """Map images to a network's input by a user's function.
+
+    The statistics of the data only serve to recognize data in other units.
+    """
+
+    def __init__(
+        self, function: Callable, mean: np.ndarray, scale: np.ndarray, item_ndim: int
+    ):
+        super().__init__(mean, scale, item_ndim)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the function makes of a float32 batch in the units of X."""
+        return self.function(x.float())
+
+
+def resize_batch(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Scale the shorter side, and crop squares around the center, as torchvision does.
+
+    Parameters
+    ----------
+    images : tensor of shape (n, C, H, W), uint8 or float
+    preprocessing : Preprocessing
+    """
+    from torchvision.transforms import InterpolationMode, functional
+
+    side = preprocessing.image_size
+    resized = functional.resize(
+        images,
+        [preprocessing.shorter_side or side],
+        interpolation=InterpolationMode(preprocessing.interpolation),
+        antialias=True,
+    )
+    return functional.center_crop(resized, [side, side])
 
 
 class Sobel(nn.Module):
@@ -126,6 +207,9 @@ class Network(nn.Module):
     head_norm : "batch" or None
     n_projected : int or None
         Number of outputs of the projection head. None is no projection head.
+    setup : BackboneSetup or None
+        If the weights of the backbone are given, its batch-norm statistics are kept,
+        also in training, and features are the backbone's own outputs.
     """
 
     def __init__(
@@ -135,8 +219,10 @@ class Network(nn.Module):
         front: nn.Module,
         head_norm: str | None,
         n_projected: int | None = None,
+        setup: "BackboneSetup | None" = None,
     ):
         super().__init__()
+        self.setup = setup or BackboneSetup()
         self.front = front
         self.trunk = trunk
         self.norm = (
@@ -156,11 +242,25 @@ class Network(nn.Module):
 
     def points(self, x: torch.Tensor) -> torch.Tensor:
         """Return points, float32 (n, n_points)."""
-        return self.projection(self(x))
+        features = self(x)
+        return self.projection(
+            self._normalize(features) if self.setup.is_given else features
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return features, float32 (n, n_features)."""
         features = self.trunk(self.front(x)).float()
+        return features if self.setup.is_given else self._normalize(features)
+
+    def train(self, mode: bool = True) -> "Network":
+        """Set training mode, except for a backbone with given weights."""
+        super().train(mode)
+        if self.setup.is_given:
+            # Statistics of few images would replace what the weights were trained with.
+            self.trunk.eval()
+        return self
+
+    def _normalize(self, features: torch.Tensor) -> torch.Tensor:
         # Statistics in bfloat16 would lose the small differences between features.
         with torch.autocast(features.device.type, enabled=False):
             return self.norm(features)
@@ -179,6 +279,32 @@ class PointExtractor(nn.Module):
         return self.network.points(x)
 
 
+@dataclass(frozen=True)
+class BackboneSetup:
+    """Where the weights of a backbone come from, and which images it expects.
+
+    Parameters
+    ----------
+    is_given : bool
+        False draws fresh weights, except for a module, which keeps its own.
+    weights : str, path-like or None
+        Parameter `weights`. None for a module with its own weights, and for rows that
+        are embeddings already.
+    preprocessing : Preprocessing or None
+        None standardizes by the data.
+    function : callable or None
+        Parameter `preprocess`, if it is a function, in place of `preprocessing`.
+    white : float
+        Value of white in the units of X.
+    """
+
+    is_given: bool = False
+    weights: str | os.PathLike | None = None
+    preprocessing: Preprocessing | None = None
+    function: Callable | None = None
+    white: float = 255.0
+
+
 def build_network(
     backbone: str | nn.Module,
     shape: tuple[int, ...],
@@ -188,6 +314,8 @@ def build_network(
     sobel: bool,
     head_norm: str | None,
     n_projected: int | None = None,
+    setup: BackboneSetup | None = None,
+    loads_weights: bool = True,
 ) -> Network:
     """Build the network for images or rows of `shape`, on the CPU.
 
@@ -204,26 +332,73 @@ def build_network(
     sobel : bool
     head_norm : "batch" or None
     n_projected : int or None
+    setup : BackboneSetup or None
+        None is fresh weights, and standardization by the data.
+    loads_weights : bool, default=True
+        False leaves out given weights, since others replace them later.
 
     Raises
     ------
     ValueError
         If the backbone is unknown, rejects images of this shape, or does not return one
         vector per image.
+    OSError
+        If weights cannot be downloaded.
     """
-    front: list[nn.Module] = [Standardize(mean, scale, len(shape))]
-    if sobel:
-        front.append(Sobel())
-        shape = (2, *shape[1:])
-    trunk = _build_trunk(backbone, shape)
+    setup = setup or BackboneSetup()
     name = type(backbone).__name__ if isinstance(backbone, nn.Module) else backbone
-    n_features = _count_outputs(trunk, shape, f"backbone={name!r}")
-    if not any(parameter.requires_grad for parameter in trunk.parameters()):
+    layers = [_first_layer(shape, mean, scale, setup)]
+    if sobel:
+        layers.append(Sobel())
+    front = nn.Sequential(*layers)
+    label = f"backbone={name!r}"
+    example = _call(front, torch.zeros(2, *shape), label)
+    trunk = _build_trunk(backbone, tuple(example.shape[1:]), setup, loads_weights)
+    n_features = _count_outputs(trunk, example, label)
+    if setup.is_given and isinstance(backbone, nn.Module):
+        warn_of_classifier(trunk, n_features, name)
+    return Network(trunk, n_features, front, head_norm, n_projected, setup)
+
+
+def find_white(sample: Source) -> float:
+    """Return the value of white in images of floating-point numbers.
+
+    Raises
+    ------
+    ValueError
+        If values are negative, so that black is unknown.
+    """
+    low, high = map(float, torch.aminmax(sample.batch(slice(None))))
+    if low < 0:
         raise ValueError(
-            f"backbone={name!r} has no parameters that require gradients, so training "
-            "cannot change it. Call backbone.requires_grad_(True)."
+            f"Networks with given weights take pixels from black, 0, to white, but X "
+            f"holds values from {low:.3g} to {high:.3g}. Pass pixels, or set "
+            "preprocess=nn.Identity() if they are standardized already."
         )
-    return Network(trunk, n_features, nn.Sequential(*front), head_norm, n_projected)
+    if high <= 1:
+        return 1.0
+    # Dark images of bytes that have become floats still have white at 255.
+    return 255.0 if BYTE_HALF <= high <= 255 else high
+
+
+def _first_layer(
+    shape: tuple[int, ...], mean: np.ndarray, scale: np.ndarray, setup: BackboneSetup
+) -> nn.Module:
+    """Return the module that maps X to what the backbone takes."""
+    if setup.function is not None:
+        return CustomInput(setup.function, mean, scale, len(shape))
+    is_image = len(shape) == 3
+    if setup.is_given and not is_image:
+        # A network with given weights takes rows as they are.
+        return CustomInput(nn.Identity(), mean, scale, len(shape))
+    if setup.preprocessing is None or not is_image:
+        return Standardize(mean, scale, len(shape))
+    if shape[0] not in (1, 3):
+        raise ValueError(
+            f"Networks with given weights take gray or color images, but X has "
+            f"{shape[0]} channels. Pass three of them, or a function as preprocess."
+        )
+    return GivenInput(setup.preprocessing, setup.white)
 
 
 def small_convnet(shape: tuple[int, ...], width: int = WIDTH) -> nn.Module:
@@ -306,10 +481,31 @@ def resolve_backbone(
     return backbone
 
 
-def _build_trunk(backbone: str | nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    backbone = resolve_backbone(backbone, shape)
+def _build_trunk(
+    backbone: str | nn.Module,
+    shape: tuple[int, ...],
+    setup: BackboneSetup,
+    loads_weights: bool,
+) -> nn.Module:
+    """Return the backbone for input of `shape`, with its weights."""
+    weights = setup.weights
     if isinstance(backbone, nn.Module):
-        return copy.deepcopy(backbone)
+        trunk = copy.deepcopy(backbone)
+    elif setup.is_given and weights is None:
+        # Rows that are embeddings already.
+        return nn.Identity()
+    elif setup.is_given and backbone not in OWN_NETWORKS:
+        assert weights is not None
+        assert setup.preprocessing is not None
+        return load_given_trunk(backbone, weights, setup.preprocessing, loads_weights)
+    else:
+        trunk = _build_fresh_trunk(resolve_backbone(backbone, shape), shape)
+    if weights is not None and loads_weights:
+        load_weight_file(trunk, weights)
+    return trunk
+
+
+def _build_fresh_trunk(backbone: str, shape: tuple[int, ...]) -> nn.Module:
     is_image = len(shape) == 3
     if backbone == "mlp":
         layers = mlp(math.prod(shape))
@@ -323,6 +519,8 @@ def _build_trunk(backbone: str | nn.Module, shape: tuple[int, ...]) -> nn.Module
         return small_convnet(shape)
     if backbone == "alexnet":
         return alexnet(shape[0])
+    if backbone.startswith(TIMM_PREFIX):
+        return build_timm(backbone, shape[1], in_chans=shape[0])
     return _torchvision_trunk(backbone, shape[0])
 
 
@@ -331,30 +529,12 @@ def _torchvision_trunk(name: str, channels: int) -> nn.Module:
     # The import takes seconds, so that only users of these backbones wait for it.
     from torchvision import models
 
-    names = models.list_models(models)
-    if name not in names:
-        similar = difflib.get_close_matches(name.lower(), ["convnet", "mlp", *names])
-        hint = f"Did you mean {' or '.join(map(repr, similar))}? " if similar else ""
-        raise ValueError(
-            f"backbone={name!r} is unknown. {hint}Use 'auto', 'mlp', 'convnet', "
-            "'alexnet', a torch nn.Module, or a torchvision classifier: "
-            f"{', '.join(names)}."
-        )
+    check_torchvision_name(name)
     options = {}
-    if name in ("googlenet", "inception_v3"):
-        # With auxiliary classifiers these networks return tuples in training.
+    if name in NETWORKS_WITH_AUXILIARIES:
         options = {"aux_logits": False, "init_weights": False}
     model = models.get_model(name, weights=None, **options)
-    linear_layers = [
-        path for path, module in model.named_modules() if isinstance(module, nn.Linear)
-    ]
-    if not linear_layers:
-        raise ValueError(
-            f"backbone={name!r} has no linear layer at its end, which features could "
-            "be read from. Choose another model, or pass an nn.Module that returns "
-            "(n, d)."
-        )
-    model.set_submodule(linear_layers[-1], nn.Identity())
+    drop_classifier(model, name)
     _set_input_channels(model, channels)
     return model
 
@@ -381,22 +561,27 @@ def _set_input_channels(model: nn.Module, channels: int) -> None:
     )
 
 
-def _count_outputs(trunk: nn.Module, shape: tuple[int, ...], name: str) -> int:
-    """Return d of the trunk's output (n, d), or raise an error that explains it."""
-    was_training = trunk.training
-    device = next((p.device for p in trunk.parameters()), torch.device("cpu"))
+def _call(module: nn.Module, batch: torch.Tensor, name: str) -> torch.Tensor:
+    """Return the output of a module in evaluation mode, or explain its error."""
+    was_training = module.training
+    device = next((p.device for p in module.parameters()), batch.device)
     try:
         with torch.no_grad():
-            features = trunk.eval()(torch.zeros(2, *shape, device=device))
+            return module.eval()(batch.to(device))
     except Exception as error:
         # A user's module may raise anything.
+        shape = ", ".join(map(str, batch.shape[1:]))
         raise ValueError(
-            f"{name} rejects a batch of shape (n, {', '.join(map(str, shape))}): "
-            f"{error}. Set image_size or image_shape to the size that it takes, or use "
-            "another backbone."
+            f"{name} rejects a batch of shape (n, {shape}): {error}. Set image_size or "
+            "image_shape to the size that it takes, or use another backbone."
         ) from error
     finally:
-        trunk.train(was_training)
+        module.train(was_training)
+
+
+def _count_outputs(trunk: nn.Module, example: torch.Tensor, name: str) -> int:
+    """Return d of the trunk's output (n, d), or raise an error that explains it."""
+    features = _call(trunk, example, name)
     if not isinstance(features, torch.Tensor) or not features.is_floating_point():
         raise ValueError(
             f"{name} returns {type(features).__name__}, but must return a float tensor "

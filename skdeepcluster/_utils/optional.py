@@ -10,6 +10,7 @@ FEATURES = {
     "plot": "A Display",
     "progress": "A progress bar",
     "tensorboard": "callbacks.TensorBoard",
+    "timm": "A backbone of timm",
 }
 
 

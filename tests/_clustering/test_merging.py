@@ -47,7 +47,7 @@ def merge_images(features, maps, clusterer, pixels=None, changed=None, seed=0):
     """Merge images whose features do not change, unless `changed` has others."""
     images = MergeInput(
         rows=np.arange(len(features)),
-        diffusion_maps=maps,
+        maps=maps,
         pixels=pixels,
         changed=ChangedImages(
             np.arange(len(features)), features if changed is None else changed
@@ -116,7 +116,7 @@ def test_confused_pseudo_labels_are_merged(partner, clusterer):
     merged = merge_images(one_hot(blobs), maps, clusterer)
     pairs = np.minimum(blobs, np.array(partner)[blobs])
     assert adjusted_rand_score(pairs, merged.labels) == 1
-    assert not merged.from_pixels
+    assert not merged.from_start
     assert merged.cut_scores is None
 
 
@@ -176,7 +176,7 @@ def test_clusters_of_the_pixels_win_a_tie(clusterer):
     first, second, pixels = crossed_factors()
     maps = [diffusion_map(one_hot(second), 2)]
     merged = merge_images(one_hot(2 * first + second), maps, clusterer, pixels)
-    assert merged.from_pixels
+    assert merged.from_start
     assert adjusted_rand_score(first, merged.labels) == 1
 
 
@@ -187,7 +187,7 @@ def test_clusters_of_the_network_win_if_a_change_moves_those_of_the_pixels(clust
     changed = one_hot(2 * shuffled + second)
     maps = [diffusion_map(one_hot(second), 2)]
     merged = merge_images(features, maps, clusterer, pixels, changed)
-    assert not merged.from_pixels
+    assert not merged.from_start
     assert adjusted_rand_score(second, merged.labels) == 1
 
 
