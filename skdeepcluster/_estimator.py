@@ -37,6 +37,7 @@ from ._fit.fit import Fit, FitResult
 from ._fit.recipe import Parameters
 from ._fit.symptoms import final_symptoms
 from ._inputs.arrays import MAX_ABS_VALUE
+from ._inputs.decoding import RESIZE_MODES
 from ._inputs.failures import ReadFailures
 from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
 from ._inputs.sources import Source
@@ -149,11 +150,23 @@ class DeepClusterEstimator(
         returns 2-D arrays. With None, 2-D rows are plain feature vectors.
 
     image_size : "auto" or int, default="auto"
-        Side, in pixels, of the squares that images of mixed sizes are resized to. The
-        shorter side is scaled, and the longer side is cropped around the center. "auto"
-        keeps images if all have the same size, up to 128 x 128. Otherwise it is the
-        median of the shorter sides, capped at 64. Arrays of images are resized
+        Side, in pixels, of the squares that images of mixed sizes are resized to.
+        "auto" keeps images if all have the same size, up to 128 x 128. Otherwise it is
+        the median of the shorter sides, capped at 64. Arrays of images are resized
         only if it is an int.
+
+    resize : {"auto", "crop", "pad", "stretch"}, default="auto"
+        How images of other shapes become squares, or get the shape `image_shape`:
+
+        - "crop": the shorter side is scaled, and the longer side is cropped around the
+          center, as in the paper;
+        - "pad": the longer side is scaled, and the rest gets the median color of the
+          image's border. Use it if the edges matter, as in drawings and logos;
+        - "stretch": both sides are scaled, which distorts the image.
+
+        "auto" is "pad" if crops would drop more than 40 % of the pixels, on average
+        over the images of `fit`, and "crop" otherwise. `recipe_` shows the choice,
+        which new images get, too.
 
     on_error : {"raise", "skip"}, default="raise"
         Reaction to an image that cannot be read. "raise" raises a ValueError with its
@@ -349,10 +362,11 @@ class DeepClusterEstimator(
 
     recipe_ : dict
         Choices that the fit made: `n_pseudo_labels`, `epochs_per_iter`, `backbone`,
-        `image_shape`, `n_components` (of the last round), `augment`, `mirror` (whether
-        images are mirrored), `device`, `precision`, `kmeans_backend` and
-        `clusters_from`. The latter is "features", or "pixels" if clusters of the pixels
-        change less under mild changes of the images than what the network has learned.
+        `image_shape`, `resize`, `n_components` (of the last round), `augment`,
+        `mirror` (whether images are mirrored), `device`, `precision`, `kmeans_backend`
+        and `clusters_from`. The latter is "features", or "pixels" if clusters of the
+        pixels change less under mild changes of the images than what the network has
+        learned.
 
     history_ : list of dict
         One entry per round, from which `pandas.DataFrame(history_)` makes a table:
@@ -450,6 +464,7 @@ class DeepClusterEstimator(
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
         ],
+        "resize": [StrOptions({"auto", *RESIZE_MODES})],
         "on_error": [StrOptions({"raise", "skip"})],
         "cache_dir": [str, os.PathLike, None],
         "sobel": ["boolean"],
@@ -496,6 +511,7 @@ class DeepClusterEstimator(
         backbone="auto",
         image_shape=None,
         image_size="auto",
+        resize="auto",
         on_error="raise",
         cache_dir=None,
         sobel=False,
@@ -534,6 +550,7 @@ class DeepClusterEstimator(
         self.backbone = backbone
         self.image_shape = image_shape
         self.image_size = image_size
+        self.resize = resize
         self.on_error = on_error
         self.cache_dir = cache_dir
         self.sobel = sobel
@@ -836,6 +853,7 @@ class DeepClusterEstimator(
         return InputSpec(
             image_shape=self.image_shape,
             image_size=self.image_size,
+            resize=self.resize,
             on_error=self.on_error,
             n_jobs=self.n_jobs,
             cache_dir=self.cache_dir,
@@ -909,8 +927,11 @@ class DeepClusterEstimator(
         return TrainingInput(data, failures, feature_names=names)
 
     def _new_fit(self, reading: TrainingInput, processes: Processes) -> Fit:
+        # "auto" has become a choice when the images were read.
+        image_format = reading.data.image_format
+        resize = self.resize if image_format is None else image_format.resize
         return Fit(
-            Parameters(**self.get_params(deep=False)),
+            Parameters(**self.get_params(deep=False) | {"resize": resize}),
             reading.data.source,
             reading.data.paths,
             previous_network=self.module_ if self._is_warm else None,
@@ -953,7 +974,9 @@ class DeepClusterEstimator(
                 membership.probabilities[data.readable],
             )
         mean, scale = result.network.input_statistics
-        input_format = InputFormat(data.source.shape, data.source.dtype, mean, scale)
+        input_format = InputFormat(
+            data.source.shape, data.source.dtype, mean, scale, data.image_format
+        )
         attributes = {
             "module_": result.network,
             "device_": result.recipe.compute.device,

@@ -60,6 +60,7 @@ class Parameters:
     backbone: str | torch.nn.Module
     image_shape: tuple[int, int, int] | None
     image_size: str | int
+    resize: str
     on_error: str
     cache_dir: str | os.PathLike | None
     sobel: bool
@@ -215,6 +216,7 @@ def describe_choices(
         "epochs_per_iter": int(epochs) if epochs == int(epochs) else epochs,
         "backbone": backbone,
         "image_shape": tuple(shape) if len(shape) == 3 else None,
+        "resize": parameters.resize if len(shape) == 3 else None,
         "n_components": n_components or parameters.n_projected,
         "augment": choice,
         "mirror": flips,
