@@ -159,7 +159,8 @@ class DeepClusterEstimator(
         How images of other shapes become squares, or get the shape `image_shape`:
 
         - "crop": the shorter side is scaled, and the longer side is cropped around the
-          center, as in the paper;
+          center, as in the paper. A warning comes if at least a tenth of the images
+          lose more than half of their pixels;
         - "pad": the longer side is scaled, and the rest gets the median color of the
           image's border. Use it if the edges matter, as in drawings and logos;
         - "stretch": both sides are scaled, which distorts the image.

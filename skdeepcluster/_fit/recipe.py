@@ -186,6 +186,7 @@ def describe_choices(
     Parameters
     ----------
     parameters : Parameters
+        `resize` is the choice that was made when the images were read.
     recipe : Recipe
     clusterer : Clusterer
     source : Source
@@ -216,7 +217,7 @@ def describe_choices(
         "epochs_per_iter": int(epochs) if epochs == int(epochs) else epochs,
         "backbone": backbone,
         "image_shape": tuple(shape) if len(shape) == 3 else None,
-        "resize": parameters.resize if len(shape) == 3 else None,
+        "resize": parameters.resize,
         "n_components": n_components or parameters.n_projected,
         "augment": choice,
         "mirror": flips,

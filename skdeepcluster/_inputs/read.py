@@ -221,7 +221,8 @@ def _read_array(X, spec: InputSpec) -> ArraySource:
 def _array_format(source: ArraySource, spec: InputSpec) -> ImageFormat | None:
     """Return the format into which images of other shapes than an array's are resized.
 
-    An array is not resized itself, so that no image decides about resize="auto".
+    An array is not resized itself. No image decides about resize="auto", and new images
+    are scaled to the shape of the array without a margin around it.
     """
     if len(source.shape) != 3:
         return None
@@ -231,7 +232,6 @@ def _array_format(source: ArraySource, spec: InputSpec) -> ImageFormat | None:
         source.shape,
         source.dtype,
         resize="crop" if spec.resize == "auto" else spec.resize,
-        shorter_side=spec.shorter_side,
         interpolation=spec.interpolation,
     )
 
