@@ -37,6 +37,7 @@ from ._fit.fit import Fit, FitResult
 from ._fit.recipe import Parameters, resolve_backbone_setup
 from ._fit.symptoms import final_symptoms
 from ._inputs.arrays import MAX_ABS_VALUE
+from ._inputs.decoding import RESIZE_MODES
 from ._inputs.failures import ReadFailures
 from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
 from ._inputs.sources import Source
@@ -107,10 +108,10 @@ class DeepClusterEstimator(
         the last round are the final clusters, as in the paper. A tuple trains one
         classifier per number, as in DeepCluster-v2.
 
-    init : {"pixels", "features"}, default="pixels"
+    init : {"auto", "pixels", "features"}, default="auto"
         Source of the first pseudo-labels: the principal components of the pixels, or
-        the features of the untrained network, as in the paper. Use "features" for a
-        backbone with pretrained weights.
+        the features of the network before training, as in the paper. "auto" is
+        "pixels" for fresh weights and "features" for given weights.
 
     clusterer : {"kmeans", "pic"} or estimator, default="kmeans"
         Method that computes the pseudo-labels: k-means; power iteration clustering,
@@ -143,21 +144,69 @@ class DeepClusterEstimator(
         - "convnet": small, with batch norm; the image size decides its depth;
         - "mlp": two hidden layers, for rows;
         - "alexnet": with batch norm, as in the paper;
-        - the name of a torchvision classifier such as "resnet18", with random weights;
-        - a module from (n, C, H, W) to (n, d), which is copied with its weights.
+        - the name of a torchvision classifier such as "resnet18";
+        - "timm:" and the name of a timm model such as
+          "timm:vit_small_patch14_dinov2", or "timm:local-dir:" and a folder that timm
+          has saved (``pip install 'skdeepcluster[timm]'``);
+        - a module from (n, C, H, W) to (n, d), which is copied with its weights. A
+          module whose normalization layers have been trained has given weights.
 
-        "auto" is "convnet" for images and "mlp" for rows. Nothing is downloaded.
+        The last layer of a classifier is left out. "auto" is "convnet" for images and
+        "mlp" for rows; with `weights="DEFAULT"` it is "convnext_tiny".
+
+    weights : None, str or path-like, default=None
+        Weights that the backbone starts from:
+
+        - None: fresh weights. Nothing is downloaded;
+        - "DEFAULT", or a name such as "IMAGENET1K_V1": weights that torchvision or timm
+          downloads into its cache, if they are not there yet;
+        - a path: a state dict in safetensors format or from `torch.save`, whose names
+          and shapes must fit the backbone. A classifier's last layer may be left over.
+
+        With given weights images are preprocessed as the weights expect (see
+        `preprocess`), and the network's batch-norm statistics are never changed.
+
+    fine_tune : "auto" or bool, default="auto"
+        Whether the network is trained. False reads the network once: features of all
+        images, their clusters, and nothing else. `transform` then returns the network's
+        own outputs. True trains it by DeepCluster. "auto" is True for fresh weights and
+        False for given weights, and for a module without parameters that require
+        gradients. With rows and `backbone="auto"`, False takes the rows as the
+        embedding.
+
+    preprocess : {"auto", "imagenet"} or callable, default="auto"
+        What turns X into the input of the backbone. "auto" is what given weights were
+        trained with: mean, standard deviation, size and interpolation of torchvision's
+        or timm's weights, and for a module those of ImageNet; fresh weights get
+        images standardized by the data. "imagenet" takes mean and standard deviation
+        of ImageNet. A callable takes a float32 tensor (n, C, H, W) in the units of `X`
+        and returns the input of the backbone. Gray images are repeated to three
+        channels, except by a callable. White is 255 for bytes, and 1 for floating-point
+        numbers up to 1.
 
     image_shape : tuple (C, H, W), default=None
         Shape that 2-D rows of `X` are reshaped to. Set it if a preceding transformer
         returns 2-D arrays. With None, 2-D rows are plain feature vectors.
 
     image_size : "auto" or int, default="auto"
-        Side, in pixels, of the squares that images of mixed sizes are resized to. The
-        shorter side is scaled, and the longer side is cropped around the center. "auto"
-        keeps images if all have the same size, up to 128 x 128. Otherwise it is the
-        median of the shorter sides, capped at 64. Arrays of images are resized
+        Side, in pixels, of the squares that images of mixed sizes are resized to.
+        "auto" keeps images if all have the same size, up to 128 x 128. Otherwise it is
+        the median of the shorter sides, capped at 64. Arrays of images are resized
         only if it is an int.
+
+    resize : {"auto", "crop", "pad", "stretch"}, default="auto"
+        How images of other shapes become squares, or get the shape `image_shape`:
+
+        - "crop": the shorter side is scaled, and the longer side is cropped around the
+          center, as in the paper. A warning comes if at least a tenth of the images
+          lose more than half of their pixels;
+        - "pad": the longer side is scaled, and the rest gets the median color of the
+          image's border. Use it if the edges matter, as in drawings and logos;
+        - "stretch": both sides are scaled, which distorts the image.
+
+        "auto" is "pad" if crops would drop more than 40 % of the pixels, on average
+        over the images of `fit`, and "crop" otherwise. `recipe_` shows the choice,
+        which new images get, too.
 
     on_error : {"raise", "skip"}, default="raise"
         Reaction to an image that cannot be read. "raise" raises a ValueError with its
@@ -239,8 +288,9 @@ class DeepClusterEstimator(
         Number of images in one SGD step, at least 2. Under torchrun it is the total of
         all processes, with at least 2 images for each.
 
-    learning_rate : float, default=0.03
-        Step size of SGD. Lower it if training diverges.
+    learning_rate : "auto" or float, default="auto"
+        Step size of SGD. Lower it if training diverges. "auto" is 0.03 for fresh
+        weights and 0.002 for given weights.
 
     schedule : {"cosine", "constant"}, default="cosine"
         Course of the step size. "cosine" lowers the network's step size to 0 over the
@@ -349,17 +399,18 @@ class DeepClusterEstimator(
         Objective of the last k-means of the training, over `n_pseudo_labels` clusters.
 
     n_iter_ : int
-        Number of rounds.
+        Number of rounds, 0 without training.
 
     recipe_ : dict
         Choices that the fit made: `n_pseudo_labels`, `epochs_per_iter`, `backbone`,
-        `image_shape`, `n_components` (of the last round), `augment`, `mirror` (whether
-        images are mirrored), `device`, `precision`, `kmeans_backend` and
-        `clusters_from`. The latter is "features", or "pixels" if clusters of the pixels
-        change less under mild changes of the images than what the network has learned.
+        `image_shape`, `resize`, `n_components` (of the last round), `augment`,
+        `mirror` (whether images are mirrored), `device`, `precision`, `kmeans_backend`
+        and `clusters_from`. The latter is "features", or "pixels" if clusters of the
+        pixels change less under mild changes of the images than what the network has
+        learned.
 
     history_ : list of dict
-        One entry per round, from which `pandas.DataFrame(history_)` makes a table:
+        One entry per round, none without training, from which `pandas.DataFrame(history_)` makes a table:
 
         - `round`: number of the round, from 1;
         - `n_pseudo_labels`: number of pseudo-labels that the round trained on;
@@ -457,6 +508,7 @@ class DeepClusterEstimator(
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
         ],
+        "resize": [StrOptions({"auto", *RESIZE_MODES})],
         "on_error": [StrOptions({"raise", "skip"})],
         "cache_dir": [str, os.PathLike, None],
         "sobel": ["boolean"],
@@ -509,6 +561,7 @@ class DeepClusterEstimator(
         preprocess="auto",
         image_shape=None,
         image_size="auto",
+        resize="auto",
         on_error="raise",
         cache_dir=None,
         sobel=False,
@@ -550,6 +603,7 @@ class DeepClusterEstimator(
         self.preprocess = preprocess
         self.image_shape = image_shape
         self.image_size = image_size
+        self.resize = resize
         self.on_error = on_error
         self.cache_dir = cache_dir
         self.sobel = sobel
@@ -854,6 +908,7 @@ class DeepClusterEstimator(
         return InputSpec(
             image_shape=self.image_shape,
             image_size=self.image_size,
+            resize=self.resize,
             on_error=self.on_error,
             n_jobs=self.n_jobs,
             cache_dir=self.cache_dir,
@@ -933,13 +988,18 @@ class DeepClusterEstimator(
                 shorter_side=preprocessing.shorter_side,
                 interpolation=preprocessing.interpolation,
             )
+        if setup.is_given and self.fine_tune is not True:
+            spec = replace(spec, reads_once=True)
         data, failures = read_input(X, spec, for_training=True)
         names = getattr(reader, "feature_names_in_", None)
         return TrainingInput(data, failures, names, setup)
 
     def _new_fit(self, reading: TrainingInput, processes: Processes) -> Fit:
+        # "auto" has become a choice when the images were read.
+        image_format = reading.data.image_format
+        resize = self.resize if image_format is None else image_format.resize
         return Fit(
-            Parameters(**self.get_params(deep=False)),
+            Parameters(**self.get_params(deep=False) | {"resize": resize}),
             reading.data.source,
             reading.data.paths,
             previous_network=self.module_ if self._is_warm else None,
@@ -983,7 +1043,9 @@ class DeepClusterEstimator(
                 membership.probabilities[data.readable],
             )
         mean, scale = result.network.input_statistics
-        input_format = InputFormat(data.source.shape, data.source.dtype, mean, scale)
+        input_format = InputFormat(
+            data.source.shape, data.source.dtype, mean, scale, data.image_format
+        )
         attributes = {
             "module_": result.network,
             "device_": result.recipe.compute.device,

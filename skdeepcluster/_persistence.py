@@ -12,6 +12,7 @@ from ._clustering.editing import default_names, rename_clusters
 from ._clustering.storage import check_array, pack_clusters, unpack_clusters
 from ._editing import cluster_attributes
 from ._fit.recipe import Parameters
+from ._inputs.decoding import ImageFormat
 from ._inputs.read import NO_CLUSTER
 from ._inputs.spec import InputFormat
 from ._training.network import BackboneSetup, Network, build_network
@@ -25,6 +26,8 @@ FORMAT = 1
 # Start of the names of weights among the tensors of a file.
 WEIGHT_PREFIX = "module."
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Fields of an image format that say how images of other shapes are resized.
+RESIZING = ("resize", "shorter_side", "interpolation")
 IMAGE_DTYPES = {"uint8": np.uint8, "float32": np.float32}
 
 
@@ -46,6 +49,7 @@ def save(estimator, path: str | os.PathLike) -> None:
     for name, weight in estimator.module_.state_dict().items():
         tensors[WEIGHT_PREFIX + name] = weight
     feature_names = getattr(estimator, "feature_names_in_", None)
+    image_format = estimator._input_format.image_format
     metadata = {
         "format": FORMAT,
         "params": _serialize_params(estimator),
@@ -56,6 +60,9 @@ def save(estimator, path: str | os.PathLike) -> None:
         "dtype": str(estimator._dtype).removeprefix("torch."),
         "image_dtype": np.dtype(estimator._input_format.dtype).name,
         "image_shape": estimator.image_shape_,
+        "resizing": None
+        if image_format is None
+        else {name: getattr(image_format, name) for name in RESIZING},
         "feature_names": None if feature_names is None else list(feature_names),
         "n_features_in": int(estimator.n_features_in_),
         "n_iter": int(estimator.n_iter_),
@@ -237,10 +244,14 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
     estimator.history_ = [dict(record) for record in metadata["history"]]
     estimator._n_features_out = network.n_features
     estimator._dtype = DTYPES[metadata["dtype"]]
+    dtype = IMAGE_DTYPES[metadata["image_dtype"]]
     estimator._input_format = InputFormat(
         shape or (n_features_in,),
-        IMAGE_DTYPES[metadata["image_dtype"]],
+        dtype,
         *network.input_statistics,
+        image_format=None
+        if shape is None
+        else _load_image_format(metadata, shape, dtype),
     )
 
 
@@ -256,6 +267,13 @@ def _load_setup(estimator, values: dict) -> BackboneSetup:
         function=estimator.preprocess if values["has_function"] else None,
         white=float(values["white"]),
     )
+
+
+def _load_image_format(metadata: dict, shape, dtype: type) -> ImageFormat:
+    resizing = {name: metadata["resizing"][name] for name in RESIZING}
+    if resizing["shorter_side"] is not None:
+        _check_integer(resizing["shorter_side"])
+    return ImageFormat(shape, dtype, **resizing)
 
 
 def _load_network(

@@ -56,6 +56,7 @@ def deepcluster_alexnet() -> dict:
         # A Sobel filter replaces the colors, and each round starts with a new head.
         "backbone": "alexnet",
         "image_size": 224,
+        "resize": "crop",
         "sobel": True,
         "head_norm": None,
         # Each cluster contributes the same number of images (section 3.3).
@@ -183,6 +184,7 @@ def deepcluster_v2() -> dict:
         "epochs_per_iter": 1,
         "backbone": "resnet50",
         "image_size": 224,
+        "resize": "crop",
         "head_norm": None,
         # Multi-crop: two large and four small crops of each image.
         "augment": "crops",

@@ -611,6 +611,7 @@ BAD_PARAMETERS = {
     "clusterer class": ({"clusterer": KMeans}, TypeError, r"an instance: KMeans\(\)"),
     "temperature": ({"temperature": 0}, ValueError, r"temperature"),
     "2-D image_shape": ({"image_shape": (8, 8)}, ValueError, r"image_shape"),
+    "resize": ({"resize": "squash"}, ValueError, r"resize.*'crop'"),
     "other image_shape": ({"image_shape": (1, 9, 9)}, ValueError, r"image_shape"),
     "backbone": ({"backbone": "resnet17"}, ValueError, r"resnet17.*resn"),
     "backbone with 4-D output": (

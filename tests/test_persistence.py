@@ -184,6 +184,28 @@ def test_paths_and_skipped_rows_are_saved(images, tmp_path):
     assert_array_equal(loaded.labels_, model.labels_)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "choice"), [([(40, 10), (10, 40)], "pad"), ([(12, 10)], "crop")]
+)
+def test_choice_of_resize_is_saved(tmp_path, sizes, choice):
+    rng = np.random.default_rng(0)
+    X = [
+        rng.integers(0, 256, sizes[i % len(sizes)]).astype(np.uint8) for i in range(40)
+    ]
+    X.append(rng.integers(0, 256, (10, 10)).astype(np.uint8))
+    model = make_model().fit(X)
+    assert model.recipe_["resize"] == choice
+    model.save(tmp_path / "model")
+    loaded = DeepClusterEstimator.load(tmp_path / "model")
+    assert loaded.resize == "auto"
+    assert loaded.recipe_["resize"] == choice
+    assert_array_equal(loaded.transform(X), model.transform(X))
+    # Images whose own shapes would lead to the other choice.
+    other = [np.full((10, 40), 9, np.uint8), np.eye(40, 20, dtype=np.uint8)]
+    for images in (other, X[-1:]):
+        assert_array_equal(loaded.transform(images), model.transform(images))
+
+
 def test_functions_and_generators_are_not_saved(images, tmp_path):
     model = make_model(augment=lambda x: x, random_state=np.random.RandomState(0))
     model.fit(images)
@@ -313,7 +335,7 @@ JSON_VALUES = st.recursive(
 )
 FIELDS = ["format", "params", "custom_backbone", "clusters", "dtype", "image_dtype"]
 FIELDS += ["image_shape", "feature_names", "n_features_in", "n_iter", "history"]
-FIELDS += ["device", "inertia", "cluster_names"]
+FIELDS += ["device", "inertia", "cluster_names", "resizing"]
 
 
 @settings(max_examples=60)
@@ -349,6 +371,10 @@ def test_invalid_header_raises_value_error(saved_path, tmp_path_factory, field, 
         (lambda t: t.update(cluster_names=["1", "0", "2", "3"]), "is a number"),
         (lambda t: t.update(cluster_names=[0, 1, 2, 3]), "not str"),
         (lambda t: t.update(dtype="float64"), "float64"),
+        (lambda t: t["resizing"].update(resize="auto"), "resize='auto'"),
+        (lambda t: t["resizing"].update(interpolation=3), "interpolation=3"),
+        (lambda t: t["resizing"].update(shorter_side=7), "7 pixels"),
+        (lambda t: t["resizing"].update(shorter_side=8.5), "in place of a number"),
     ],
 )
 def test_forged_header_is_refused(saved_path, tmp_path, change, message):

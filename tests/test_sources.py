@@ -205,6 +205,98 @@ def test_image_size_resizes_arrays(images):
     assert_array_equal(model.predict(list(map(Image.fromarray, images))), model.labels_)
 
 
+def draw_shapes(n=40):
+    """Return wide and tall white PIL images with a black bar and some noise."""
+    rng = np.random.default_rng(0)
+    drawings = []
+    for i in range(n):
+        values = rng.integers(200, 256, (20, 60)).astype(np.uint8)
+        values[[0, -1]] = 255
+        # Every second bar stands at the end, which a crop drops.
+        values[5:15, 28 : 32 if i % 4 < 2 else 60] = 0
+        drawings.append(Image.fromarray(values if i % 2 else values.T.copy()))
+    return drawings
+
+
+def save_files(drawings, folder):
+    paths = [folder / f"{i:02d}.png" for i in range(len(drawings))]
+    for drawing, path in zip(drawings, paths, strict=True):
+        drawing.save(path)
+    return paths
+
+
+SHAPE_FORMS = {
+    "files": save_files,
+    "PIL images": lambda drawings, folder: drawings,
+    "arrays": lambda drawings, folder: list(map(np.asarray, drawings)),
+    "dataset": lambda drawings, folder: LabeledImages(drawings, np.asarray),
+}
+
+
+@pytest.mark.filterwarnings("ignore:resize='crop' drops")
+@pytest.mark.parametrize("form", SHAPE_FORMS)
+@pytest.mark.parametrize("resize", ["auto", "crop", "pad", "stretch"])
+def test_new_images_are_resized_as_in_fit(tmp_path, form, resize):
+    drawings = draw_shapes()
+    X = SHAPE_FORMS[form](drawings, tmp_path)
+    model = quick(resize=resize, image_size=12, backbone="mlp").fit(X)
+    assert model.recipe_["resize"] == ("pad" if resize == "auto" else resize)
+    assert_array_equal(model.predict(X), model.labels_)
+    # A single image, whose own shape would lead to another choice.
+    square = np.full((12, 12), 255, np.uint8)
+    embedding = model.transform([*drawings, square])
+    assert_array_equal(embedding[:40], model.transform(X))
+    # A parameter that changes after the fit does not change the fit.
+    model.set_params(resize="stretch")
+    assert_array_equal(model.transform([*drawings, square]), embedding)
+
+
+def test_auto_crops_images_of_similar_shapes(folder):
+    model = quick(image_size=8).fit(folder)
+    assert model.recipe_["resize"] == "crop"
+    explicit = quick(image_size=8, resize="crop").fit(folder)
+    assert_array_equal(model.labels_, explicit.labels_)
+
+
+def test_pad_tells_apart_what_crop_drops():
+    X = draw_shapes()
+    with pytest.warns(UserWarning, match="100% of the images. Set resize='pad'"):
+        cropped = quick(resize="crop", image_size=20).fit(X)
+    padded = quick(resize="pad", image_size=20).fit(X)
+    wide = Image.fromarray(np.pad(np.zeros((20, 20), np.uint8), [(0, 0), (20, 20)]))
+    other = wide.copy()
+    other.paste(255, (0, 0, 20, 20))
+    first, second = cropped.transform([wide, other])
+    assert_array_equal(first, second)
+    first, second = padded.transform([wide, other])
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize("resize", ["auto", "crop", "pad", "stretch"])
+def test_resize_is_for_images_of_other_shapes(images, expected, resize):
+    model = quick(resize=resize).fit(images)
+    assert_array_equal(model.labels_, expected.labels_)
+    assert model.recipe_["resize"] == ("crop" if resize == "auto" else resize)
+    rows = images.reshape(N, -1)
+    assert_array_equal(
+        quick(resize=resize).fit_predict(rows), quick().fit_predict(rows)
+    )
+
+
+def test_stretch_of_arrays(images):
+    wide = images.repeat(4, axis=2)
+    stretched = quick(image_size=8, resize="stretch").fit(wide)
+    assert stretched.recipe_["resize"] == "stretch"
+    assert quick(image_size=8).fit(wide).recipe_["resize"] == "pad"
+
+
+def test_warm_start_keeps_the_choice_of_the_first_fit(folder):
+    model = quick(image_size=8, warm_start=True).fit(draw_shapes())
+    assert model.recipe_["resize"] == "pad"
+    assert model.fit(draw_shapes()[:1] * 20 + [Image.new("L", (8, 8))] * 200)
+    assert model.recipe_["resize"] == "pad"
+
+
 def test_image_shape_settles_the_format_of_files(folder):
     model = quick(image_shape=(1, 8, 8)).fit(folder)
     assert model.image_shape_ == (1, 8, 8)

@@ -75,6 +75,7 @@ class Parameters:
     preprocess: str | Callable
     image_shape: tuple[int, int, int] | None
     image_size: str | int
+    resize: str
     on_error: str
     cache_dir: str | os.PathLike | None
     sobel: bool
@@ -203,6 +204,7 @@ def describe_choices(
     Parameters
     ----------
     parameters : Parameters
+        `resize` is the choice that was made when the images were read.
     recipe : Recipe
     clusterer : Clusterer
     source : Source
@@ -245,6 +247,7 @@ def describe_choices(
         "init": recipe.init,
         "learning_rate": recipe.learning_rate,
         "image_shape": tuple(shape) if len(shape) == 3 else None,
+        "resize": parameters.resize,
         "n_components": n_components or parameters.n_projected,
         "augment": choice,
         "mirror": flips,

@@ -174,7 +174,7 @@ def hash_images(source: Source) -> str:
 
 def _hash_files(source: DecodedSource) -> str:
     """Return a hash of the contents of all files and of the format."""
-    image_format = (source.shape, np.dtype(source.dtype).str)
+    image_format = source.image_format
     key = hashlib.blake2b(repr(image_format).encode(), digest_size=16)
     starts = range(0, len(source), HASHED_ROWS)
     tasks = [source.rows[start : start + HASHED_ROWS] for start in starts]

@@ -18,6 +18,24 @@ PIL_CHANNELS = (1, 3, 4)
 # EXIF orientations that swap height and width.
 SWAPPED_ORIENTATIONS = (5, 6, 7, 8)
 
+# Ways in which an image of another shape gets the shape of a format.
+RESIZE_MODES = ("crop", "pad", "stretch")
+
+# Values of torchvision's InterpolationMode, as PIL's filters. PIL knows one kind of
+# nearest neighbors, as torchvision does for PIL images.
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "nearest-exact": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+# Largest ratio of the sides of an image that is scaled as a whole before the crop.
+MAX_ASPECT_RATIO = 16
+
 
 @dataclass(frozen=True)
 class ImageFormat:
@@ -28,10 +46,40 @@ class ImageFormat:
     shape : tuple (C, H, W)
     dtype : type
         np.uint8 or np.float32.
+    resize : {"crop", "pad", "stretch"}, default="crop"
+        How images of other shapes get this shape, see `decode`.
+    shorter_side : int or None, default=None
+        Size in pixels to which the shorter side is scaled before the center is cropped,
+        at least H and W: the ``resize_size`` of torchvision's presets. With None, the
+        largest center crop is scaled to the shape. "pad" and "stretch" ignore it.
+    interpolation : str, default="bilinear"
+        Value of torchvision's `InterpolationMode`.
+
+    Raises
+    ------
+    ValueError
+        If `resize` or `interpolation` is unknown, or `shorter_side` is too small.
     """
 
     shape: tuple[int, int, int]
     dtype: type
+    resize: str = "crop"
+    shorter_side: int | None = None
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        if self.resize not in RESIZE_MODES or self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"resize={self.resize!r} should be one of {RESIZE_MODES}, and "
+                f"interpolation={self.interpolation!r} one of {list(INTERPOLATIONS)}"
+            )
+        height, width = self.shape[1:]
+        if self.shorter_side is not None and self.shorter_side < max(height, width):
+            raise ValueError(
+                f"{height}x{width} pixels cannot be cropped from images whose shorter "
+                f"side is scaled to {self.shorter_side} pixels. Set image_size or "
+                f"image_shape to at most {self.shorter_side} pixels a side."
+            )
 
 
 def read_format(image) -> ImageFormat:
@@ -62,9 +110,17 @@ def read_format(image) -> ImageFormat:
 def decode(image, image_format: ImageFormat) -> np.ndarray:
     """Return an image as an array (C, H, W) of a format.
 
-    The shorter side is scaled, and the longer side is cropped around the center. EXIF
-    rotations are applied, 16 bits become 8, transparent pixels become white, and color
-    becomes gray or gray becomes color.
+    An image of another shape is resized according to `image_format.resize`:
+
+    - "crop": the shorter side is scaled, and the longer side is cropped around the
+      center. With `shorter_side` the pixels of a PIL image equal those of torchvision's
+      `Resize` and `CenterCrop`;
+    - "pad": the longer side is scaled, and the rest gets the median color of the
+      image's border;
+    - "stretch": both sides are scaled.
+
+    EXIF rotations are applied, 16 bits become 8, transparent pixels become white, and
+    color becomes gray or gray becomes color.
 
     Parameters
     ----------
@@ -81,8 +137,13 @@ def decode(image, image_format: ImageFormat) -> np.ndarray:
     image = _drop_label(image)
     if isinstance(image, str | os.PathLike):
         with Image.open(image) as file:
-            # JPEG decodes large images much faster at a fraction of their size.
-            file.draft(None, (max(image_format.shape[1:]),) * 2)
+            # JPEG decodes large images much faster at a fraction of their size. Given
+            # weights expect pixels that are scaled as in their training. At twice the
+            # target size or more, hardly any pixel differs from a full decoding.
+            side = max(image_format.shape[1:])
+            if image_format.shorter_side is not None:
+                side = 2 * image_format.shorter_side
+            file.draft(None, (side, side))
             return _decode_pil(file, image_format)
     if isinstance(image, Image.Image):
         return _decode_pil(image, image_format)
@@ -92,7 +153,7 @@ def decode(image, image_format: ImageFormat) -> np.ndarray:
             f"an image of {values.dtype} values among images of bytes from 0 to 255: "
             "convert it to uint8"
         )
-    if values.shape == image_format.shape:
+    if values.shape == image_format.shape and image_format.shorter_side is None:
         return values.astype(image_format.dtype)
     channels = image_format.shape[0]
     is_pil_like = values.dtype == np.uint8 and values.shape[0] in PIL_CHANNELS
@@ -104,7 +165,9 @@ def decode(image, image_format: ImageFormat) -> np.ndarray:
             f"an image of {values.shape[0]} channels among images of {channels} "
             "channels: convert it"
         )
-    return _resize_array(values, image_format)
+    return np.concatenate(
+        [_resize_channel(channel, image_format) for channel in values]
+    )
 
 
 def describe_failure(image, error: Exception) -> str:
@@ -143,7 +206,7 @@ def _read_pil_format(image: Image.Image) -> ImageFormat:
 
 def _decode_pil(image: Image.Image, image_format: ImageFormat) -> np.ndarray:
     """Return a PIL image as an array of a format."""
-    channels, height, width = image_format.shape
+    channels = image_format.shape[0]
     if channels not in (1, 3):
         raise ValueError(
             f"image files are gray or color, and cannot have the {channels} channels "
@@ -151,16 +214,85 @@ def _decode_pil(image: Image.Image, image_format: ImageFormat) -> np.ndarray:
         )
     image = ImageOps.exif_transpose(image)
     image = _to_mode(image, "L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize(
-            (width, height),
-            Image.Resampling.BILINEAR,
-            box=_center_box(image.size, (width, height)),
-            reducing_gap=2.0,
-        )
-    values = np.array(image)
-    values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+    values = _resize(image, image_format)
     return np.ascontiguousarray(values, dtype=image_format.dtype)
+
+
+def _resize_channel(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
+    """Return one channel (H, W) of an array as an array (1, H, W) of a format."""
+    resized = _resize(Image.fromarray(values.astype(np.float32)), image_format)
+    if image_format.dtype == np.uint8:
+        # Bicubic interpolation overshoots.
+        return resized.round().clip(0, 255).astype(np.uint8)
+    return resized
+
+
+def _resize(image: Image.Image, image_format: ImageFormat) -> np.ndarray:
+    """Return an image of mode "L", "RGB" or "F" as an array (C, H, W)."""
+    _, height, width = image_format.shape
+    is_exact = image_format.resize == "crop" and image_format.shorter_side is not None
+    box, size = _choose_box(image.size, image_format)
+    scaled = image.resize(
+        size,
+        INTERPOLATIONS[image_format.interpolation],
+        box=box,
+        # The reduction by integers before the interpolation is faster, and inexact.
+        reducing_gap=None if is_exact else 2.0,
+    )
+    if image_format.resize == "pad" and scaled.size != (width, height):
+        scaled = _pad(scaled, (width, height), _border_color(image))
+    # torchvision's CenterCrop rounds in this way, too.
+    left, top = round((scaled.width - width) / 2), round((scaled.height - height) / 2)
+    values = np.array(scaled.crop((left, top, left + width, top + height)))
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+
+
+def _choose_box(
+    size: tuple[int, int], image_format: ImageFormat
+) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+    """Return the box of an image that is scaled, and its scaled (width, height)."""
+    width, height = size
+    _, target_height, target_width = image_format.shape
+    target_size = target_width, target_height
+    whole = (0, 0, width, height)
+    if image_format.resize == "stretch":
+        return whole, target_size
+    if image_format.resize == "pad":
+        scale = min(target_width / width, target_height / height)
+        return whole, (max(1, round(scale * width)), max(1, round(scale * height)))
+    if image_format.shorter_side is None:
+        return _center_box(size, target_size), target_size
+    # A strip of a few pixels would be scaled to a huge image.
+    max_side = MAX_ASPECT_RATIO * min(size)
+    left, top = max(0, width - max_side) // 2, max(0, height - max_side) // 2
+    width, height = min(width, max_side), min(height, max_side)
+    box = (left, top, left + width, top + height)
+    # torchvision's Resize rounds the longer side down.
+    side, shorter = image_format.shorter_side, min(width, height)
+    return box, (int(side * width / shorter), int(side * height / shorter))
+
+
+def _pad(image: Image.Image, size: tuple[int, int], color: tuple) -> Image.Image:
+    """Return an image in the center of a larger one of a color."""
+    padded = Image.new(image.mode, size, color)
+    padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return padded
+
+
+def _border_color(image: Image.Image) -> tuple:
+    """Return the median color of the pixels at the edges of an image."""
+    width, height = image.size
+    edges = [
+        (0, 0, width, 1),
+        (0, height - 1, width, height),
+        (0, 0, 1, height),
+        (width - 1, 0, width, height),
+    ]
+    channels = len(image.getbands())
+    border = [np.asarray(image.crop(edge)).reshape(-1, channels) for edge in edges]
+    # The lower median of each channel is a value of its pixels, and bytes stay bytes.
+    color = np.quantile(np.concatenate(border), 0.5, axis=0, method="lower")
+    return tuple(color.tolist())
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -218,24 +350,3 @@ def _to_channels_first(image) -> np.ndarray:
     if is_float and not (np.abs(values) <= np.float64(MAX_ABS_VALUE)).all():
         raise ValueError("an image with values that are NaN, infinite or beyond 1e30")
     return values.astype(np.uint8) if values.dtype == bool else values
-
-
-def _resize_array(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
-    """Return an array (C, H, W), cropped around the center and scaled to a format."""
-    _, height, width = values.shape
-    _, target_height, target_width = image_format.shape
-    box = _center_box((width, height), (target_width, target_height))
-    left, top, right, bottom = map(round, box)
-    # A box of less than a pixel still needs one pixel.
-    values = values[:, top : max(bottom, top + 1), left : max(right, left + 1)]
-    images = torch.from_numpy(values.astype(np.float32))[None]
-    (image,) = torch.nn.functional.interpolate(
-        images,
-        (target_height, target_width),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    )
-    resized = image.numpy()
-    is_bytes = image_format.dtype == np.uint8
-    return resized.round().astype(np.uint8) if is_bytes else resized

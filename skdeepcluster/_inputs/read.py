@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -63,6 +63,8 @@ class InputData:
         Path of each row of X, if X holds files.
     start : int, default=0
         First row of X, if this is a part of larger data.
+    image_format : ImageFormat or None, default=None
+        Format of images, into which images of other shapes are resized. None for rows.
     """
 
     source: Source
@@ -70,6 +72,7 @@ class InputData:
     rows: np.ndarray
     paths: np.ndarray | None = None
     start: int = 0
+    image_format: ImageFormat | None = None
 
     @property
     def readable(self) -> np.ndarray:
@@ -91,6 +94,7 @@ class InputData:
             rows=rows,
             paths=None if self.paths is None else self.paths[start:stop],
             start=start,
+            image_format=self.image_format,
         )
 
     def scatter_rows(self, values: np.ndarray, blank: float) -> np.ndarray:
@@ -149,7 +153,12 @@ def read_input(
             collection = ImageCollection(X, None)
     if collection is None:
         source = _read_array(X, spec)
-        data = InputData(source, n=len(source), rows=np.arange(len(source)))
+        data = InputData(
+            source,
+            n=len(source),
+            rows=np.arange(len(source)),
+            image_format=_array_format(source, spec),
+        )
         failures = ReadFailures()
     else:
         data, failures = _read_collection(collection, spec, for_training)
@@ -207,6 +216,24 @@ def _read_array(X, spec: InputSpec) -> ArraySource:
     source = _read_image_array(X, spec) if is_image else _read_row_array(X, spec)
     check_finite(source)
     return source
+
+
+def _array_format(source: ArraySource, spec: InputSpec) -> ImageFormat | None:
+    """Return the format into which images of other shapes than an array's are resized.
+
+    An array is not resized itself. No image decides about resize="auto", and new images
+    are scaled to the shape of the array without a margin around it.
+    """
+    if len(source.shape) != 3:
+        return None
+    if spec.fitted is not None:
+        return spec.fitted.image_format
+    return ImageFormat(
+        source.shape,
+        source.dtype,
+        resize="crop" if spec.resize == "auto" else spec.resize,
+        interpolation=spec.interpolation,
+    )
 
 
 def _read_image_array(X: np.ndarray, spec: InputSpec) -> ArraySource:
@@ -277,11 +304,14 @@ def _read_collection(
         failures=failures,
     )
     source: Source = decoded
-    if for_training:
-        # All images are decoded here, so that training knows the unreadable ones.
+    # Training has to know the unreadable images beforehand.
+    if for_training and (not spec.reads_once or decoded.skip):
         source = cache_decoded(decoded, spec.cache_dir)
         rows = rows[~failures.mask(rows)]
-    return InputData(source, n=n, rows=rows, paths=collection.paths), failures
+    data = InputData(
+        source, n=n, rows=rows, paths=collection.paths, image_format=image_format
+    )
+    return data, failures
 
 
 def _choose_format(
@@ -293,10 +323,18 @@ def _choose_format(
         image_shape=check_image_shape(spec.image_shape),
         image_size=spec.image_size,
         n_workers=n_workers,
+        resize=spec.resize,
+        auto_size=spec.auto_size,
+        max_auto_size=spec.max_auto_size,
     )
     failures = ReadFailures(messages)
     if image_format is None or (failures and spec.on_error != "skip"):
         raise failures.to_error(skippable=image_format is not None)
+    image_format = replace(
+        image_format,
+        shorter_side=spec.shorter_side,
+        interpolation=spec.interpolation,
+    )
     return image_format, failures
 
 
@@ -313,7 +351,7 @@ def _fitted_format(collection: ImageCollection, fitted: InputFormat) -> ImageFor
             "X holds files, whose pixels are bytes from 0 to 255, but fit saw "
             "floating-point numbers. Pass arrays as in fit, or fit on files."
         )
-    return ImageFormat(fitted.image_shape, fitted.dtype)
+    return fitted.image_format or ImageFormat(fitted.image_shape, fitted.dtype)
 
 
 def _count_workers(n_jobs: int | None, n: int) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.utils.validation import check_array
 
+from .decoding import ImageFormat
+
 
 @dataclass(frozen=True, eq=False)
 class InputFormat:
@@ -22,12 +24,15 @@ class InputFormat:
     mean, scale : ndarray of float32
         Statistics that standardize the values: one number for each channel of images,
         or for each feature of rows.
+    image_format : ImageFormat or None, default=None
+        Format into which new images are decoded. With None, `shape` and `dtype` decide.
     """
 
     shape: tuple[int, ...]
     dtype: type
     mean: np.ndarray
     scale: np.ndarray
+    image_format: ImageFormat | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -49,7 +54,7 @@ class InputSpec:
 
     Parameters
     ----------
-    image_shape, image_size, on_error, n_jobs, cache_dir
+    image_shape, image_size, resize, on_error, n_jobs, cache_dir
         Parameters of `DeepClusterEstimator`.
     validate_rows : callable, default=check_array
         Check of 2-D data, called as ``validate_rows(X, dtype=...,
@@ -60,12 +65,21 @@ class InputSpec:
     max_auto_size : int or None, default=None
         Largest side of images of one size that are kept, and of squares. None is the
         default for networks with fresh weights.
+    shorter_side : int or None, default=None
+        See `ImageFormat`.
+    interpolation : str, default="bilinear"
+        See `ImageFormat`.
+    reads_once : bool, default=False
+        Whether a fit reads all images only once, so that decoded images need not be
+        kept.
     fitted : InputFormat or None, default=None
-        Format that X must have, in place of `image_shape` and `image_size`.
+        Format that X must have, in place of `image_shape`, `image_size`, `resize`,
+        `shorter_side` and `interpolation`.
     """
 
     image_shape: tuple[int, ...] | None = None
     image_size: str | int = "auto"
+    resize: str = "auto"
     on_error: str = "raise"
     n_jobs: int | None = None
     cache_dir: str | os.PathLike | None = None
@@ -74,4 +88,5 @@ class InputSpec:
     interpolation: str = "bilinear"
     auto_size: int | None = None
     max_auto_size: int | None = None
+    reads_once: bool = False
     fitted: InputFormat | None = None

@@ -167,6 +167,7 @@ def test_recipe_of_images(fitted):
         "epochs_per_iter": 30,
         "backbone": "convnet",
         "image_shape": (1, 4, 4),
+        "resize": "crop",
         "augment": "auto",
         "mirror": False,
         "device": "cpu",
@@ -190,6 +191,7 @@ def test_recipe_of_rows(images):
     recipe = fit(images.reshape(100, -1)).recipe_
     assert recipe["backbone"] == "mlp"
     assert recipe["image_shape"] is None
+    assert recipe["resize"] == "auto"
     assert recipe["augment"] is None
     assert recipe["mirror"] is False
     assert recipe["precision"] == "float32"

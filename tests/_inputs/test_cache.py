@@ -134,6 +134,17 @@ def test_new_format_is_decoded_again(folder, cache_dir):
     assert cache_decoded(source, cache_dir).shape == (3, 4, 4)
 
 
+def test_each_way_to_resize_has_its_file(folder, cache_dir):
+    options = [{"resize": resize} for resize in ("crop", "pad", "stretch")]
+    options += [{"shorter_side": 10}, {"interpolation": "bicubic"}]
+    for option in options:
+        image_format = ImageFormat((1, 8, 8), np.uint8, **option)
+        cached = cache_decoded(make_source(folder, image_format), cache_dir)
+        expected = read_pixels(make_source(folder, image_format))
+        assert_array_equal(read_pixels(cached), expected)
+    assert len(list(cache_dir.glob("*.npy"))) == len(options)
+
+
 def test_truncated_cache_file_is_replaced(folder, cache_dir):
     cached_pixels(folder, cache_dir)
     (path,) = cache_dir.glob("*.npy")

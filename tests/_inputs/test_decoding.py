@@ -1,5 +1,7 @@
 """Images of every mode, size and type are decoded into one format."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from skdeepcluster._inputs.decoding import (
     ImageFormat,
@@ -38,6 +41,9 @@ def make_gradient(width, height):
     """Return gray values that grow from left to right."""
     row = np.linspace(0, 255, width).astype(np.uint8)
     return np.tile(row, (height, 1))
+
+
+GRADIENT = make_gradient(40, 20)
 
 
 @pytest.mark.parametrize("image_format", [GRAY, COLOR], ids=["gray", "color"])
@@ -122,6 +128,155 @@ def test_longer_side_is_cropped_around_the_center(size):
         assert row[0] == pytest.approx(left, abs=6)
         assert row[-1] == pytest.approx(right, abs=6)
         assert (np.diff(row) > 0).all()
+
+
+@pytest.mark.parametrize("form", [Image.fromarray, np.asarray, np.float32])
+def test_pad_keeps_the_whole_image(form):
+    width, height = 40, 20
+    image_format = ImageFormat((1, 8, 8), read_format(form(GRADIENT)).dtype, "pad")
+    values = decode(form(make_gradient(width, height)), image_format)[0].astype(int)
+    # The width is scaled from 40 to 8, and the height from 20 to 4.
+    assert values[4, 0] < 20
+    assert values[4, -1] > 235
+    assert (np.diff(values[4]) > 0).all()
+    assert_array_equal(values[2:6], np.tile(values[4], (4, 1)))
+    assert len(np.unique(values[[0, 1, 6, 7]])) == 1
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (41, 7), (200, 5)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pad_has_the_color_of_the_border(size, mode):
+    paper, ink = ((250, 240, 200), (9, 20, 30)) if mode == "RGB" else (240, 20)
+    image = Image.new(mode, size, paper)
+    # A drawing in the center, which touches the edge at the right.
+    width, height = size
+    image.paste(ink, (width // 3, height // 2, width, height // 2 + 1))
+    channels = len(mode) if mode == "RGB" else 1
+    for form in (image, np.asarray(image), np.asarray(image, np.float32)):
+        dtype = read_format(form).dtype
+        values = decode(form, ImageFormat((channels, 16, 16), dtype, "pad"))
+        edge = values[:, 0] if width > height else values[:, :, 0]
+        assert_array_equal(edge, np.broadcast_to(np.c_[paper].T, edge.shape))
+
+
+def test_pad_of_transparent_images_is_white():
+    values = np.zeros((10, 40, 4), np.uint8)
+    values[4:6, 10:30, 3] = 255
+    padded = decode(Image.fromarray(values), replace(COLOR, resize="pad"))
+    assert (padded[:, [0, 1, 2, 5, 6, 7]] == 255).all()
+    assert padded.min() < 200
+
+
+@pytest.mark.parametrize("form", [Image.fromarray, np.asarray, np.float32])
+def test_stretch_scales_both_sides(form):
+    dtype = read_format(form(GRADIENT)).dtype
+    for values in (make_gradient(80, 20), make_gradient(20, 80)):
+        row = decode(form(values), ImageFormat((1, 8, 8), dtype, "stretch"))[0]
+        assert_allclose(row[0], 255 * (np.arange(8) + 0.5) / 8, atol=5)
+        assert_array_equal(row, np.tile(row[0], (8, 1)))
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+def test_square_images_are_resized_in_one_way(resize):
+    image = make_pil_image("RGB", 30, 30)
+    assert_array_equal(
+        decode(image, replace(COLOR, resize=resize)), decode(image, COLOR)
+    )
+
+
+def test_pad_tells_images_apart_that_crop_makes_identical():
+    values = make_gradient(40, 20)
+    other = values.copy()
+    other[:, :8] = 255
+    first, second = Image.fromarray(values), Image.fromarray(other)
+    assert_array_equal(decode(first, GRAY), decode(second, GRAY))
+    padded = replace(GRAY, resize="pad")
+    assert (decode(first, padded) != decode(second, padded)).any()
+
+
+# Preprocessing of networks with given weights.
+
+# Sizes (width, height): landscape, portrait, odd sides, smaller than the target, the
+# target itself, and both sides of the same size.
+SIZES = [(90, 60), (60, 90), (97, 61), (61, 98), (20, 15), (7, 31), (32, 32), (75, 75)]
+
+
+@pytest.mark.parametrize("interpolation", list(InterpolationMode))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", SIZES)
+def test_shorter_side_equals_torchvision(size, mode, interpolation):
+    image = make_pil_image(mode, *size)
+    for shape in [(32, 32), (32, 27), (21, 36)]:
+        for shorter_side in (36, 41, 64):
+            resized = Resize(shorter_side, interpolation, antialias=True)(image)
+            expected = np.asarray(CenterCrop(shape)(resized))
+            expected = expected.reshape(*shape, -1).transpose(2, 0, 1)
+            image_format = ImageFormat(
+                expected.shape,
+                np.uint8,
+                shorter_side=shorter_side,
+                interpolation=interpolation.value,
+            )
+            assert_array_equal(decode(image, image_format), expected)
+            assert_array_equal(decode(np.array(image), image_format), expected)
+            if interpolation.value in ("bicubic", "lanczos"):
+                # Bytes are also clipped between the scaling of both sides.
+                continue
+            floats = replace(image_format, dtype=np.float32)
+            values = decode(np.array(image, np.float32), floats)
+            assert_allclose(values.clip(0, 255), expected, atol=1.5)
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (4000, 3000)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_large_jpeg_with_shorter_side(tmp_path, size, interpolation):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (30, 40, 3)).astype(np.uint8))
+    noise.resize(size, Image.Resampling.BICUBIC).save(tmp_path / "image.jpg")
+    image_format = ImageFormat(
+        (3, 224, 224), np.uint8, shorter_side=256, interpolation=interpolation
+    )
+    from_file = decode(tmp_path / "image.jpg", image_format).astype(int)
+    with Image.open(tmp_path / "image.jpg") as image:
+        difference = np.abs(from_file - decode(image, image_format))
+    assert difference.mean() < 0.6
+    assert difference.max() <= 6
+
+
+@pytest.mark.parametrize("size", [(20_000, 10), (10, 20_000), (1, 1)])
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+def test_extreme_sizes_in_every_way(size, resize):
+    image_format = ImageFormat((1, 64, 64), np.uint8, resize, shorter_side=128)
+    assert (decode(Image.new("L", size, 7), image_format) == 7).all()
+    values = np.full(size[::-1], 0.5)
+    decoded = decode(values, replace(image_format, dtype=np.float32))
+    assert_allclose(decoded, 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("resize", ["pad", "stretch"])
+def test_shorter_side_is_for_crops_only(resize):
+    image = make_pil_image("RGB", 30, 20)
+    image_format = replace(COLOR, resize=resize, interpolation="bicubic")
+    other_format = replace(image_format, shorter_side=16)
+    assert_array_equal(decode(image, image_format), decode(image, other_format))
+    bilinear = replace(image_format, interpolation="bilinear")
+    assert (decode(image, image_format) != decode(image, bilinear)).any()
+
+
+def test_bicubic_bytes_of_many_channels_stay_bytes():
+    values = 255 * RNG.integers(0, 2, (6, 20, 20)).astype(np.uint8)
+    values[:, :, 10:] = 255
+    image_format = ImageFormat((6, 40, 40), np.uint8, interpolation="bicubic")
+    assert (decode(values, image_format)[:, :, 30:] > 250).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"resize": "auto"}, {"interpolation": "sharp"}, {"shorter_side": 7}]
+)
+def test_formats_that_no_image_can_get(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name}=|image_size"):
+        replace(COLOR, **options)
 
 
 def test_format_that_is_not_square():
@@ -247,10 +402,22 @@ def test_failure_has_path_and_cause(tmp_path, bomb, kind, cause):
 sizes = st.integers(1, 70)
 
 
+resize_modes = st.sampled_from(["crop", "pad", "stretch"])
+shorter_sides = st.none() | st.integers(70, 90)
+
+
 @settings(max_examples=150)
-@given(st.sampled_from(MODES), sizes, sizes, sizes, sizes, st.sampled_from([1, 3]))
-def test_any_mode_and_size_becomes_any_format(mode, width, height, w, h, channels):
-    image_format = ImageFormat((channels, h, w), np.uint8)
+@given(
+    st.sampled_from(MODES),
+    *[sizes] * 4,
+    st.sampled_from([1, 3]),
+    resize_modes,
+    shorter_sides,
+)
+def test_any_mode_and_size_becomes_any_format(
+    mode, width, height, w, h, channels, resize, shorter_side
+):
+    image_format = ImageFormat((channels, h, w), np.uint8, resize, shorter_side)
     values = decode(make_pil_image(mode, width, height), image_format)
     assert values.shape == image_format.shape
     assert values.flags.c_contiguous
@@ -261,13 +428,18 @@ def test_any_mode_and_size_becomes_any_format(mode, width, height, w, h, channel
     st.sampled_from([np.uint8, np.int16, np.float16, np.float32, np.float64, bool]),
     st.sampled_from([1, 3, 4, 6]),
     *[sizes] * 4,
+    resize_modes,
+    shorter_sides,
 )
-def test_any_array_becomes_its_format(dtype, channels, width, height, w, h):
+def test_any_array_becomes_its_format(
+    dtype, channels, width, height, w, h, resize, shorter_side
+):
     values = RNG.integers(0, 2, (channels, height, width)).astype(dtype)
     # The last dimension would be read as the channels.
     if channels > width:
         return
-    image_format = ImageFormat((channels, h, w), read_format(values).dtype)
+    dtype = read_format(values).dtype
+    image_format = ImageFormat((channels, h, w), dtype, resize, shorter_side)
     decoded = decode(values, image_format)
     assert decoded.shape == image_format.shape
     assert decoded.dtype == image_format.dtype

@@ -1,5 +1,7 @@
 """Images of a collection are decoded into one format, in any number of workers."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,7 @@ def test_common_size(sizes, image_size, shape):
     image_format, messages = find_common_format(
         find_images(images), None, image_size, 0
     )
-    assert image_format == ImageFormat(shape, np.uint8)
+    assert (image_format.shape, image_format.dtype) == (shape, np.uint8)
     assert not messages
 
 
@@ -74,6 +76,43 @@ def test_image_shape_settles_the_format():
     collection = find_images([Image.new("RGB", (8, 8))])
     image_format, _ = find_common_format(collection, (1, 4, 6), "auto", 0)
     assert image_format == ImageFormat((1, 4, 6), np.uint8)
+
+
+# Sizes (width, height), and the way in which resize="auto" makes squares of them.
+AUTO_CHOICES = {
+    "wide and tall": ([(60, 20), (20, 60)], "pad"),
+    "panoramas": ([(90, 30)] * 3 + [(30, 30)], "pad"),
+    "photographs": ([(300, 200), (200, 300), (400, 300)], "crop"),
+    "one panorama": ([(900, 100)] + [(100, 100)] * 4, "crop"),
+    "one size that is kept": ([(100, 20), (100, 20)], "crop"),
+    "one large size": ([(600, 200), (600, 200)], "pad"),
+}
+
+
+@pytest.mark.parametrize("name", AUTO_CHOICES)
+def test_auto_pads_images_of_which_crops_drop_much(name):
+    sizes, choice = AUTO_CHOICES[name]
+    collection = find_images([Image.new("L", size) for size in sizes])
+    assert find_common_format(collection, None, "auto", 0)[0].resize == choice
+
+
+def test_auto_depends_on_image_shape():
+    collection = find_images([Image.new("L", (60, 20))] * 2)
+    for shape, choice in [((1, 8, 24), "crop"), ((1, 8, 8), "pad")]:
+        assert find_common_format(collection, shape, "auto", 0)[0].resize == choice
+
+
+@pytest.mark.parametrize(("n_wide", "warns"), [(0, False), (1, False), (2, True)])
+def test_crop_that_drops_much_warns(n_wide, warns):
+    sizes = [(30, 10)] * n_wide + [(20, 10)] * (20 - n_wide)
+    collection = find_images([Image.new("L", size) for size in sizes])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for resize in ("crop", "pad", "stretch", "auto"):
+            find_common_format(collection, None, "auto", 0, resize)
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == warns
+    assert all("resize='pad'" in message for message in messages)
 
 
 def test_one_float_array_makes_all_images_float():

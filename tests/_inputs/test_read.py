@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._inputs import images as images_module
-from skdeepcluster._inputs.decoding import decode
+from skdeepcluster._inputs.decoding import ImageFormat, decode
 from skdeepcluster._inputs.read import read_input
 from skdeepcluster._inputs.spec import InputFormat, InputSpec
 
@@ -116,6 +117,31 @@ def test_range_of_values_unlike_in_fit_warns(fit):
         warns = pytest.warns(UserWarning, match="Scale X as in fit")
         with warns if is_warned else nullcontext():
             model.predict(X)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_preprocessing_of_given_weights_is_a_part_of_the_format(tmp_path, resize):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        values = rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+        Image.fromarray(values).save(tmp_path / f"{i}.png")
+    spec = InputSpec(
+        image_size=16, resize=resize, shorter_side=20, interpolation="bicubic"
+    )
+    data, _ = read_input(tmp_path, spec)
+    expected = ImageFormat((3, 16, 16), np.uint8, resize, 20, "bicubic")
+    assert data.image_format == expected
+    fitted = InputFormat(
+        (3, 16, 16), np.uint8, np.zeros(3), np.ones(3), image_format=expected
+    )
+    again, _ = read_input(tmp_path, InputSpec(fitted=fitted))
+    assert again.image_format == expected
+    assert torch.equal(again.source.batch(slice(3)), data.source.batch(slice(3)))
+    with pytest.raises(ValueError, match=r"image_size.* at most 20 pixels"):
+        read_input(tmp_path, replace(spec, image_size=21))
+    # Arrays are not resized, and may be larger.
+    arrays, _ = read_input(np.zeros((3, 30, 30)), replace(spec, image_size="auto"))
+    assert arrays.image_format.resize == resize
 
 
 def test_files_are_decoded_once(tmp_path, monkeypatch):
