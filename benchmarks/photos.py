@@ -25,6 +25,7 @@ import functools
 import json
 import platform
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from data_sets import load_data_set, resize_images
 from pretrained import Scale, load_efficientnet_lite0
 from quality import flatten_pixels, make_parser, measure_probes
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import normalize
@@ -147,7 +149,10 @@ def measure_fit(method, problem, classes, seed):
     train, test, train_classes, test_classes = train_test_split(
         embedding, classes, test_size=0.2, stratify=classes, random_state=seed
     )
-    linear, nearest = measure_probes(train, train_classes, test, test_classes)
+    with warnings.catch_warnings():
+        # The logistic regression stops after 300 steps, on pixels before it converges.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        linear, nearest = measure_probes(train, train_classes, test, test_classes)
     return [
         normalized_mutual_info_score(classes, labels),
         clustering_accuracy(classes, labels),
