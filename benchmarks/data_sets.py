@@ -4,13 +4,22 @@
 "fashion-mnist"  60,000 training and 10,000 test images of 28x28 pixels
 "shapes"         1,500 drawings in color, 32x32 pixels, of five shapes
 "color"          12,000 patches of ten photographs, 32x32 pixels (extra "bench")
+"color-digits"   the digits at 32x32 pixels, each in two random colors
+"clip-art"       about 1,500 drawings in ten folders, 128x128 pixels, of Debian's
+                 package openclipart-png: apt-get install openclipart-png
 FOLDER           a folder with one subfolder of image files for each class
 
 The class of a color patch is the photograph that the patch is cut from. Training
 patches come from the left half of the photograph and test patches from the right half.
 Patches of the same half overlap. Nearly flat patches are left out.
+
+The class of a drawing is its top-level folder. The ten folders with the most files are
+taken, and at most 150 files of each: animals, computer, food, geography (only 130),
+people, recreation, shapes, signs_and_symbols, transportation and unsorted. Symbolic
+links are left out, because they repeat a drawing, often in another folder.
 """
 
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +29,19 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from skdeepcluster.datasets import load_fashion_mnist
 
-# Number of drawings.
+# Number of drawings of shapes.
 N_SHAPES = 1500
 # Side of the squares that files of a folder are resized to, in pixels.
 FOLDER_IMAGE_SIZE = 64
+# Where Debian installs the drawings.
+CLIP_ART_FOLDER = Path("/usr/share/openclipart/png")
+CLIP_ART_SIZE = 128
+N_CLIP_ART_CLASSES = 10
+N_CLIP_ART_PER_CLASS = 150
+# A few drawings are posters of up to 600 million pixels, which take minutes to decode.
+MAX_CLIP_ART_PIXELS = 20_000_000
+# Side of the digits in color, in pixels.
+COLOR_DIGIT_SIZE = 32
 # Side of the color patches, in pixels.
 PATCH_SIZE = 32
 # Minimum standard deviation of the pixels of a patch, as the mean over channels.
@@ -50,33 +68,129 @@ class DataSet(NamedTuple):
     test_classes: np.ndarray | None = None
 
 
-def load_data_set(name, limit=None):
-    """Return a data set in random order, with at most `limit` training images."""
+def load_data_set(name, limit=None, image_size=None):
+    """Return a data set in random order, with at most `limit` training images.
+
+    With `image_size`, all images are RGB squares of that side, in pixels: files are
+    padded on white, and images of arrays are resized.
+    """
     if name == "fashion-mnist":
         data = DataSet(*load_fashion_mnist("train"), *load_fashion_mnist("test"))
     elif name == "color":
         data = load_color_patches()
+    elif name == "color-digits":
+        data = color_digits()
+    elif name == "clip-art":
+        data = load_clip_art(image_size or CLIP_ART_SIZE)
     elif name == "digits":
         digits = load_digits()
         data = DataSet(digits.images.astype(np.uint8), digits.target)
     elif name == "shapes":
         data = DataSet(*draw_shapes(N_SHAPES))
     else:
-        data = load_class_folders(Path(name))
+        data = load_class_folders(Path(name), padded_size=image_size)
     # The order is the same for each limit, so that larger sets contain smaller ones.
     rows = np.random.default_rng(0).permutation(len(data.images))[:limit]
-    return data._replace(images=data.images[rows], classes=data.classes[rows])
+    data = data._replace(images=data.images[rows], classes=data.classes[rows])
+    if image_size is None:
+        return data
+    test_images = data.test_images
+    if test_images is not None:
+        test_images = resize_images(test_images, image_size)
+    return data._replace(
+        images=resize_images(data.images, image_size), test_images=test_images
+    )
 
 
-def load_class_folders(folder):
-    """Read the image files of a folder with one subfolder for each class."""
+def resize_images(images, size):
+    """Return uint8 images (n, size, size, 3) of an array of gray or RGB images."""
+    if images.shape[1:] == (size, size, 3):
+        return images
+    resized = np.empty((len(images), size, size, 3), np.uint8)
+    for row, image in zip(resized, images, strict=True):
+        row[:] = Image.fromarray(image).convert("RGB").resize((size, size))
+    return resized
+
+
+def pad_image(image, size):
+    """Resize a PIL image to a square array, padded on white instead of cropped."""
+    # Transparent pixels become white, too.
+    image = image.convert("RGBA")
+    scale = size / max(image.size)
+    image = image.resize([max(1, round(scale * side)) for side in image.size])
+    square = Image.new("RGBA", (size, size), "white")
+    corner = ((size - image.width) // 2, (size - image.height) // 2)
+    square.alpha_composite(image, corner)
+    return np.asarray(square.convert("RGB"))
+
+
+def load_class_folders(folder, padded_size=None):
+    """Read the image files of a folder with one subfolder for each class.
+
+    Images are stretched to `FOLDER_IMAGE_SIZE`, or padded to `padded_size`.
+    """
     paths = sorted(path for path in folder.glob("*/*") if path.is_file())
-    size = (FOLDER_IMAGE_SIZE, FOLDER_IMAGE_SIZE)
-    images = [
-        np.asarray(Image.open(path).convert("RGB").resize(size)) for path in paths
-    ]
+    images = []
+    for path in paths:
+        with Image.open(path) as image:
+            if padded_size is None:
+                size = (FOLDER_IMAGE_SIZE, FOLDER_IMAGE_SIZE)
+                images.append(np.asarray(image.convert("RGB").resize(size)))
+            else:
+                images.append(pad_image(image, padded_size))
     _, classes = np.unique([path.parent.name for path in paths], return_inverse=True)
     return DataSet(np.stack(images), classes)
+
+
+def load_clip_art(size):
+    """Read drawings of the largest folders of openclipart-png, padded on white."""
+    if not CLIP_ART_FOLDER.is_dir():
+        raise FileNotFoundError(
+            f"The drawings are not in {CLIP_ART_FOLDER}. On Debian or Ubuntu: "
+            "apt-get install openclipart-png"
+        )
+    folders = {
+        folder.name: [path for path in folder.rglob("*.png") if not path.is_symlink()]
+        for folder in CLIP_ART_FOLDER.iterdir()
+    }
+    names = sorted(folders, key=lambda name: len(folders[name]), reverse=True)
+    rng = np.random.default_rng(0)
+    images, classes = [], []
+    for number, name in enumerate(sorted(names[:N_CLIP_ART_CLASSES])):
+        drawings = _read_drawings(sorted(folders[name]), size, rng)
+        images += drawings
+        classes += [number] * len(drawings)
+    return DataSet(np.stack(images), np.array(classes))
+
+
+def _read_drawings(paths, size, rng):
+    drawings = []
+    for i in rng.permutation(len(paths)):
+        if len(drawings) == N_CLIP_ART_PER_CLASS:
+            break
+        # The size in the header of a PNG file. PIL would refuse the largest files.
+        with paths[i].open("rb") as file:
+            width, height = struct.unpack(">16x2I", file.read(24))
+        if width * height <= MAX_CLIP_ART_PIXELS:
+            with Image.open(paths[i]) as image:
+                drawings.append(pad_image(image, size))
+    return drawings
+
+
+def color_digits():
+    """Draw each digit in a bright color on a dark one, or the other way round."""
+    digits = load_digits()
+    rng = np.random.default_rng(0)
+    n = len(digits.images)
+    dark = rng.integers(0, 100, size=(n, 1, 1, 3))
+    bright = rng.integers(130, 256, size=(n, 1, 1, 3))
+    is_bright_digit = rng.random((n, 1, 1, 1)) < 0.5
+    ink = np.where(is_bright_digit, bright, dark)
+    paper = np.where(is_bright_digit, dark, bright)
+    gray = (digits.images * 255 / 16).astype(np.uint8)
+    coverage = resize_images(gray, COLOR_DIGIT_SIZE) / 255
+    images = coverage * ink + (1 - coverage) * paper
+    return DataSet(images.round().astype(np.uint8), digits.target)
 
 
 def draw_shapes(n):

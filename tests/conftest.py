@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pretrained import load_efficientnet_lite0
 from sklearn.datasets import load_digits
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -29,6 +30,15 @@ def digits_images():
     """All 1,797 digits: uint8 images (n, 8, 8) over 0..255, and int labels (n,)."""
     digits = load_digits()
     return (digits.images * 255 / 16).astype(np.uint8), digits.target
+
+
+@pytest.fixture(scope="session")
+def efficientnet_lite0():
+    """EfficientNet-Lite0 with ImageNet weights: (n, 3, H, W) to (n, 1280).
+
+    Its preprocessing is `pretrained.Scale`. Tests share it: copy it before changing it.
+    """
+    return load_efficientnet_lite0()
 
 
 @pytest.fixture
