@@ -404,13 +404,16 @@ class DeepClusterEstimator(
     recipe_ : dict
         Choices that the fit made: `n_pseudo_labels`, `epochs_per_iter`, `backbone`,
         `image_shape`, `resize`, `n_components` (of the last round), `augment`,
-        `mirror` (whether images are mirrored), `device`, `precision`, `kmeans_backend`
-        and `clusters_from`. The latter is "features", or "pixels" if clusters of the
-        pixels change less under mild changes of the images than what the network has
-        learned.
+        `mirror` (whether images are mirrored), `fine_tune`, `init`, `learning_rate`,
+        `device`, `precision`, `kmeans_backend` and `clusters_from`. The latter is
+        "features", or "pixels" if clusters of the pixels change less under mild changes
+        of the images than what the network has learned. Without training it is
+        "neighbors", or "features" if k-means clusters of the features change less than
+        those of their neighbor graph.
 
     history_ : list of dict
-        One entry per round, none without training, from which `pandas.DataFrame(history_)` makes a table:
+        One entry per round, from which `pandas.DataFrame(history_)` makes a table. It
+        is empty without training.
 
         - `round`: number of the round, from 1;
         - `n_pseudo_labels`: number of pseudo-labels that the round trained on;

@@ -25,7 +25,7 @@ from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
 from .callback_runner import CallbackRunner
 from .checkpoints import Checkpoints, fingerprint
-from .frozen import read_features
+from .frozen import read_changed_features, read_features
 from .loop import FitSetup, cluster, extract_points, resume, run_rounds
 from .progress import progress_bar
 from .recipe import Parameters, describe_choices, resolve_recipe
@@ -302,11 +302,12 @@ class Fit:
         sample = features.take(setup.merge_rows)
 
         def prepare_merge() -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
-            changed = probe.extract_changed(network, setup.recipe.compute)
             if setup.recipe.fine_tune:
+                changed = probe.extract_changed(network, setup.recipe.compute)
                 return changed, setup.merge_pixels, diffusion_maps
             start = unit_components(sample)
-            return changed, start, [neighbor_map(start, setup.clusterer)]
+            maps = [neighbor_map(start, setup.clusterer)]
+            return read_changed_features(setup), start, maps
 
         # Only the first process merges.
         changed, start, maps = self.processes.run_on_first(prepare_merge)
@@ -387,17 +388,21 @@ class Fit:
                 )
             return copy.deepcopy(previous)
         # Standardization is part of the network, so that it is saved with the weights.
-        setup = self.backbone_setup
-        n_rows = GIVEN_STATISTICS_ROWS if setup.is_given else STATISTICS_ROWS
-        rows = self.streams.sample("statistics", len(self.source), n_rows)
-        mean, scale = self.processes.run_on_first(lambda: self.source.statistics(rows))
-        if len(self.source.shape) != 3:
+        setup, source = self.backbone_setup, self.source
+        if len(source.shape) != 3:
             setup = replace(setup, preprocessing=None)
-        elif setup.preprocessing is not None and self.source.dtype != np.uint8:
-            white = self.processes.run_on_first(
-                lambda: find_white(self.source.take(rows))
-            )
-            setup = replace(setup, white=white)
+        n_rows = GIVEN_STATISTICS_ROWS if setup.is_given else STATISTICS_ROWS
+        rows = self.streams.sample("statistics", len(source), n_rows)
+        if setup.preprocessing is None:
+            mean, scale = self.processes.run_on_first(lambda: source.statistics(rows))
+        else:
+            # Nothing depends on the statistics of the data, which take time to read.
+            mean = scale = np.ones(source.shape[0])
+            if source.dtype != np.uint8:
+                white = self.processes.run_on_first(
+                    lambda: find_white(source.take(rows))
+                )
+                setup = replace(setup, white=white)
         return build_network(
             parameters.backbone,
             self.source.shape,

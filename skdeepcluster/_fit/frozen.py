@@ -1,10 +1,10 @@
 """Features of a network that is read, not trained: one pass over the images."""
 
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 
-from .._inputs.cache import hash_images
 from .._training.features import extract_features
 from .._utils.distributed import Sharded
 from .._utils.files import make_folder, write_atomically
@@ -23,13 +23,22 @@ def read_features(setup: FitSetup) -> Sharded:
     ValueError
         If features are not finite.
     """
-    folder = setup.recipe.cache_dir
-    if folder is None:
-        _extract(setup)
-    else:
-        _extract_once(setup, make_folder(folder, "cache_dir"))
+
+    def extract() -> np.ndarray:
+        return extract_features(
+            setup.network,
+            setup.source,
+            setup.recipe.compute,
+            out=setup.points.values,
+            rows=setup.shard.rows,
+        )
+
+    rows = setup.shard.rows
+    key = "all", rows.start, rows.stop
+    features = _compute_once(setup, key, setup.points.values.shape, extract)
+    setup.points.values[:] = features
     with np.errstate(invalid="ignore"):
-        total = float(setup.processes.sum(setup.points.values.sum(dtype=float)))
+        total = float(setup.processes.sum(features.sum(dtype=float)))
     if not np.isfinite(total):
         raise ValueError(
             "The network returns features that are NaN or infinite for some images. "
@@ -38,32 +47,36 @@ def read_features(setup: FitSetup) -> Sharded:
     return setup.points
 
 
-def _extract(setup: FitSetup) -> None:
-    """Write the features of this process's images into `setup.points`."""
-    extract_features(
-        setup.network,
-        setup.source,
-        setup.recipe.compute,
-        out=setup.points.values,
-        rows=setup.shard.rows,
-    )
+def read_changed_features(setup: FitSetup) -> np.ndarray:
+    """Return the features of a sample of the images after a mild change.
+
+    They are kept in `cache_dir`, too.
+    """
+    probe = setup.stability_probe
+
+    def extract() -> np.ndarray:
+        return probe.extract_changed(setup.network, setup.recipe.compute)
+
+    shape = len(probe.rows), setup.network.n_features
+    return _compute_once(setup, ("changed", probe.rows), shape, extract)
 
 
-def _extract_once(setup: FitSetup, folder) -> None:
-    """Read the features from a file in a folder, or extract them and write it."""
+def _compute_once(
+    setup: FitSetup, key: tuple, shape: tuple[int, ...], extract: Callable
+) -> np.ndarray:
+    """Return features from their file in `cache_dir`, or extract and write them."""
+    if setup.recipe.cache_dir is None:
+        return extract()
+    folder = make_folder(setup.recipe.cache_dir, "cache_dir")
     dtype = str(setup.recipe.compute.dtype)
-    rows = setup.shard.rows
-    key = hash_content(
-        hash_images(setup.source), setup.network, dtype, rows.start, rows.stop
-    )
-    path = folder / f"features_{key}.npy"
-    features = setup.points.values
+    name = hash_content(setup.images_hash, setup.network, dtype, key)
+    path = folder / f"features_{name}.npy"
     # A missing or damaged file is written again.
     with contextlib.suppress(OSError, ValueError, EOFError):
         saved = np.load(path, mmap_mode="r")
-        if saved.shape == features.shape and saved.dtype == features.dtype:
-            features[:] = saved
-            return
-    _extract(setup)
+        if saved.shape == shape and saved.dtype == np.float32:
+            return saved
+    features = extract()
     with write_atomically(path) as file:
         np.save(file, features)
+    return features

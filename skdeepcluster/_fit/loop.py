@@ -14,7 +14,8 @@ import torch
 from .._clustering.merging import diffusion_map, sample_merge_rows
 from .._clustering.pixels import fit_pixel_projection, project_pixels
 from .._clustering.pseudo_labels import Clusterer, PseudoLabels
-from .._inputs.sources import Source
+from .._inputs.cache import hash_images
+from .._inputs.sources import RowsSource, Source
 from .._training.batch_norm import CALIBRATION_ROWS, calibrate_batch_norm
 from .._training.epoch import TrainingState, train_epoch
 from .._training.features import allocate_features, extract_features
@@ -106,7 +107,10 @@ class FitSetup:
             streams=streams,
             points=Sharded(allocate_features(shape, recipe.cache_dir), shard),
             stability_probe=StabilityProbe(
-                source.take(rows), rows, clusterer.n_clusters
+                # Images that are read once are not to be kept.
+                source.take(rows) if recipe.fine_tune else RowsSource(source, rows),
+                rows,
+                clusterer.n_clusters,
             ),
             calibration_rows=streams.sample("calibration", n, CALIBRATION_ROWS),
             merge_rows=sample_merge_rows(n, clusterer.n_clusters, streams),
@@ -121,6 +125,11 @@ class FitSetup:
     def processes(self) -> Processes:
         """Processes that share the fit."""
         return self.points.processes
+
+    @functools.cached_property
+    def images_hash(self) -> str:
+        """Hash of the contents of all images."""
+        return hash_images(self.source)
 
     @functools.cached_property
     def merge_pixels(self) -> np.ndarray | None:
