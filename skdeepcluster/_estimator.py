@@ -37,7 +37,7 @@ from ._fit.fit import Fit, FitResult
 from ._fit.recipe import Parameters, resolve_backbone_setup
 from ._fit.symptoms import final_symptoms
 from ._inputs.arrays import MAX_ABS_VALUE
-from ._inputs.decoding import RESIZE_MODES
+from ._inputs.decoding import RESIZE_MODES, ImageFormat
 from ._inputs.failures import ReadFailures
 from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
 from ._inputs.sources import Source
@@ -58,6 +58,9 @@ MEMORY_REMEDY = "Lower image_size or batch_size, or pass fewer images."
 # Number of images that `score` looks at.
 SCORE_ROWS = 20_000
 MAX_EPOCHS = 1e9
+# Color images with a longer shorter side, in pixels, are mostly photographs, of which
+# a fresh network learns little.
+MAX_FRESH_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -677,6 +680,9 @@ class DeepClusterEstimator(
             pseudo-label takes most images. At the end, if the network is worse than
             before training, if the pseudo-labels did not settle, or if there are fewer
             clusters than `n_clusters`. The warning names the parameter to change.
+        UserWarning
+            At the end, if fresh weights were trained on color images of more than 64
+            pixels a side, for which given weights would likely do better.
         """
         self._fit(X, y)
         return self
@@ -1023,7 +1029,22 @@ class DeepClusterEstimator(
             n_clusters=0 if self.n_clusters == "auto" else self.n_clusters,
         ):
             warn(message, ConvergenceWarning)
+        self._suggest_weights(reading.data.image_format)
         reading.failures.warn(reading.data.n)
+
+    def _suggest_weights(self, image_format: ImageFormat | None) -> None:
+        """Warn if given weights would likely do better than this fresh network."""
+        is_fresh = self.weights is None and self.backbone in ("auto", "convnet")
+        if not is_fresh or image_format is None:
+            return
+        side = image_format.original_side
+        if image_format.shape[0] == 3 and side is not None and side > MAX_FRESH_SIDE:
+            warn(
+                f"X holds color images of about {side} pixels a side, and the network "
+                "started from fresh weights. For photographs, and for drawings of "
+                "things, given weights would likely do better: "
+                "DeepClusterEstimator(..., weights='DEFAULT')."
+            )
 
     def _make_fitted(
         self, reading: TrainingInput, result: FitResult

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from PIL import Image
 from sklearn.base import clone
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -24,6 +25,7 @@ from torch import nn
 
 from skdeepcluster import DeepClusterEstimator, FaissKMeans, _estimator
 from skdeepcluster._fit import loop as loop_module
+from skdeepcluster._training.network import small_convnet
 
 QUICK = {
     "n_clusters": 5,
@@ -536,10 +538,46 @@ def test_color_and_other_shapes(shape):
     assert model.image_shape_[0] == n_channels
 
 
+FEW_CLUSTERS = {"n_clusters": 2, "n_pseudo_labels": 3, "max_iter": 1}
+
+
 def test_large_color_images():
     X = np.random.default_rng(0).integers(0, 255, (12, 3, 224, 224), np.uint8)
-    model = quick(n_clusters=2, n_pseudo_labels=3, max_iter=1).fit(X)
+    model = quick(**FEW_CLUSTERS)
+    with pytest.warns(UserWarning, match="weights='DEFAULT'"):
+        model.fit(X)
     assert_array_equal(model.predict(X), model.labels_)
+
+
+@pytest.mark.parametrize("form", ["array", "folder", "resized array"])
+def test_fresh_network_on_large_color_images_suggests_given_weights(form, tmp_path):
+    X = np.random.default_rng(0).integers(0, 255, (12, 96, 96, 3), np.uint8)
+    parameters = FEW_CLUSTERS | ({} if form == "array" else {"image_size": 32})
+    if form == "folder":
+        for i, image in enumerate(X):
+            Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+        X = tmp_path
+    with pytest.warns(UserWarning) as caught:
+        quick(**parameters).fit(X)
+    assert len(caught) == 1
+    assert "96 pixels" in str(caught[0].message)
+    assert "weights='DEFAULT'" in str(caught[0].message)
+    # It points to the line of the user.
+    assert caught[0].filename == __file__
+
+
+def test_weights_are_not_suggested_where_they_would_not_help(tmp_path):
+    # Any warning is an error here.
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 255, (12, 3, 96, 96), np.uint8)
+    quick(**FEW_CLUSTERS).fit(large[:, :, :64, :64])
+    quick(**FEW_CLUSTERS).fit(large[:, 0])
+    quick(**FEW_CLUSTERS, image_shape=(1, 32, 32), image_size=32).fit(large)
+    module = nn.Sequential(nn.Conv2d(3, 6, 3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    quick(**FEW_CLUSTERS, backbone=module).fit(large)
+    torch.save(small_convnet((3, 96, 96)).state_dict(), tmp_path / "weights.pt")
+    weights = {"backbone": "convnet", "weights": tmp_path / "weights.pt"}
+    quick(**FEW_CLUSTERS, **weights).fit(large)
 
 
 def test_scale_of_pixels_does_not_matter(images):

@@ -1,7 +1,7 @@
 """Decoding of a single image, in any form, into an array of one format."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -54,6 +54,9 @@ class ImageFormat:
         largest center crop is scaled to the shape. "pad" and "stretch" ignore it.
     interpolation : str, default="bilinear"
         Value of torchvision's `InterpolationMode`.
+    original_side : int or None, default=None
+        Median of the shorter sides of the images before they are resized, in pixels.
+        None if unknown. It has no effect on decoding.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class ImageFormat:
     resize: str = "crop"
     shorter_side: int | None = None
     interpolation: str = "bilinear"
+    original_side: int | None = field(default=None, compare=False)
 
     def __post_init__(self):
         if self.resize not in RESIZE_MODES or self.interpolation not in INTERPOLATIONS:

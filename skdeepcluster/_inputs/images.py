@@ -89,7 +89,9 @@ def find_common_format(
     max_kept, max_side = (max_auto_size,) * 2 if max_auto_size else MAX_AUTO_SIDES
     shape = image_shape or _choose_shape(shapes, image_size, max_kept, max_side)
     resize = _choose_resize(resize, shapes, shape)
-    return ImageFormat(shape, dtype, resize), messages
+    original_side = int(np.median(shapes[:, 1:].min(axis=1)))
+    image_format = ImageFormat(shape, dtype, resize, original_side=original_side)
+    return image_format, messages
 
 
 def _choose_shape(

@@ -233,6 +233,7 @@ def _array_format(source: ArraySource, spec: InputSpec) -> ImageFormat | None:
         source.dtype,
         resize="crop" if spec.resize == "auto" else spec.resize,
         interpolation=spec.interpolation,
+        original_side=min(source.shape[1:]),
     )
 
 
