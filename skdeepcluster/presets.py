@@ -14,8 +14,10 @@ STEPS_PER_ROUND = 5_000
 def deepcluster_alexnet() -> dict:
     """Return the recipe of the DeepCluster paper: AlexNet on ImageNet.
 
-    The recipe is meant for a million images and a GPU. For fewer images, lower both
-    `n_clusters` and `n_pseudo_labels`; the defaults will probably give better clusters.
+    The recipe is meant for a million images and a GPU, and trains from fresh weights.
+    For fewer images, lower both `n_clusters` and `n_pseudo_labels`. The defaults will
+    probably give better clusters of fewer images, with `weights="DEFAULT"` if they are
+    photographs.
 
     Returns
     -------

@@ -557,11 +557,10 @@ def test_fresh_network_on_large_color_images_suggests_given_weights(form, tmp_pa
         for i, image in enumerate(X):
             Image.fromarray(image).save(tmp_path / f"{i:02}.png")
         X = tmp_path
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="weights='DEFAULT'") as caught:
         quick(**parameters).fit(X)
     assert len(caught) == 1
     assert "96 pixels" in str(caught[0].message)
-    assert "weights='DEFAULT'" in str(caught[0].message)
     # It points to the line of the user.
     assert caught[0].filename == __file__
 
