@@ -12,6 +12,8 @@ export the clusters as folders with an HTML page.
 #     model = DeepClusterEstimator(n_clusters=10, on_error="skip").fit("my_images")
 #     export_clusters(model.labels_, model.paths_, "clusters")
 #
+# Add ``weights="DEFAULT"`` for photographs.
+#
 # This example writes its own folder: digits as PNG and JPEG files of many sizes in two
 # subfolders, and three files that are not images.
 import tempfile

@@ -2,6 +2,7 @@
 
 ORDER = [
     "plot_digits.py",
+    "plot_photographs.py",
     "plot_few_labels.py",
     "plot_number_of_clusters.py",
     "plot_grid_search.py",
