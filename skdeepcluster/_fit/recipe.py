@@ -318,7 +318,13 @@ def resolve_fine_tune(parameters: Parameters, is_given: bool, is_image: bool) ->
             "parameters that require gradients. Call backbone.requires_grad_(True), or "
             "set fine_tune=False."
         )
-    return not is_given if fine_tune == "auto" else bool(fine_tune)
+    resolved = not is_given if fine_tune == "auto" else bool(fine_tune)
+    if not resolved and parameters.head == "centroids":
+        raise ValueError(
+            "head='centroids' trains a projection head, but the network is not "
+            "trained. Set fine_tune=True, or head='reset'."
+        )
+    return resolved
 
 
 def resolve_init(parameters: Parameters, is_given: bool) -> str:

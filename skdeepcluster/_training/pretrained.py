@@ -231,18 +231,7 @@ def load_weight_file(
         If the file is damaged, or does not fit the module.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise ValueError(
-            f"weights={path!r} is no file. Relative paths start at {os.getcwd()}."
-        )
-    try:
-        weights = _read_state_dict(path)
-    except Exception as error:
-        # A file from an unknown source may raise any error.
-        raise ValueError(
-            f"weights={path!r} cannot be read: {error or type(error).__name__}. It "
-            "should be a state dict, as safetensors or from torch.save."
-        ) from error
+    weights = read_weight_file(path)
     expected = module.state_dict()
     extra = sorted(weights.keys() - expected.keys())
     extra_layers = {name.rpartition(".")[0] for name in extra}
@@ -269,6 +258,22 @@ def load_weight_file(
             f"{more}. Name the backbone that the weights belong to."
         )
     module.load_state_dict(weights, strict=False)
+
+
+def read_weight_file(path: str) -> dict[str, torch.Tensor]:
+    """Return the named weights of a file, or raise ValueError."""
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"weights={path!r} is no file. Relative paths start at {os.getcwd()}."
+        )
+    try:
+        return _read_state_dict(path)
+    except Exception as error:
+        # A file from an unknown source may raise any error.
+        raise ValueError(
+            f"weights={path!r} cannot be read: {error or type(error).__name__}. It "
+            "should be a state dict, as safetensors or from torch.save."
+        ) from error
 
 
 def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
@@ -500,13 +505,19 @@ def _load_timm(
     size = preprocessing.image_size
     if not loads_weights:
         return build_timm(backbone, size)
+    options: dict[str, Any] = {}
     if is_weight_file(weights):
-        overlay = {"file": os.fspath(weights)}
-        options: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
-    else:
-        options = {}
+        # timm adapts names and positional embeddings. Without the name of a classifier
+        # it accepts neither missing nor additional weights.
+        state_dict = _read_timm_weights(backbone, os.fspath(weights))
+        # Another source would come before them.
+        overlay = {"state_dict": state_dict, "classifier": None, "source": ""}
+        options = {"pretrained_cfg_overlay": overlay}
     try:
-        return build_timm(backbone, size, loads_weights=True, **options)
+        model = build_timm(backbone, size, loads_weights=True, **options)
+        # The configuration would hold the weights a second time.
+        model.pretrained_cfg.pop("state_dict", None)
+        return model
     except ValueError:
         raise
     except Exception as error:
@@ -517,6 +528,27 @@ def _load_timm(
                 f"{error}. Name the model that the weights belong to."
             ) from error
         raise OSError(_explain_timm_download(backbone, error)) from error
+
+
+def _read_timm_weights(backbone: str, path: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a file without those of the classifier."""
+    timm = import_optional("timm", extra="timm")
+    with torch.device("meta"):
+        model = timm.create_model(_timm_name(backbone), pretrained=False)
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, tuple) else (heads,)
+    layers = {
+        name
+        for name, module in model.named_modules()
+        if any(module is head for head in heads)
+    }
+    # Older files have "head" in place of "head.fc".
+    layers |= {name.rpartition(".")[0] for name in layers} - {""}
+    return {
+        name: weights
+        for name, weights in read_weight_file(path).items()
+        if name.rpartition(".")[0] not in layers
+    }
 
 
 def _explain_timm_download(backbone: str, error: Exception) -> str:
