@@ -338,7 +338,8 @@ def resolve_learning_rate(parameters: Parameters, is_given: bool) -> float:
     """Return the step size of SGD."""
     if isinstance(parameters.learning_rate, str):
         return GIVEN_LEARNING_RATE if is_given else LEARNING_RATE
-    return parameters.learning_rate
+    # numpy's numbers are no JSON.
+    return float(parameters.learning_rate)
 
 
 def _check_process_shares(batch_size: int, n: int, processes: Processes) -> None:

@@ -1,6 +1,7 @@
 """Networks with given weights: their sources, and the images that they expect."""
 
 import difflib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,24 +49,25 @@ class Preprocessing:
         Statistics that standardize the channels of pixels from 0 to 1.
     image_size : int or None, default=None
         Side of the squares, in pixels. None takes images of any size.
-    shorter_side : int or None, default=None
-        Size in pixels that the shorter side is scaled to before the square is cropped
-        around the center.
+    crop_fraction : float or None, default=None
+        Side of the square, divided by the size that the shorter side of an image is
+        scaled to before the square is cropped around the center.
     interpolation : str, default="bilinear"
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     image_size: int | None = None
-    shorter_side: int | None = None
+    crop_fraction: float | None = None
     interpolation: str = "bilinear"
 
-    def resized(self, image_size: int) -> "Preprocessing":
-        """Return the same for squares of another size."""
-        shorter_side = self.shorter_side
-        if shorter_side is not None and self.image_size is not None:
-            shorter_side = image_size * shorter_side // self.image_size
-        return replace(self, image_size=image_size, shorter_side=shorter_side)
+    @property
+    def shorter_side(self) -> int | None:
+        """Size in pixels that the shorter side of an image is scaled to."""
+        if self.image_size is None or self.crop_fraction is None:
+            return None
+        # timm rounds down. 224 / (224 / 232) must not become 231.
+        return math.floor(self.image_size / self.crop_fraction + 1e-6)
 
 
 def find_preprocessing(
@@ -95,9 +97,9 @@ def find_preprocessing(
     if preprocess == "imagenet":
         own = replace(own, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     if image_size != "auto":
-        return own.resized(int(image_size))
+        return replace(own, image_size=int(image_size))
     if own.image_size is not None and own.image_size > MAX_GIVEN_SIDE:
-        return own.resized(MAX_GIVEN_SIDE)
+        return replace(own, image_size=MAX_GIVEN_SIDE)
     return own
 
 
@@ -311,7 +313,7 @@ def _torchvision_preprocessing(name: str, weights: str, is_file: bool) -> Prepro
         mean=tuple(map(float, transforms.mean)),
         std=tuple(map(float, transforms.std)),
         image_size=int(transforms.crop_size[0]),
-        shorter_side=int(transforms.resize_size[0]),
+        crop_fraction=transforms.crop_size[0] / transforms.resize_size[0],
         interpolation=transforms.interpolation.value,
     )
 
@@ -448,7 +450,7 @@ def _timm_preprocessing(backbone: str, weights: str | os.PathLike) -> Preprocess
         mean=tuple(map(float, config["mean"])),
         std=tuple(map(float, config["std"])),
         image_size=side,
-        shorter_side=int(side / config["crop_pct"]),
+        crop_fraction=float(config["crop_pct"]),
         interpolation=config["interpolation"],
     )
 
@@ -523,9 +525,10 @@ def _load_timm(
     except Exception as error:
         # timm and its hub raise errors of many types.
         if is_weight_file(weights) or LOCAL_FOLDER in backbone:
+            reason = " ".join(str(error).split()).rstrip(". ")
             raise ValueError(
                 f"weights={os.fspath(weights)!r} do not fit backbone={backbone!r}: "
-                f"{error}. Name the model that the weights belong to."
+                f"{reason}. Name the model that the weights belong to."
             ) from error
         raise OSError(_explain_timm_download(backbone, error)) from error
 
