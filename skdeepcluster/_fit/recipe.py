@@ -221,13 +221,15 @@ def describe_choices(
         choice = getattr(choice, "__qualname__", type(choice).__qualname__)
     elif augment is None:
         choice = None
-    backbone = resolve_backbone(parameters.backbone, shape)
+    backbone: str | torch.nn.Module | None = parameters.backbone
     if isinstance(backbone, torch.nn.Module):
         backbone = type(backbone).__name__
     elif parameters.weights is not None:
-        backbone = resolve_given_backbone(parameters.backbone)
+        backbone = resolve_given_backbone(parameters.backbone)  # type: ignore[arg-type]
     elif not recipe.fine_tune:
         backbone = None
+    else:
+        backbone = resolve_backbone(parameters.backbone, shape)
     steps_per_epoch = count_steps(len(source), recipe.batch_size)
     epochs = recipe.steps_per_round / steps_per_epoch
     n_pseudo_labels = clusterer.n_pseudo_labels
@@ -275,10 +277,9 @@ def resolve_backbone_setup(parameters: Parameters) -> BackboneSetup:
         If there are no such weights.
     """
     backbone, preprocess = parameters.backbone, parameters.preprocess
-    is_module = isinstance(backbone, torch.nn.Module)
     # Who says how pixels are preprocessed knows which pixels the weights have seen.
     is_given = parameters.weights is not None or (
-        is_module
+        isinstance(backbone, torch.nn.Module)
         and (
             preprocess != "auto"
             or parameters.fine_tune is False

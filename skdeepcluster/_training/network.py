@@ -515,7 +515,8 @@ def _build_trunk(
             )
         return load_given_trunk(backbone, weights, setup.preprocessing, loads_weights)
     else:
-        trunk = _build_fresh_trunk(resolve_backbone(backbone, shape), shape)
+        name = resolve_backbone(backbone, shape)
+        trunk = _build_fresh_trunk(name, shape)  # type: ignore[arg-type]
     if weights is not None and loads_weights:
         load_weight_file(trunk, weights)
     return trunk

@@ -518,7 +518,7 @@ def _load_timm(
     try:
         model = build_timm(backbone, size, loads_weights=True, **options)
         # The configuration would hold the weights a second time.
-        model.pretrained_cfg.pop("state_dict", None)
+        model.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
         return model
     except ValueError:
         raise
