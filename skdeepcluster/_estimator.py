@@ -1000,6 +1000,8 @@ class DeepClusterEstimator(
         if setup.is_given and self.fine_tune is not True:
             spec = replace(spec, reads_once=True)
         data, failures = read_input(X, spec, for_training=True)
+        if data.image_format is not None and data.image_format.shorter_side is not None:
+            setup = replace(setup, is_decoded=True)
         names = getattr(reader, "feature_names_in_", None)
         return TrainingInput(data, failures, names, setup)
 

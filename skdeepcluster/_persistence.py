@@ -83,6 +83,7 @@ def _describe_setup(network: Network) -> dict:
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "has_function": setup.function is not None,
         "white": setup.white,
+        "is_decoded": setup.is_decoded,
     }
 
 
@@ -266,6 +267,7 @@ def _load_setup(estimator, values: dict) -> BackboneSetup:
         preprocessing=preprocessing,
         function=estimator.preprocess if values["has_function"] else None,
         white=float(values["white"]),
+        is_decoded=bool(values["is_decoded"]),
     )
 
 

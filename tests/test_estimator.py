@@ -667,9 +667,9 @@ BAD_PARAMETERS = {
         r"backbone='Conv2d' rejects .*\(n, 1, 8, 8\)",
     ),
     "backbone without weights": (
-        {"backbone": nn.Flatten()},
+        {"backbone": nn.Flatten(), "fine_tune": True},
         ValueError,
-        r"backbone='Flatten' .*parameters",
+        "fine_tune=True .*Flatten has no parameters",
     ),
     "device": ({"device": "gpu"}, ValueError, r"device='gpu'"),
     "precision": ({"precision": "fp8"}, ValueError, r"precision"),

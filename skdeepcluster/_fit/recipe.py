@@ -221,13 +221,15 @@ def describe_choices(
         choice = getattr(choice, "__qualname__", type(choice).__qualname__)
     elif augment is None:
         choice = None
-    backbone = resolve_backbone(parameters.backbone, shape)
+    backbone: str | torch.nn.Module | None = parameters.backbone
     if isinstance(backbone, torch.nn.Module):
         backbone = type(backbone).__name__
     elif parameters.weights is not None:
-        backbone = resolve_given_backbone(parameters.backbone)
+        backbone = resolve_given_backbone(parameters.backbone)  # type: ignore[arg-type]
     elif not recipe.fine_tune:
         backbone = None
+    else:
+        backbone = resolve_backbone(parameters.backbone, shape)
     steps_per_epoch = count_steps(len(source), recipe.batch_size)
     epochs = recipe.steps_per_round / steps_per_epoch
     n_pseudo_labels = clusterer.n_pseudo_labels
@@ -275,10 +277,9 @@ def resolve_backbone_setup(parameters: Parameters) -> BackboneSetup:
         If there are no such weights.
     """
     backbone, preprocess = parameters.backbone, parameters.preprocess
-    is_module = isinstance(backbone, torch.nn.Module)
     # Who says how pixels are preprocessed knows which pixels the weights have seen.
     is_given = parameters.weights is not None or (
-        is_module
+        isinstance(backbone, torch.nn.Module)
         and (
             preprocess != "auto"
             or parameters.fine_tune is False
@@ -318,7 +319,13 @@ def resolve_fine_tune(parameters: Parameters, is_given: bool, is_image: bool) ->
             "parameters that require gradients. Call backbone.requires_grad_(True), or "
             "set fine_tune=False."
         )
-    return not is_given if fine_tune == "auto" else bool(fine_tune)
+    resolved = not is_given if fine_tune == "auto" else bool(fine_tune)
+    if not resolved and parameters.head == "centroids":
+        raise ValueError(
+            "head='centroids' trains a projection head, but the network is not "
+            "trained. Set fine_tune=True, or head='reset'."
+        )
+    return resolved
 
 
 def resolve_init(parameters: Parameters, is_given: bool) -> str:
@@ -332,7 +339,8 @@ def resolve_learning_rate(parameters: Parameters, is_given: bool) -> float:
     """Return the step size of SGD."""
     if isinstance(parameters.learning_rate, str):
         return GIVEN_LEARNING_RATE if is_given else LEARNING_RATE
-    return parameters.learning_rate
+    # numpy's numbers are no JSON.
+    return float(parameters.learning_rate)
 
 
 def _check_process_shares(batch_size: int, n: int, processes: Processes) -> None:

@@ -86,18 +86,25 @@ class GivenInput(Standardize):
     preprocessing : Preprocessing
     white : float
         Value of white in the units of X.
+    is_decoded : bool, default=False
+        See `BackboneSetup`.
     """
 
-    def __init__(self, preprocessing: Preprocessing, white: float):
+    def __init__(
+        self, preprocessing: Preprocessing, white: float, is_decoded: bool = False
+    ):
         mean = white * np.array(preprocessing.mean)
         scale = white * np.array(preprocessing.std)
         super().__init__(mean, scale, item_ndim=3)
         self.preprocessing = preprocessing
+        self.is_decoded = is_decoded
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return standardized images, float32 (n, 3, H, W)."""
         side = self.preprocessing.image_size
-        if side is not None and x.shape[2:] != (side, side):
+        is_square = x.shape[2:] == (side, side)
+        # Squares that decoding has cropped must not be cropped again.
+        if side is not None and not (self.is_decoded and is_square):
             x = resize_batch(x, self.preprocessing)
         return super().forward(x)
 
@@ -296,6 +303,9 @@ class BackboneSetup:
         Parameter `preprocess`, if it is a function, in place of `preprocessing`.
     white : float
         Value of white in the units of X.
+    is_decoded : bool
+        Whether images get the expected size when they are decoded, as files do. False
+        resizes them in the network, as arrays.
     """
 
     is_given: bool = False
@@ -303,6 +313,7 @@ class BackboneSetup:
     preprocessing: Preprocessing | None = None
     function: Callable | None = None
     white: float = 255.0
+    is_decoded: bool = False
 
 
 def build_network(
@@ -398,7 +409,7 @@ def _first_layer(
             f"Networks with given weights take gray or color images, but X has "
             f"{shape[0]} channels. Pass three of them, or a function as preprocess."
         )
-    return GivenInput(setup.preprocessing, setup.white)
+    return GivenInput(setup.preprocessing, setup.white, setup.is_decoded)
 
 
 def small_convnet(shape: tuple[int, ...], width: int = WIDTH) -> nn.Module:
@@ -496,10 +507,16 @@ def _build_trunk(
         return nn.Identity()
     elif setup.is_given and backbone not in OWN_NETWORKS:
         assert weights is not None
-        assert setup.preprocessing is not None
+        if setup.preprocessing is None:
+            raise ValueError(
+                f"weights={os.fspath(weights)!r} are for images, but X holds rows. Set "
+                "image_shape=(C, H, W). If the rows are embeddings already, set "
+                "fine_tune=False and remove weights."
+            )
         return load_given_trunk(backbone, weights, setup.preprocessing, loads_weights)
     else:
-        trunk = _build_fresh_trunk(resolve_backbone(backbone, shape), shape)
+        name = resolve_backbone(backbone, shape)
+        trunk = _build_fresh_trunk(name, shape)  # type: ignore[arg-type]
     if weights is not None and loads_weights:
         load_weight_file(trunk, weights)
     return trunk

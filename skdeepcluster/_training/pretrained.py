@@ -1,6 +1,7 @@
 """Networks with given weights: their sources, and the images that they expect."""
 
 import difflib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,24 +49,25 @@ class Preprocessing:
         Statistics that standardize the channels of pixels from 0 to 1.
     image_size : int or None, default=None
         Side of the squares, in pixels. None takes images of any size.
-    shorter_side : int or None, default=None
-        Size in pixels that the shorter side is scaled to before the square is cropped
-        around the center.
+    crop_fraction : float or None, default=None
+        Side of the square, divided by the size that the shorter side of an image is
+        scaled to before the square is cropped around the center.
     interpolation : str, default="bilinear"
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     image_size: int | None = None
-    shorter_side: int | None = None
+    crop_fraction: float | None = None
     interpolation: str = "bilinear"
 
-    def resized(self, image_size: int) -> "Preprocessing":
-        """Return the same for squares of another size."""
-        shorter_side = self.shorter_side
-        if shorter_side is not None and self.image_size is not None:
-            shorter_side = image_size * shorter_side // self.image_size
-        return replace(self, image_size=image_size, shorter_side=shorter_side)
+    @property
+    def shorter_side(self) -> int | None:
+        """Size in pixels that the shorter side of an image is scaled to."""
+        if self.image_size is None or self.crop_fraction is None:
+            return None
+        # timm rounds down. 224 / (224 / 232) must not become 231.
+        return math.floor(self.image_size / self.crop_fraction + 1e-6)
 
 
 def find_preprocessing(
@@ -95,9 +97,9 @@ def find_preprocessing(
     if preprocess == "imagenet":
         own = replace(own, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     if image_size != "auto":
-        return own.resized(int(image_size))
+        return replace(own, image_size=int(image_size))
     if own.image_size is not None and own.image_size > MAX_GIVEN_SIDE:
-        return own.resized(MAX_GIVEN_SIDE)
+        return replace(own, image_size=MAX_GIVEN_SIDE)
     return own
 
 
@@ -231,18 +233,7 @@ def load_weight_file(
         If the file is damaged, or does not fit the module.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise ValueError(
-            f"weights={path!r} is no file. Relative paths start at {os.getcwd()}."
-        )
-    try:
-        weights = _read_state_dict(path)
-    except Exception as error:
-        # A file from an unknown source may raise any error.
-        raise ValueError(
-            f"weights={path!r} cannot be read: {error or type(error).__name__}. It "
-            "should be a state dict, as safetensors or from torch.save."
-        ) from error
+    weights = read_weight_file(path)
     expected = module.state_dict()
     extra = sorted(weights.keys() - expected.keys())
     extra_layers = {name.rpartition(".")[0] for name in extra}
@@ -269,6 +260,22 @@ def load_weight_file(
             f"{more}. Name the backbone that the weights belong to."
         )
     module.load_state_dict(weights, strict=False)
+
+
+def read_weight_file(path: str) -> dict[str, torch.Tensor]:
+    """Return the named weights of a file, or raise ValueError."""
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"weights={path!r} is no file. Relative paths start at {os.getcwd()}."
+        )
+    try:
+        return _read_state_dict(path)
+    except Exception as error:
+        # A file from an unknown source may raise any error.
+        raise ValueError(
+            f"weights={path!r} cannot be read: {error or type(error).__name__}. It "
+            "should be a state dict, as safetensors or from torch.save."
+        ) from error
 
 
 def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
@@ -306,7 +313,7 @@ def _torchvision_preprocessing(name: str, weights: str, is_file: bool) -> Prepro
         mean=tuple(map(float, transforms.mean)),
         std=tuple(map(float, transforms.std)),
         image_size=int(transforms.crop_size[0]),
-        shorter_side=int(transforms.resize_size[0]),
+        crop_fraction=transforms.crop_size[0] / transforms.resize_size[0],
         interpolation=transforms.interpolation.value,
     )
 
@@ -443,7 +450,7 @@ def _timm_preprocessing(backbone: str, weights: str | os.PathLike) -> Preprocess
         mean=tuple(map(float, config["mean"])),
         std=tuple(map(float, config["std"])),
         image_size=side,
-        shorter_side=int(side / config["crop_pct"]),
+        crop_fraction=float(config["crop_pct"]),
         interpolation=config["interpolation"],
     )
 
@@ -500,23 +507,51 @@ def _load_timm(
     size = preprocessing.image_size
     if not loads_weights:
         return build_timm(backbone, size)
+    options: dict[str, Any] = {}
     if is_weight_file(weights):
-        overlay = {"file": os.fspath(weights)}
-        options: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
-    else:
-        options = {}
+        # timm adapts names and positional embeddings. Without the name of a classifier
+        # it accepts neither missing nor additional weights.
+        state_dict = _read_timm_weights(backbone, os.fspath(weights))
+        # Another source would come before them.
+        overlay = {"state_dict": state_dict, "classifier": None, "source": ""}
+        options = {"pretrained_cfg_overlay": overlay}
     try:
-        return build_timm(backbone, size, loads_weights=True, **options)
+        model = build_timm(backbone, size, loads_weights=True, **options)
+        # The configuration would hold the weights a second time.
+        model.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
+        return model
     except ValueError:
         raise
     except Exception as error:
         # timm and its hub raise errors of many types.
         if is_weight_file(weights) or LOCAL_FOLDER in backbone:
+            reason = " ".join(str(error).split()).rstrip(". ")
             raise ValueError(
                 f"weights={os.fspath(weights)!r} do not fit backbone={backbone!r}: "
-                f"{error}. Name the model that the weights belong to."
+                f"{reason}. Name the model that the weights belong to."
             ) from error
         raise OSError(_explain_timm_download(backbone, error)) from error
+
+
+def _read_timm_weights(backbone: str, path: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a file without those of the classifier."""
+    timm = import_optional("timm", extra="timm")
+    with torch.device("meta"):
+        model = timm.create_model(_timm_name(backbone), pretrained=False)
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, tuple) else (heads,)
+    layers = {
+        name
+        for name, module in model.named_modules()
+        if any(module is head for head in heads)
+    }
+    # Older files have "head" in place of "head.fc".
+    layers |= {name.rpartition(".")[0] for name in layers} - {""}
+    return {
+        name: weights
+        for name, weights in read_weight_file(path).items()
+        if name.rpartition(".")[0] not in layers
+    }
 
 
 def _explain_timm_download(backbone: str, error: Exception) -> str:

@@ -166,6 +166,9 @@ def test_recipe_of_images(fitted):
         # The maximum, since epochs of two batches are far from 200 steps.
         "epochs_per_iter": 30,
         "backbone": "convnet",
+        "fine_tune": True,
+        "init": "pixels",
+        "learning_rate": 0.03,
         "image_shape": (1, 4, 4),
         "resize": "crop",
         "augment": "auto",

@@ -101,6 +101,9 @@ def test_network_that_lost_stability_is_warned_about(trained, digits_images):
     model = DeepClusterEstimator(
         10,
         backbone=Collapsing(trained.module_),
+        # The trained network standardizes the images itself.
+        preprocess=nn.Identity(),
+        fine_tune=True,
         max_iter=1,
         epochs_per_iter=1,
         random_state=0,

@@ -261,10 +261,12 @@ def test_user_module_that_rejects_images_is_refused(shape, sobel, expected):
 
 
 @pytest.mark.parametrize("frozen", [nn.Flatten(), UserModule().requires_grad_(False)])
-def test_user_module_without_trainable_parameters_is_refused(frozen):
-    message = r"backbone='\w+' has no parameters that.*requires_grad_\(True\)"
-    with pytest.raises(ValueError, match=message):
-        build(frozen, (3, 8, 8))
+def test_user_module_without_trainable_parameters_is_kept(frozen):
+    network = build(frozen, (3, 8, 8)).eval()
+    images = torch.rand(2, 3, 8, 8)
+    standardized = network.front(images)
+    assert torch.equal(network.trunk(standardized), frozen.eval()(standardized))
+    assert not any(weights.requires_grad for weights in network.parameters())
 
 
 # Preprocessing, normalization and projection.

@@ -448,6 +448,40 @@ def test_fit_equals_fit_of_one_process(run_processes, name):
         assert np.mean(np.abs(embedding - expected)) < 0.01
 
 
+def _given_backbone():
+    """Return a module whose norm layer differs between channels, as after training."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten()
+    )
+    nn.init.uniform_(module[1].weight, 0.5, 1.5)
+    return module
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_frozen_network_has_the_same_clusters_in_two_processes(
+    run_processes, cache, tmp_path
+):
+    parameters = {"backbone": _given_backbone()}
+    ((single, expected),) = raise_errors(run_processes(1, _fit, parameters))
+    if cache:
+        parameters["cache_dir"] = tmp_path / "cache"
+    for _ in range(1 + cache):
+        for model, embedding in raise_errors(run_processes(2, _fit, parameters)):
+            assert_array_equal(model.labels_, single.labels_)
+            assert_array_equal(embedding, expected)
+            assert model.n_iter_ == 0
+
+
+def test_fine_tuning_in_two_processes(run_processes):
+    parameters = {"backbone": _given_backbone(), "fine_tune": True, "max_iter": 1}
+    ((single, _),) = raise_errors(run_processes(1, _fit, parameters))
+    (model, embedding), (_, other) = raise_errors(run_processes(2, _fit, parameters))
+    assert_array_equal(embedding, other)
+    loss = single.history_[0]["loss"]
+    assert model.history_[0]["loss"] == pytest.approx(loss, 1e-3)
+
+
 def _use_on_one_image(parameters):
     model = DeepClusterEstimator(**QUICK | parameters).fit(DIGITS)
     with warnings.catch_warnings(record=True) as caught:
