@@ -6,6 +6,7 @@ import numpy as np
 
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
+from .frozen import cluster_frozen
 from .kmeans import KMeansOptions, kmeans
 from .leaves import LinearClassifier, LinearLeaves, NearestLeaves
 from .membership import Membership, calibrate_temperature
@@ -122,7 +123,8 @@ def fit_cluster_model(
             no_points, labels = sample[:, :0], last.labels[0][rows]
             merged = Merge(no_points, labels, from_start=False, cut_scores=None)
         else:
-            merged = merge(sample, unchanged, images, clusterer, seed)
+            make_clusters = merge if images.diffusion_maps else cluster_frozen
+            merged = make_clusters(sample, unchanged, images, clusterer, seed)
         return _divide_clusters(merged, sample, clusterer, seed)
 
     def calibrate(fitted: FittedLeaves) -> float:

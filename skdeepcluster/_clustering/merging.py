@@ -10,19 +10,13 @@ from sklearn.utils.extmath import randomized_svd
 from .._utils.distributed import Sharded
 from .._utils.random import RandomStreams
 from ..metrics import reproduced_information
-from .graph import nearest_neighbors, spectral_embedding
+from .graph import nearest_neighbors
 from .kmeans import Clusters, KMeansOptions, kmeans
 from .leaves import LinearClassifier
 from .n_clusters import CutScores, score_cuts
-from .pseudo_labels import (
-    GRAPH_COMPONENTS,
-    MAX_EIGENVECTORS,
-    PIXEL_SHARE,
-    Clusterer,
-)
+from .pseudo_labels import MAX_EIGENVECTORS, PIXEL_SHARE, Clusterer
 from .sums import cluster_means
 from .tree import MergeTree, build_tree
-from .whitening import fit_projection
 
 # Number of last rounds whose diffusion maps are merged. Single rounds swing, and the
 # pseudo-labels of earlier rounds are worse.
@@ -45,7 +39,7 @@ RESTART_BUDGET = 2000
 MIN_RESTARTS = 5
 # Number of images that a classifier of candidate clusters is fitted to.
 CLASSIFIER_ROWS = 5000
-# Stability by which clusters of the network must exceed clusters of the start.
+# Stability by which clusters of the network must exceed clusters of the pixels.
 MIN_GAIN = 0.015
 # Largest number of fine clusters that a tree is built over.
 MAX_FINE_CLUSTERS = 2000
@@ -95,34 +89,6 @@ def diffusion_map(probabilities: np.ndarray, n_clusters: int) -> np.ndarray:
     return normalize(scaled @ (vectors * values.clip(0) ** DIFFUSION_STEPS))
 
 
-def unit_components(features: np.ndarray) -> np.ndarray:
-    """Return the leading principal components of features, scaled to unit length."""
-    project = fit_projection(features, GRAPH_COMPONENTS, whiten=False, normalize=True)
-    return project(features)
-
-
-def neighbor_map(points: np.ndarray, clusterer: Clusterer) -> np.ndarray:
-    """Embed points by the graph of their nearest neighbors.
-
-    It takes the place of diffusion maps if no head has been trained.
-
-    Parameters
-    ----------
-    points : ndarray of shape (n, d), float32
-    clusterer : Clusterer
-
-    Returns
-    -------
-    coordinates : ndarray of shape (n, m), float32
-        Rows of unit length.
-    """
-    if clusterer.n_neighbors is None:
-        return points
-    n_clusters = clusterer.n_clusters
-    n_vectors = min(n_clusters + n_clusters // 3, MAX_EIGENVECTORS)
-    return spectral_embedding(points, clusterer.n_neighbors, max(2, n_vectors))
-
-
 def sample_merge_rows(n: int, n_clusters: int, streams: RandomStreams) -> np.ndarray:
     """Return the sorted rows that represent all `n` images in the merge."""
     # The name of the stream is part of the seed. Another name changes all results.
@@ -153,19 +119,18 @@ class MergeInput:
     ----------
     rows : ndarray of shape (m,), int
         Rows of the images in the whole data.
-    maps : list of ndarrays with m rows
-        Diffusion maps of the last rounds, or without rounds the map of the neighbors in
-        the features. Not used if the pseudo-labels are the final clusters.
-    start : ndarray of shape (m, d), float32, or None
-        What the fit started from: principal components of the pixels, or of the
-        features of given weights. None if it is not to be trusted.
+    diffusion_maps : list of ndarrays with m rows
+        Maps of the last rounds, none if the network is not trained. Not used if the
+        pseudo-labels are the final clusters.
+    pixels : ndarray of shape (m, d), float32, or None
+        Principal components of the pixels. None if pixels are not to be trusted.
     changed : ChangedImages
         Some images after a mild change.
     """
 
     rows: np.ndarray
-    maps: list[np.ndarray]
-    start: np.ndarray | None
+    diffusion_maps: list[np.ndarray]
+    pixels: np.ndarray | None
     changed: ChangedImages
 
 
@@ -176,12 +141,13 @@ class Merge:
     Parameters
     ----------
     points : ndarray of shape (m, d), float32
-        Points in which the clusters are compact: maps with a share of the start, or the
-        start.
+        Points in which the clusters are compact: diffusion maps with a share of the
+        pixels, or the pixels.
     labels : ndarray of shape (m,), int32
         Cluster of each point.
     from_start : bool
-        Whether the clusters are k-means clusters of what the fit started from.
+        Whether the clusters are k-means clusters of what the fit started from: the
+        pixels, or the features if the network is not trained.
     cut_scores : CutScores or None
         Scores by which the number of clusters was chosen. None if it was given.
     """
@@ -199,7 +165,7 @@ def merge(
     clusterer: Clusterer,
     seed: int,
 ) -> Merge:
-    """Cluster images by their maps, or by what the fit started from if it is as good.
+    """Cluster images by their diffusion maps, or by their pixels if these are as good.
 
     Parameters
     ----------
@@ -211,32 +177,24 @@ def merge(
     clusterer : Clusterer
     seed : int
     """
-    maps = np.hstack(images.maps) / np.sqrt(len(images.maps))
-    start, points = images.start, maps
-    if start is not None:
-        # On average at unit length, like the maps.
-        squares = np.square(start, dtype=np.float64).sum(axis=1)
-        start = (start / (np.sqrt(squares.mean()) or 1.0)).astype(np.float32)
-        # A small share of the start decides what the maps leave open: all pseudo-labels
-        # that are never confused, and all parts of a graph without edges between them,
-        # are equally far apart there.
-        points = np.hstack([maps, PIXEL_SHARE * normalize(start)])
+    maps = np.hstack(images.diffusion_maps) / np.sqrt(len(images.diffusion_maps))
+    pixels, points = images.pixels, maps
+    if pixels is not None:
+        # On average at unit length, like the diffusion maps.
+        squares = np.square(pixels, dtype=np.float64).sum(axis=1)
+        pixels = (pixels / (np.sqrt(squares.mean()) or 1.0)).astype(np.float32)
+        # A small share of the pixels decides what the diffusion maps leave open: all
+        # pseudo-labels that are never confused are equally far apart there.
+        points = np.hstack([maps, PIXEL_SHARE * normalize(pixels)])
 
     neighbors = None
-    if clusterer.finds_n_clusters and start is not None:
-        neighbors = nearest_neighbors(start, 1)[0][:, 0]
+    if clusterer.finds_n_clusters and pixels is not None:
+        neighbors = nearest_neighbors(pixels, 1)[0][:, 0]
 
     def score(points: np.ndarray, compares_gaps: bool) -> CutScores:
-        """Score each cut of the merge tree over fine clusters of points."""
-        fine, tree = _cluster_finely(points, clusterer, seed)
-        classifier, labels = _fit_classifier(sample, fine.labels, seed)
-        before, after, all_before = (
-            labels[classifier.predict(features)]
-            for features in (unchanged, images.changed.features, sample)
-        )
-        pairs = [(before, after)]
-        if neighbors is not None:
-            pairs.append((all_before, all_before[neighbors]))
+        changed = images.changed.features
+        fine, tree = cluster_finely(points, clusterer, seed)
+        pairs = label_pairs(fine.labels, sample, unchanged, changed, neighbors, seed)
         return score_cuts(tree, pairs, compares_gaps)
 
     def cluster(points: np.ndarray, n_clusters: int) -> np.ndarray:
@@ -250,19 +208,57 @@ def merge(
         )
 
     n_clusters, cut_scores = clusterer.n_clusters, None
-    if clusterer.finds_n_clusters and start is not None:
-        cut_scores = score(start, compares_gaps=False)
+    if clusterer.finds_n_clusters and pixels is not None:
+        cut_scores = score(pixels, compares_gaps=False)
         n_clusters = cut_scores.best
     labels = cluster(points, n_clusters)
-    if start is not None:
-        start_labels = cluster(start, n_clusters)
+    if pixels is not None:
+        pixel_labels = cluster(pixels, n_clusters)
         # Both have the same number of clusters, so that their stability is comparable.
-        if stability(labels) <= stability(start_labels) + MIN_GAIN:
-            return Merge(start, start_labels, from_start=True, cut_scores=cut_scores)
+        if stability(labels) <= stability(pixel_labels) + MIN_GAIN:
+            return Merge(pixels, pixel_labels, from_start=True, cut_scores=cut_scores)
     if clusterer.finds_n_clusters:
         cut_scores = score(maps, compares_gaps=True)
         labels = cluster(points, cut_scores.best)
     return Merge(points, labels, from_start=False, cut_scores=cut_scores)
+
+
+def label_pairs(
+    fine_labels: np.ndarray,
+    sample: np.ndarray,
+    unchanged: np.ndarray,
+    changed: np.ndarray,
+    neighbors: np.ndarray | None,
+    seed: int,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the fine clusters of images and of images that are like them.
+
+    Parameters
+    ----------
+    fine_labels : ndarray of shape (m,), int
+        Fine cluster of each image of the sample.
+    sample : ndarray of shape (m, d), float32
+        Features of the sample.
+    unchanged, changed : ndarrays of shape (m_changed, d), float32
+        Features of images before and after a mild change.
+    neighbors : ndarray of shape (m,), int, or None
+        Position of the nearest image of each image of the sample.
+    seed : int
+
+    Returns
+    -------
+    pairs : list of pairs of ndarrays of int
+        Fine clusters before and after a mild change, and of an image and its nearest.
+    """
+    classifier, names = _fit_classifier(sample, fine_labels, seed)
+    before, after = (
+        names[classifier.predict(features)] for features in (unchanged, changed)
+    )
+    pairs = [(before, after)]
+    if neighbors is not None:
+        predicted = names[classifier.predict(sample)]
+        pairs.append((predicted, predicted[neighbors]))
+    return pairs
 
 
 def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:
@@ -275,7 +271,7 @@ def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.nd
     n_init = max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters))
     options = replace(_merge_options(clusterer), n_init=n_init)
     best = kmeans(data, n_clusters, options, seed)
-    fine, tree = _cluster_finely(points, clusterer, seed)
+    fine, tree = cluster_finely(points, clusterer, seed)
     if tree.n_leaves > n_clusters:
         labels = tree.cut(n_clusters)[fine.labels]
         starts = cluster_means(points, labels, fine.centers[:n_clusters])
@@ -284,7 +280,7 @@ def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.nd
     return best.labels
 
 
-def _cluster_finely(
+def cluster_finely(
     points: np.ndarray, clusterer: Clusterer, seed: int
 ) -> tuple[Clusters, MergeTree]:
     """Return about as many clusters as pseudo-labels, and their merge tree."""

@@ -10,12 +10,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from .._clustering.cluster_model import ClusterModel, fit_cluster_model
-from .._clustering.merging import (
-    ChangedImages,
-    MergeInput,
-    neighbor_map,
-    unit_components,
-)
+from .._clustering.merging import ChangedImages, MergeInput
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
@@ -299,25 +294,22 @@ class Fit:
         Without rounds they come from the neighbors in the features.
         """
         probe = setup.stability_probe
-        sample = features.take(setup.merge_rows)
 
-        def prepare_merge() -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
-            if setup.recipe.fine_tune:
-                changed = probe.extract_changed(network, setup.recipe.compute)
-                return changed, setup.merge_pixels, diffusion_maps
-            start = unit_components(sample)
-            maps = [neighbor_map(start, setup.clusterer)]
-            return read_changed_features(setup), start, maps
+        def prepare_merge() -> tuple[np.ndarray, np.ndarray | None]:
+            if not setup.recipe.fine_tune:
+                return read_changed_features(setup), None
+            changed = probe.extract_changed(network, setup.recipe.compute)
+            return changed, setup.merge_pixels
 
         # Only the first process merges.
-        changed, start, maps = self.processes.run_on_first(prepare_merge)
+        changed, pixels = self.processes.run_on_first(prepare_merge)
         cluster_model = fit_cluster_model(
             pseudo_labels,
             features,
             MergeInput(
                 rows=setup.merge_rows,
-                maps=maps,
-                start=start,
+                diffusion_maps=diffusion_maps,
+                pixels=pixels,
                 changed=ChangedImages(probe.rows, changed),
             ),
             setup.clusterer,

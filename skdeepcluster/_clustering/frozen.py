@@ -1,0 +1,100 @@
+"""Final clusters of the features of a network that is not trained."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..metrics import reproduced_information
+from .graph import nearest_neighbors, spectral_embedding
+from .merging import Merge, MergeInput, cluster_finely, cluster_points, label_pairs
+from .n_clusters import CutScores, score_cuts
+from .pseudo_labels import MAX_EIGENVECTORS, Clusterer
+from .whitening import fit_projection
+
+# Numbers of principal components, at unit length, whose neighbors form graphs, and
+# numbers of neighbors, as multiples of `n_neighbors`.
+GRAPH_COMPONENTS = (64, 128)
+NEIGHBOR_MULTIPLES = (1, 2)
+# Scales of the components beside the embedding of a graph.
+COMPONENT_SHARES = (0.0, 0.5)
+# Number of neighbors that should be in the cluster of an image.
+JUDGED_NEIGHBORS = 15
+
+
+def cluster_frozen(
+    sample: np.ndarray,
+    unchanged: np.ndarray,
+    images: MergeInput,
+    clusterer: Clusterer,
+    seed: int,
+) -> Merge:
+    """Cluster the features of a network that no head has been trained on.
+
+    Candidates are k-means clusters of the features, and of spectral embeddings of
+    several graphs of their nearest neighbors. The candidate whose clusters tell most
+    about the clusters of neighbors is returned.
+
+    Parameters
+    ----------
+    sample : ndarray of shape (m, d), float32
+        Features of the images.
+    unchanged : ndarray of shape (m_changed, d), float32
+        Features of the images in `images.changed`, before the change.
+    images : MergeInput
+    clusterer : Clusterer
+    seed : int
+
+    Notes
+    -----
+    No single graph is the best for all images, and the objective of k-means does not
+    tell which one is, since each embedding has a scale of its own.
+    """
+    spaces = [
+        fit_projection(sample, n, whiten=False, normalize=True)(sample)
+        for n in GRAPH_COMPONENTS
+    ]
+    neighbors = nearest_neighbors(spaces[-1], JUDGED_NEIGHBORS)[0]
+    candidates = _candidate_points(spaces, clusterer)
+
+    cut_scores: CutScores | None = None
+    if clusterer.finds_n_clusters:
+        # A graph finds clusters of any shape, so that its tree tells their number.
+        fine, tree = cluster_finely(candidates[-1], clusterer, seed)
+        changed, nearest = images.changed.features, neighbors[:, 0]
+        pairs = label_pairs(fine.labels, sample, unchanged, changed, nearest, seed)
+        cut_scores = score_cuts(tree, pairs, compares_gaps=len(candidates) > 1)
+        clusterer = replace(clusterer, n_clusters=cut_scores.best)
+
+    labels = [cluster_points(points, clusterer, seed) for points in candidates]
+    information = [_neighbor_information(each, neighbors) for each in labels]
+    # The first of several equal candidates: the features themselves.
+    best = int(np.argmax(information))
+    return Merge(
+        candidates[best], labels[best], from_start=best == 0, cut_scores=cut_scores
+    )
+
+
+def _candidate_points(
+    spaces: list[np.ndarray], clusterer: Clusterer
+) -> list[np.ndarray]:
+    """Return the features, and embeddings of graphs of their nearest neighbors."""
+    candidates = [spaces[0]]
+    if clusterer.n_neighbors is None:
+        return candidates
+    # With a third more eigenvectors than clusters, small clusters do not vanish.
+    n_clusters = clusterer.n_clusters
+    n_vectors = max(2, min(n_clusters + n_clusters // 3, MAX_EIGENVECTORS))
+    for points in spaces:
+        for multiple in NEIGHBOR_MULTIPLES:
+            n_neighbors = multiple * clusterer.n_neighbors
+            embedding = spectral_embedding(points, n_neighbors, n_vectors)
+            for share in COMPONENT_SHARES:
+                parts = [embedding, share * points] if share else [embedding]
+                candidates.append(np.hstack(parts).astype(np.float32))
+    return candidates
+
+
+def _neighbor_information(labels: np.ndarray, neighbors: np.ndarray) -> float:
+    """Return the information that clusters share with the clusters of neighbors."""
+    repeated = np.repeat(labels, neighbors.shape[1])
+    return reproduced_information(repeated, labels[neighbors].ravel())
