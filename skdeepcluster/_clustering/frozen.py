@@ -11,10 +11,12 @@ from .n_clusters import CutScores, score_cuts
 from .pseudo_labels import MAX_EIGENVECTORS, Clusterer
 from .whitening import fit_projection
 
-# Numbers of principal components, at unit length, whose neighbors form graphs, and
+# Numbers of principal components whose neighbors form graphs, and
 # numbers of neighbors, as multiples of `n_neighbors`.
 GRAPH_COMPONENTS = (64, 128)
 NEIGHBOR_MULTIPLES = (1, 2)
+# In rows of at most this many features, lengths tell as much as directions.
+MAX_SHORT_ROW = 16
 # Scales of the components beside the embedding of a graph.
 COMPONENT_SHARES = (0.0, 0.5)
 # Number of neighbors that should be in the cluster of an image.
@@ -49,8 +51,9 @@ def cluster_frozen(
     No single graph is the best for all images, and the objective of k-means does not
     tell which one is, since each embedding has a scale of its own.
     """
+    uses_directions = sample.shape[1] > MAX_SHORT_ROW
     spaces = [
-        fit_projection(sample, n, whiten=False, normalize=True)(sample)
+        fit_projection(sample, n, whiten=False, normalize=uses_directions)(sample)
         for n in GRAPH_COMPONENTS
     ]
     neighbors = nearest_neighbors(spaces[-1], JUDGED_NEIGHBORS)[0]
@@ -85,11 +88,14 @@ def _candidate_points(
     n_clusters = clusterer.n_clusters
     n_vectors = max(2, min(n_clusters + n_clusters // 3, MAX_EIGENVECTORS))
     for points in spaces:
+        # On average at unit length, like the embeddings.
+        length = np.sqrt(np.square(points, dtype=np.float64).sum(axis=1).mean())
+        scaled = points / (length or 1.0)
         for multiple in NEIGHBOR_MULTIPLES:
             n_neighbors = multiple * clusterer.n_neighbors
             embedding = spectral_embedding(points, n_neighbors, n_vectors)
             for share in COMPONENT_SHARES:
-                parts = [embedding, share * points] if share else [embedding]
+                parts = [embedding, share * scaled] if share else [embedding]
                 candidates.append(np.hstack(parts).astype(np.float32))
     return candidates
 

@@ -294,6 +294,10 @@ class Fit:
         Without rounds they come from the neighbors in the features.
         """
         probe = setup.stability_probe
+        if network.setup.is_given:
+            # Clusters of the neighbors in good features are better than what a head
+            # confuses that was trained for a few epochs.
+            diffusion_maps = []
 
         def prepare_merge() -> tuple[np.ndarray, np.ndarray | None]:
             if not setup.recipe.fine_tune:
@@ -325,6 +329,7 @@ class Fit:
                 self.source,
                 pseudo_labels.n_components,
                 cluster_model,
+                is_given=network.setup.is_given,
             ),
             history=list(history),
             inertia=sum(clusters.inertia for clusters in pseudo_labels.clusters),

@@ -198,6 +198,7 @@ def describe_choices(
     source: Source,
     n_components: int | None,
     cluster_model: ClusterModel,
+    is_given: bool,
 ) -> dict:
     """Return the attribute `recipe_`: the choice for each parameter with an "auto".
 
@@ -212,6 +213,8 @@ def describe_choices(
     n_components : int or None
         Number of components in the last clustering. None with `head="centroids"`.
     cluster_model : ClusterModel
+    is_given : bool
+        Whether the weights of the backbone are given.
     """
     shape = source.shape
     augment = recipe.augment
@@ -234,10 +237,10 @@ def describe_choices(
     epochs = recipe.steps_per_round / steps_per_epoch
     n_pseudo_labels = clusterer.n_pseudo_labels
     clusters_from = "features"
-    if cluster_model.from_start and recipe.fine_tune:
+    if is_given:
+        clusters_from = "features" if cluster_model.from_start else "neighbors"
+    elif cluster_model.from_start:
         clusters_from = "pixels"
-    elif not cluster_model.from_start and not recipe.fine_tune:
-        clusters_from = "neighbors"
     choices = {
         "clusters_from": clusters_from,
         "n_pseudo_labels": (

@@ -47,7 +47,7 @@ def merge_images(features, maps, clusterer, pixels=None, changed=None, seed=0):
     """Merge images whose features do not change, unless `changed` has others."""
     images = MergeInput(
         rows=np.arange(len(features)),
-        maps=maps,
+        diffusion_maps=maps,
         pixels=pixels,
         changed=ChangedImages(
             np.arange(len(features)), features if changed is None else changed
