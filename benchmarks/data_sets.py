@@ -4,7 +4,7 @@
 "fashion-mnist"  60,000 training and 10,000 test images of 28x28 pixels
 "shapes"         1,500 drawings in color, 32x32 pixels, of five shapes
 "color"          12,000 patches of ten photographs, 32x32 pixels (extra "bench")
-"color-digits"   the digits at 32x32 pixels, each in two random colors
+"color-digits"   the digits as RGB images
 "clip-art"       about 1,500 drawings in ten folders, 128x128 pixels, of Debian's
                  package openclipart-png: apt-get install openclipart-png
 FOLDER           a folder with one subfolder of image files for each class
@@ -178,19 +178,10 @@ def _read_drawings(paths, size, rng):
 
 
 def color_digits():
-    """Draw each digit in a bright color on a dark one, or the other way round."""
+    """Return the digits as RGB images of bytes."""
     digits = load_digits()
-    rng = np.random.default_rng(0)
-    n = len(digits.images)
-    dark = rng.integers(0, 100, size=(n, 1, 1, 3))
-    bright = rng.integers(130, 256, size=(n, 1, 1, 3))
-    is_bright_digit = rng.random((n, 1, 1, 1)) < 0.5
-    ink = np.where(is_bright_digit, bright, dark)
-    paper = np.where(is_bright_digit, dark, bright)
-    gray = (digits.images * 255 / 16).astype(np.uint8)
-    coverage = resize_images(gray, COLOR_DIGIT_SIZE) / 255
-    images = coverage * ink + (1 - coverage) * paper
-    return DataSet(images.round().astype(np.uint8), digits.target)
+    gray = (digits.images * (255 / 16)).round().astype(np.uint8)
+    return DataSet(np.repeat(gray[..., None], 3, axis=3), digits.target)
 
 
 def draw_shapes(n):
