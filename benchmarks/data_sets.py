@@ -41,7 +41,6 @@ N_CLIP_ART_PER_CLASS = 150
 # A few drawings are posters of up to 600 million pixels, which take minutes to decode.
 MAX_CLIP_ART_PIXELS = 20_000_000
 # Side of the digits in color, in pixels.
-COLOR_DIGIT_SIZE = 32
 # Side of the color patches, in pixels.
 PATCH_SIZE = 32
 # Minimum standard deviation of the pixels of a patch, as the mean over channels.
