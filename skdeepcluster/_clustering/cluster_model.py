@@ -6,12 +6,12 @@ import numpy as np
 
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
-from .frozen import cluster_frozen
 from .kmeans import KMeansOptions, kmeans
 from .leaves import LinearClassifier, LinearLeaves, NearestLeaves
 from .membership import Membership, calibrate_temperature
 from .merging import ChangedImages, Merge, MergeInput, merge
 from .n_clusters import CutScores
+from .neighbor_clusters import cluster_by_neighbors
 from .pseudo_labels import Clusterer, PseudoLabels
 from .sums import cluster_means, cluster_sizes, cluster_sums
 from .tree import MergeTree, build_tree
@@ -123,7 +123,7 @@ def fit_cluster_model(
             no_points, labels = sample[:, :0], last.labels[0][rows]
             merged = Merge(no_points, labels, from_start=False, cut_scores=None)
         else:
-            make_clusters = merge if images.diffusion_maps else cluster_frozen
+            make_clusters = merge if images.diffusion_maps else cluster_by_neighbors
             merged = make_clusters(sample, unchanged, images, clusterer, seed)
         return _divide_clusters(merged, sample, clusterer, seed)
 

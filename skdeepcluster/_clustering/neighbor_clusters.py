@@ -1,4 +1,4 @@
-"""Final clusters of the features of a network that is not trained."""
+"""Final clusters of the features of given weights, by their nearest neighbors."""
 
 from dataclasses import replace
 
@@ -23,18 +23,18 @@ COMPONENT_SHARES = (0.0, 0.5)
 JUDGED_NEIGHBORS = 15
 
 
-def cluster_frozen(
+def cluster_by_neighbors(
     sample: np.ndarray,
     unchanged: np.ndarray,
     images: MergeInput,
     clusterer: Clusterer,
     seed: int,
 ) -> Merge:
-    """Cluster the features of a network that no head has been trained on.
+    """Cluster features that are good before any training.
 
     Candidates are k-means clusters of the features, and of spectral embeddings of
-    several graphs of their nearest neighbors. The candidate whose clusters tell most
-    about the clusters of neighbors is returned.
+    several nearest-neighbor graphs. The candidate in which the cluster of an image
+    tells most about the clusters of its neighbors is returned.
 
     Parameters
     ----------
