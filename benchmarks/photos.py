@@ -15,7 +15,8 @@ slow, and only measured if named in --methods.
 Print the mean and the standard deviation over seeds, and write all figures as JSON.
 Seeds drive k-means, UMAP and the estimator; the images are the same. NMI and ACC
 compare the clusters with the classes. 10-NN and the linear probe (quality.py) learn the
-classes of four fifths of the images from the embedding, and are scored on the rest.
+classes of four fifths of the images from the embedding, scaled to rows of unit length
+unless it is UMAP's, and are scored on the rest.
 
 Seconds include the extraction of features. The "frozen" rows share their features: they
 are extracted once, and each row counts the seconds of the extraction.
@@ -125,7 +126,8 @@ def fit_ours(problem, seed, **params):
     params = {"backbone": problem.module} | params
     model = DeepClusterEstimator(problem.n_clusters, random_state=seed, **params)
     embedding = model.fit_transform(problem.images)
-    return model.labels_, embedding, 0
+    # Neighbors in features of given weights are nearest by direction.
+    return model.labels_, normalize(embedding), 0
 
 
 METHODS = {

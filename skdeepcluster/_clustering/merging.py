@@ -261,14 +261,19 @@ def label_pairs(
     return pairs
 
 
-def cluster_points(points: np.ndarray, clusterer: Clusterer, seed: int) -> np.ndarray:
+def cluster_points(
+    points: np.ndarray,
+    clusterer: Clusterer,
+    seed: int,
+    max_restarts: int = MAX_RESTARTS,
+) -> np.ndarray:
     """Return the cluster of each point, from the best of many restarts of k-means.
 
     Restarts cannot repair an arbitrary first union of pseudo-labels that are equally
     far apart. Therefore one more run starts at a cut of the merge tree.
     """
     n_clusters, data = clusterer.n_clusters, Sharded.whole(points)
-    n_init = max(MIN_RESTARTS, min(MAX_RESTARTS, RESTART_BUDGET // n_clusters))
+    n_init = max(MIN_RESTARTS, min(max_restarts, RESTART_BUDGET // n_clusters))
     options = replace(_merge_options(clusterer), n_init=n_init)
     best = kmeans(data, n_clusters, options, seed)
     fine, tree = cluster_finely(points, clusterer, seed)

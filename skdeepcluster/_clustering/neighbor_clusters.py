@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from .._utils.distributed import Sharded
 from ..metrics import reproduced_information
 from .graph import nearest_neighbors, spectral_embedding
 from .merging import Merge, MergeInput, cluster_finely, cluster_points, label_pairs
 from .n_clusters import CutScores, score_cuts
 from .pseudo_labels import MAX_EIGENVECTORS, Clusterer
-from .whitening import fit_projection
+from .whitening import principal_components
 
 # Numbers of principal components whose neighbors form graphs, and
 # numbers of neighbors, as multiples of `n_neighbors`.
@@ -19,6 +20,8 @@ NEIGHBOR_MULTIPLES = (1, 2)
 MAX_SHORT_ROW = 16
 # Scales of the components beside the embedding of a graph.
 COMPONENT_SHARES = (0.0, 0.5)
+# Restarts of k-means for each candidate.
+RESTARTS = 10
 # Number of neighbors that should be in the cluster of an image.
 JUDGED_NEIGHBORS = 15
 
@@ -52,8 +55,9 @@ def cluster_by_neighbors(
     tell which one is, since each embedding has a scale of its own.
     """
     uses_directions = sample.shape[1] > MAX_SHORT_ROW
+    components = principal_components(Sharded.whole(sample))
     spaces = [
-        fit_projection(sample, n, whiten=False, normalize=uses_directions)(sample)
+        components.projection(n, whiten=False, normalize=uses_directions)(sample)
         for n in GRAPH_COMPONENTS
     ]
     neighbors = nearest_neighbors(spaces[-1], JUDGED_NEIGHBORS)[0]
@@ -68,7 +72,9 @@ def cluster_by_neighbors(
         cut_scores = score_cuts(tree, pairs, compares_gaps=len(candidates) > 1)
         clusterer = replace(clusterer, n_clusters=cut_scores.best)
 
-    labels = [cluster_points(points, clusterer, seed) for points in candidates]
+    labels = [
+        cluster_points(points, clusterer, seed, RESTARTS) for points in candidates
+    ]
     information = [_neighbor_information(each, neighbors) for each in labels]
     # The first of several equal candidates: the features themselves.
     best = int(np.argmax(information))
