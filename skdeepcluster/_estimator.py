@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -163,6 +164,7 @@ class DeepClusterEstimator(
         - None: fresh weights. Nothing is downloaded;
         - "DEFAULT", or a name such as "IMAGENET1K_V1": weights that torchvision or timm
           downloads into its cache, if they are not there yet;
+        - a member of torchvision's enums, such as ``ResNet50_Weights.IMAGENET1K_V2``;
         - a path: a state dict in safetensors format or from `torch.save`, whose names
           and shapes must fit the backbone. A classifier's last layer may be left over.
 
@@ -184,8 +186,9 @@ class DeepClusterEstimator(
         images standardized by the data. "imagenet" takes mean and standard deviation
         of ImageNet. A callable takes a float32 tensor (n, C, H, W) in the units of `X`
         and returns the input of the backbone. Gray images are repeated to three
-        channels, except by a callable. White is 255 for bytes, and 1 for floating-point
-        numbers up to 1.
+        channels, except by a callable. White is 255 for bytes, and 1 for masks and for
+        floating-point numbers up to 1. Larger numbers have white at 255 if their
+        maximum lies between 128 and 255, and at their maximum otherwise.
 
     image_shape : tuple (C, H, W), default=None
         Shape that 2-D rows of `X` are reshaped to. Set it if a preceding transformer
@@ -506,7 +509,7 @@ class DeepClusterEstimator(
             Interval(Real, 0, MAX_EPOCHS, closed="right"),
         ],
         "backbone": [str, torch.nn.Module],
-        "weights": [str, os.PathLike, None],
+        "weights": [str, os.PathLike, Enum, None],
         "fine_tune": [StrOptions({"auto"}), "boolean"],
         "preprocess": [StrOptions({"auto", "imagenet"}), callable],
         "image_shape": [tuple, list, None],

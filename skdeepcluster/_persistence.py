@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import Enum
 from numbers import Integral, Real
 
 import numpy as np
@@ -142,6 +143,8 @@ def _serialize_param(name: str, value):
         return "auto"
     if name == "preprocess" and callable(value):
         return "auto"
+    if isinstance(value, Enum):
+        return str(value)
     if isinstance(value, bool | str | None):
         return value
     if isinstance(value, Integral):
@@ -180,7 +183,7 @@ def _build_estimator(
             f"its backbone is {params['backbone']!r}: remove backbone= from load"
         )
     if metadata["backbone_setup"]["has_function"]:
-        if preprocess is None:
+        if not callable(preprocess):
             raise ValueError(
                 "its preprocess was a function, which is not saved: pass it again as "
                 "load(path, preprocess=...)"
@@ -294,7 +297,7 @@ def _load_network(
         weights[f"front.0.{name}"].flatten().numpy() for name in ("mean", "scale")
     ]
     # Given weights take three channels, whatever the images have.
-    sizes = (shape[0],) if setup.preprocessing is None else (3,)
+    sizes = (3,) if setup.uses_preprocessing else (shape[0],)
     if not all(len(s) in sizes and np.isfinite(s).all() for s in statistics):
         raise ValueError("its mean and scale do not fit its images")
     is_custom = isinstance(estimator.backbone, torch.nn.Module)

@@ -325,12 +325,12 @@ def test_failed_download_names_file_and_folder(images, tmp_path, monkeypatch):
         ({"backbone": "resnet18", "weights": "V7"}, "'V7' is unknown.*IMAGENET1K_V1"),
         ({"backbone": "resnet17", "weights": "DEFAULT"}, "'resnet17' is unknown"),
         ({"backbone": "convnet", "weights": "DEFAULT"}, "'convnet'"),
-        ({"backbone": "resnet18", "weights": "a.pth"}, "'a.pth' is no file"),
+        ({"backbone": "resnet18", "weights": "a.pth"}, "'a.pth' is not a file"),
         ({"backbone": "timm:resnet17", "weights": "DEFAULT"}, "Did you mean"),
         ({"backbone": "timm:resnet18", "weights": "V7"}, "'V7' is unknown.*'DEFAULT'"),
         ({"backbone": "timm:local-dir:a", "weights": "DEFAULT"}, "no config.json"),
         ({"weights": "DEFAULT"}, "backbone is a module"),
-        ({"weights": "a.pth"}, "'a.pth' is no file"),
+        ({"weights": "a.pth"}, "'a.pth' is not a file"),
     ],
 )
 def test_unknown_weights_are_refused_before_images_are_read(params, message):
@@ -762,3 +762,78 @@ def test_classifier_of_imagenet_is_warned_about(images):
     module = nn.Sequential(*TinyNetwork(), nn.Linear(48, 1000))
     with pytest.warns(UserWarning, match="ends in a classifier of 1,000 classes"):
         make_model(backbone=module).fit(images)
+
+
+# Mistakes of users, and masks.
+
+
+def test_function_replaces_the_preprocessing_of_named_weights(images, tmp_path):
+    network = imitate_training(models.resnet18(weights=None))
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    network.fc = nn.Identity()
+    model = make_model(
+        backbone="resnet18",
+        weights=tmp_path / "weights.pth",
+        preprocess=lambda batch: batch / 255,
+    ).fit(images)
+    expected = compute(network, torch.from_numpy(images) / 255)
+    assert_allclose(model.transform(images), expected, **TOLERANCE)
+
+
+def test_white_of_a_mask_is_one(images):
+    mask = images > 127
+    expected = make_model().fit(255 * mask.astype(np.uint8))
+    model = make_model().fit(mask)
+    assert_allclose(
+        model.transform(mask),
+        expected.transform(255 * mask.astype(np.uint8)),
+        **TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda batch: None, lambda batch: batch.numpy(), lambda batch: batch[:1]],
+)
+def test_function_that_returns_no_batch_is_named(images, function):
+    with pytest.raises(ValueError, match=r"^preprocess returns"):
+        make_model(preprocess=function).fit(images)
+
+
+def test_function_that_fails_is_named(images):
+    with pytest.raises(ValueError, match=r"^preprocess fails .* no such thing"):
+        make_model(preprocess=raise_value_error).fit(images)
+
+
+def raise_value_error(batch):
+    raise ValueError("no such thing")
+
+
+def test_enum_of_torchvision_names_weights(images):
+    weights = models.ResNet50_Weights.DEFAULT
+    with pytest.raises(ValueError, match="unknown for backbone='resnet18'"):
+        make_model(backbone="resnet18", weights=weights).fit(images)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"backbone": "auto"}, "Name it, such as backbone="),
+        ({"backbone": "resnet18"}, r"torch.save\(module.state_dict\(\), path\)"),
+    ],
+)
+def test_file_of_a_whole_module_is_refused(images, tmp_path, params, message):
+    torch.save(TinyNetwork(), tmp_path / "module.pth")
+    with pytest.raises(ValueError, match=message):
+        make_model(**params, weights=tmp_path / "module.pth").fit(images)
+
+
+def test_own_networks_have_no_weights_to_download(images):
+    with pytest.raises(ValueError, match="no weights to download"):
+        make_model(backbone="convnet", weights="DEFAULT").fit(images)
+
+
+def test_preprocessing_of_images_is_refused_for_rows():
+    rows = np.random.default_rng(0).normal(size=(50, 8))
+    with pytest.raises(ValueError, match="preprocess='imagenet' needs images"):
+        make_model(backbone="auto", fine_tune=False, preprocess="imagenet").fit(rows)

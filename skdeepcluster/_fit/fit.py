@@ -390,12 +390,13 @@ class Fit:
             setup = replace(setup, preprocessing=None)
         n_rows = GIVEN_STATISTICS_ROWS if setup.is_given else STATISTICS_ROWS
         rows = self.streams.sample("statistics", len(source), n_rows)
-        if setup.preprocessing is None:
+        if not setup.uses_preprocessing:
             mean, scale = self.processes.run_on_first(lambda: source.statistics(rows))
         else:
             # Nothing depends on the statistics of the data, which take time to read.
             mean = scale = np.ones(source.shape[0])
-            if source.dtype != np.uint8:
+            # Files hold bytes from 0 to 255.
+            if not setup.is_decoded:
                 white = self.processes.run_on_first(
                     lambda: find_white(source.take(rows))
                 )

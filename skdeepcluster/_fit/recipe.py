@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from numbers import Integral
 from typing import Any
 
@@ -70,7 +71,7 @@ class Parameters:
     max_iter: int
     epochs_per_iter: str | float
     backbone: str | torch.nn.Module
-    weights: str | os.PathLike | None
+    weights: Any
     fine_tune: str | bool
     preprocess: str | Callable
     image_shape: tuple[int, int, int] | None
@@ -103,6 +104,11 @@ class Parameters:
     warm_start: bool
     checkpoint_dir: str | os.PathLike | None
     tol: float
+
+    def __post_init__(self):
+        # torchvision's weights, such as ResNet18_Weights.DEFAULT, are enums.
+        if isinstance(self.weights, Enum):
+            object.__setattr__(self, "weights", str(self.weights))
 
     @property
     def n_projected(self) -> int | None:
@@ -143,6 +149,11 @@ def resolve_recipe(
     n_clusters = resolve_n_clusters(parameters, n)
     _check_process_shares(parameters.batch_size, n, processes)
     n_pseudo_labels = resolve_n_pseudo_labels(parameters, n_clusters, n)
+    if parameters.preprocess == "imagenet" and not is_image:
+        raise ValueError(
+            "preprocess='imagenet' needs images, but X holds rows. Set image_shape=(C, "
+            "H, W), or leave preprocess='auto'."
+        )
     if parameters.sobel and not is_image:
         raise ValueError(
             "sobel=True needs images, but X holds rows. Set image_shape=(C, H, W)."
@@ -293,7 +304,7 @@ def resolve_backbone_setup(parameters: Parameters) -> BackboneSetup:
     # Rows that are embeddings already need no network.
     is_given = is_given or (parameters.fine_tune is False and backbone == "auto")
     preprocessing = None
-    if (is_given or preprocess == "imagenet") and not callable(preprocess):
+    if is_given or preprocess == "imagenet":
         preprocessing = find_preprocessing(
             backbone, parameters.weights, preprocess, parameters.image_size
         )

@@ -182,9 +182,9 @@ def _check_range(source: Source, fitted: InputFormat) -> None:
     is_smaller = 0 <= low < high <= 1 and (mean > 1 or scale > 0.5)
     if is_smaller or high > mean + MAX_DEVIATIONS * scale:
         warn(
-            f"X holds values from {low:.3g} to {high:.3g}, but in fit their mean was "
-            f"{mean:.3g}. Scale X as in fit: pixels from 0 to 1 are not pixels from 0 "
-            "to 255."
+            f"X holds values from {low:.3g} to {high:.3g}, but values as in fit have a "
+            f"mean of about {mean:.3g}. Scale X as in fit: pixels from 0 to 1 are not "
+            "pixels from 0 to 255."
         )
 
 

@@ -300,7 +300,8 @@ class BackboneSetup:
     preprocessing : Preprocessing or None
         None standardizes by the data.
     function : callable or None
-        Parameter `preprocess`, if it is a function, in place of `preprocessing`.
+        Parameter `preprocess`, if it is a function. It replaces all of `preprocessing`
+        but the size of files.
     white : float
         Value of white in the units of X.
     is_decoded : bool
@@ -314,6 +315,11 @@ class BackboneSetup:
     function: Callable | None = None
     white: float = 255.0
     is_decoded: bool = False
+
+    @property
+    def uses_preprocessing(self) -> bool:
+        """Whether `preprocessing` makes the input of the backbone."""
+        return self.preprocessing is not None and self.function is None
 
 
 def build_network(
@@ -363,7 +369,11 @@ def build_network(
         layers.append(Sobel())
     front = nn.Sequential(*layers)
     label = f"backbone={name!r}"
-    example = _call(front, torch.zeros(2, *shape), label)
+    zeros = torch.zeros(2, *shape)
+    if setup.function is None:
+        example = _call(front, zeros, label)
+    else:
+        example = _call_user_function(front, zeros)
     trunk = _build_trunk(backbone, tuple(example.shape[1:]), setup, loads_weights)
     n_features = _count_outputs(trunk, example, label)
     if setup.is_given and isinstance(backbone, nn.Module):
@@ -371,8 +381,34 @@ def build_network(
     return Network(trunk, n_features, front, head_norm, n_projected, setup)
 
 
+def _call_user_function(front: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Return what the user's `preprocess` makes of a batch, or explain its error."""
+    shape = tuple(batch.shape)
+    promise = (
+        "It should take and return a float32 tensor with one entry for each image, as "
+        "(n, C, H, W)."
+    )
+    try:
+        with torch.no_grad():
+            result = front(batch)
+    except Exception as error:
+        # A user's function may raise anything.
+        raise ValueError(
+            f"preprocess fails on a batch of shape {shape}: {error}. {promise}"
+        ) from error
+    is_tensor = isinstance(result, torch.Tensor) and result.ndim >= 2
+    if not is_tensor or len(result) != len(batch) or result.dtype != torch.float32:
+        kind = type(result).__name__
+        if isinstance(result, torch.Tensor):
+            kind = f"{result.dtype} {tuple(result.shape)}"
+        raise ValueError(
+            f"preprocess returns {kind} for a batch of shape {shape}. {promise}"
+        )
+    return result
+
+
 def find_white(sample: Source) -> float:
-    """Return the value of white in images of floating-point numbers.
+    """Return the value of white in images of an array.
 
     Raises
     ------
@@ -380,6 +416,9 @@ def find_white(sample: Source) -> float:
         If values are negative, so that black is unknown.
     """
     low, high = map(float, torch.aminmax(sample.batch(slice(None))))
+    # Bytes of a mask are 0 or 1.
+    if sample.dtype == np.uint8 and high > 1:
+        return 255.0
     if low < 0:
         raise ValueError(
             f"Networks with given weights take pixels from black, 0, to white, but X "

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -110,7 +111,7 @@ def _own_preprocessing(
     is_file = weights is not None and is_weight_file(weights)
     if is_file and not os.path.isfile(weights):  # type: ignore[arg-type]
         raise ValueError(
-            f"weights={os.fspath(weights)!r} is no file. Relative paths start at "  # type: ignore[arg-type]
+            f"weights={os.fspath(weights)!r} is not a file. Relative paths start at "  # type: ignore[arg-type]
             f"{os.getcwd()}."
         )
     if isinstance(backbone, nn.Module):
@@ -122,6 +123,17 @@ def _own_preprocessing(
         return Preprocessing()
     if weights is None:
         return Preprocessing()
+    if is_file and backbone == "auto":
+        raise ValueError(
+            f"weights={os.fspath(weights)!r} is a file, but backbone='auto' does not "
+            "say which network they belong to. Name it, such as backbone='resnet18'."
+        )
+    if not is_file and backbone in OWN_NETWORKS:
+        raise ValueError(
+            f"weights={weights!r}: there are no weights to download for "
+            f"backbone={backbone!r}. Pass the path of a file, or use a network of "
+            "torchvision or timm."
+        )
     name = resolve_given_backbone(backbone)
     if name.startswith(TIMM_PREFIX):
         return _timm_preprocessing(name, weights)
@@ -266,7 +278,7 @@ def read_weight_file(path: str) -> dict[str, torch.Tensor]:
     """Return the named weights of a file, or raise ValueError."""
     if not os.path.isfile(path):
         raise ValueError(
-            f"weights={path!r} is no file. Relative paths start at {os.getcwd()}."
+            f"weights={path!r} is not a file. Relative paths start at {os.getcwd()}."
         )
     try:
         return _read_state_dict(path)
@@ -284,7 +296,14 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
         return load_file(path)
-    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to execute what is in the file.
+        raise ValueError(
+            "it holds other objects than tensors. Write it with "
+            "torch.save(module.state_dict(), path)"
+        ) from error
     for key in WEIGHT_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
