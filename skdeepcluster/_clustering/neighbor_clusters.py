@@ -16,13 +16,14 @@ from .whitening import principal_components
 # numbers of neighbors, as multiples of `n_neighbors`.
 GRAPH_COMPONENTS = (64, 128)
 NEIGHBOR_MULTIPLES = (1, 2)
-# In rows of at most this many features, lengths tell as much as directions.
+# Rows with at most this many features are not scaled to unit length, which would lose
+# too much in few dimensions.
 MAX_SHORT_ROW = 16
 # Scales of the components beside the embedding of a graph.
 COMPONENT_SHARES = (0.0, 0.5)
 # Restarts of k-means for each candidate.
 RESTARTS = 10
-# Number of neighbors that should be in the cluster of an image.
+# Number of neighbors whose clusters are compared with the cluster of an image.
 JUDGED_NEIGHBORS = 15
 
 
@@ -51,8 +52,8 @@ def cluster_by_neighbors(
 
     Notes
     -----
-    No single graph is the best for all images, and the objective of k-means does not
-    tell which one is, since each embedding has a scale of its own.
+    No single graph is the best for all images. The objectives of k-means cannot be
+    compared, since each embedding has its own scale.
     """
     uses_directions = sample.shape[1] > MAX_SHORT_ROW
     components = principal_components(Sharded.whole(sample))
@@ -65,7 +66,8 @@ def cluster_by_neighbors(
 
     cut_scores: CutScores | None = None
     if clusterer.finds_n_clusters:
-        # A graph finds clusters of any shape, so that its tree tells their number.
+        # The last candidate is a graph of many neighbors and components, unless
+        # `n_neighbors` is None.
         fine, tree = cluster_finely(candidates[-1], clusterer, seed)
         changed, nearest = images.changed.features, neighbors[:, 0]
         pairs = label_pairs(fine.labels, sample, unchanged, changed, nearest, seed)
@@ -76,7 +78,7 @@ def cluster_by_neighbors(
         cluster_points(points, clusterer, seed, RESTARTS) for points in candidates
     ]
     information = [_neighbor_information(each, neighbors) for each in labels]
-    # The first of several equal candidates: the features themselves.
+    # argmax returns the first of equal candidates, which are the features themselves.
     best = int(np.argmax(information))
     return Merge(
         candidates[best], labels[best], from_start=best == 0, cut_scores=cut_scores

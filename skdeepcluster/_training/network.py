@@ -13,7 +13,7 @@ from torch import nn
 
 from .._inputs.sources import Source
 from .pretrained import (
-    NETWORKS_WITH_AUXILIARIES,
+    NETWORKS_WITH_AUXILIARY_HEADS,
     OWN_NETWORKS,
     TIMM_PREFIX,
     Preprocessing,
@@ -587,7 +587,7 @@ def _torchvision_trunk(name: str, channels: int) -> nn.Module:
 
     check_torchvision_name(name)
     options = {}
-    if name in NETWORKS_WITH_AUXILIARIES:
+    if name in NETWORKS_WITH_AUXILIARY_HEADS:
         options = {"aux_logits": False, "init_weights": False}
     model = models.get_model(name, weights=None, **options)
     drop_classifier(model, name)

@@ -24,19 +24,19 @@ DEFAULT_NETWORK = "convnext_tiny"
 MAX_GIVEN_SIDE = 224
 # Networks of this package.
 OWN_NETWORKS = ("convnet", "mlp", "alexnet")
-# Start of the names of timm's models, and of timm's models in local folders.
+# Prefixes of the names of timm models, and of timm models in local folders.
 TIMM_PREFIX = "timm:"
 LOCAL_FOLDER = "local-dir:"
 # Number of classes of ImageNet.
 IMAGENET_CLASSES = 1000
-# Ends of the names of files with weights.
+# Suffixes of files of weights.
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-# Names under which training scripts store the weights beside other values.
+# Keys of the weights in the checkpoints of training scripts.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 # Prefix of the weights that torch.nn.DataParallel has written.
 PARALLEL_PREFIX = "module."
-# torchvision's networks that return tuples in training, unless they are told not to.
-NETWORKS_WITH_AUXILIARIES = ("googlenet", "inception_v3")
+# torchvision's networks with auxiliary heads, which return tuples in training.
+NETWORKS_WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -87,7 +87,7 @@ def find_preprocessing(
     Returns
     -------
     preprocessing : Preprocessing
-        That of the weights, if these tell, otherwise that of ImageNet.
+        The preprocessing of the weights if it is known, otherwise that of ImageNet.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def has_trained_weights(module: nn.Module) -> bool:
     """Return whether the weights of a module come from training.
 
     A fresh normalization layer scales all channels alike. Training makes the channels
-    different. A module without normalization layers does not tell, and counts as fresh.
+    different. A module without normalization layers counts as fresh.
     """
     for layer in module.modules():
         if isinstance(layer, NORM_LAYERS):
@@ -176,14 +176,6 @@ def has_trained_weights(module: nn.Module) -> bool:
 def _differ(values: torch.Tensor) -> bool:
     """Return whether values differ from each other."""
     return bool((values.detach() != values.detach().flatten()[0]).any())
-
-
-def has_norm_layers(module: nn.Module) -> bool:
-    """Return whether `has_trained_weights` can tell."""
-    return any(
-        isinstance(layer, NORM_LAYERS) and layer.weight is not None
-        for layer in module.modules()
-    )
 
 
 def is_trainable(module: nn.Module) -> bool:
@@ -207,7 +199,7 @@ def load_given_trunk(
     preprocessing : Preprocessing
         Result of `find_preprocessing`.
     loads_weights : bool, default=True
-        False builds the network alone, as a file that `save` wrote needs it.
+        False builds the network without its weights. `load` adds them from its file.
 
     Raises
     ------
@@ -236,8 +228,8 @@ def load_weight_file(
         File of safetensors, or a state dict that torch.save has written. Nothing in it
         is executed.
     ignored_layer : str or None, default=None
-        Name of the classifier, which the module has lost and the file may have. None
-        ignores one layer that the module does not have.
+        Name of the classifier, which is removed from the module but may be in the file.
+        None ignores one layer that the module does not have.
 
     Raises
     ------
@@ -391,7 +383,7 @@ def _load_torchvision(
     is_file = is_weight_file(weights)
     check_torchvision_name(name)
     options: dict[str, Any] = {}
-    if name in NETWORKS_WITH_AUXILIARIES:
+    if name in NETWORKS_WITH_AUXILIARY_HEADS:
         options = {"aux_logits": False, "init_weights": False}
         if not is_file:
             # These weights expect a transformation that is a part of the network.
