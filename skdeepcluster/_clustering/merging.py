@@ -120,8 +120,8 @@ class MergeInput:
     rows : ndarray of shape (m,), int
         Rows of the images in the whole data.
     diffusion_maps : list of ndarrays with m rows
-        Maps of the last rounds, none if the network is not trained. Not used if the
-        pseudo-labels are the final clusters.
+        Maps of the last rounds, none with given weights. Not used if the pseudo-labels
+        are the final clusters.
     pixels : ndarray of shape (m, d), float32, or None
         Principal components of the pixels. None if pixels are not to be trusted.
     changed : ChangedImages

@@ -12,8 +12,8 @@ from .n_clusters import CutScores, score_cuts
 from .pseudo_labels import MAX_EIGENVECTORS, Clusterer
 from .whitening import principal_components
 
-# Numbers of principal components whose neighbors form graphs, and
-# numbers of neighbors, as multiples of `n_neighbors`.
+# Numbers of principal components whose neighbors form graphs, and numbers of neighbors,
+# as multiples of `n_neighbors`.
 GRAPH_COMPONENTS = (64, 128)
 NEIGHBOR_MULTIPLES = (1, 2)
 # Rows with at most this many features are not scaled to unit length, which would lose
@@ -42,13 +42,8 @@ def cluster_by_neighbors(
 
     Parameters
     ----------
-    sample : ndarray of shape (m, d), float32
-        Features of the images.
-    unchanged : ndarray of shape (m_changed, d), float32
-        Features of the images in `images.changed`, before the change.
-    images : MergeInput
-    clusterer : Clusterer
-    seed : int
+    sample, unchanged, images, clusterer, seed
+        Parameters of `merging.merge`.
 
     Notes
     -----
@@ -77,7 +72,7 @@ def cluster_by_neighbors(
     labels = [
         cluster_points(points, clusterer, seed, RESTARTS) for points in candidates
     ]
-    information = [_neighbor_information(each, neighbors) for each in labels]
+    information = [_neighbor_information(row, neighbors) for row in labels]
     # argmax returns the first of equal candidates, which are the features themselves.
     best = int(np.argmax(information))
     return Merge(

@@ -287,17 +287,13 @@ class Fit:
         network: Network,
         features: Sharded,
         pseudo_labels: PseudoLabels,
-        diffusion_maps: list[np.ndarray],
+        diffusion_maps: list[np.ndarray | None],
     ) -> FitResult:
         """Make the final clusters from the pseudo-labels of the last rounds.
 
         Without rounds they come from the neighbors in the features.
         """
         probe = setup.stability_probe
-        if network.setup.is_given:
-            # Clusters of the neighbors in good features are better than what a head
-            # confuses that was trained for a few epochs.
-            diffusion_maps = []
 
         def prepare_merge() -> tuple[np.ndarray, np.ndarray | None]:
             if not setup.recipe.fine_tune:
@@ -312,7 +308,7 @@ class Fit:
             features,
             MergeInput(
                 rows=setup.merge_rows,
-                diffusion_maps=diffusion_maps,
+                diffusion_maps=[m for m in diffusion_maps if m is not None],
                 pixels=pixels,
                 changed=ChangedImages(probe.rows, changed),
             ),

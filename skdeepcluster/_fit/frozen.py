@@ -36,7 +36,8 @@ def read_features(setup: FitSetup) -> Sharded:
     rows = setup.shard.rows
     key = "all", rows.start, rows.stop
     features = _compute_once(setup, key, setup.points.values.shape, extract)
-    setup.points.values[:] = features
+    if features is not setup.points.values:
+        setup.points.values[:] = features
     with np.errstate(invalid="ignore"):
         total = float(setup.processes.sum(features.sum(dtype=float)))
     if not np.isfinite(total):
@@ -68,8 +69,7 @@ def _compute_once(
     if setup.recipe.cache_dir is None:
         return extract()
     folder = make_folder(setup.recipe.cache_dir, "cache_dir")
-    dtype = str(setup.recipe.compute.dtype)
-    name = hash_content(setup.images_hash, setup.network, dtype, key)
+    name = hash_content(setup.features_hash, key)
     path = folder / f"features_{name}.npy"
     # A missing or damaged file is written again.
     with contextlib.suppress(OSError, ValueError, EOFError):

@@ -29,6 +29,7 @@ from .._training.heads import (
 from .._training.network import Network, PointExtractor
 from .._training.sampling import loss_weights, sample_rows, split_into_passes
 from .._utils.distributed import Processes, Shard, Sharded
+from .._utils.hashing import hash_content
 from .._utils.random import RandomStreams
 from .reporting import PhaseTimer, make_record
 from .stability import STABILITY_ROWS, StabilityProbe
@@ -127,9 +128,10 @@ class FitSetup:
         return self.points.processes
 
     @functools.cached_property
-    def images_hash(self) -> str:
-        """Hash of the contents of all images."""
-        return hash_images(self.source)
+    def features_hash(self) -> str:
+        """Hash of all that the features of a frozen network depend on."""
+        precision = str(self.recipe.compute.dtype)
+        return hash_content(hash_images(self.source), self.network, precision)
 
     @functools.cached_property
     def merge_pixels(self) -> np.ndarray | None:
@@ -456,9 +458,11 @@ def cluster_pixels(setup: FitSetup, seed: int) -> PseudoLabels:
 def make_merge_map(setup: FitSetup, head: Head, points: Sharded) -> np.ndarray | None:
     """Return the diffusion map by which pseudo-labels are merged.
 
-    It is None if the pseudo-labels are the final clusters.
+    It is None if the pseudo-labels are the final clusters. With given weights it is
+    None, too: clusters of the neighbors in good features are better than what a head
+    confuses that was trained for a few epochs.
     """
-    if setup.clusterer.labels_are_final:
+    if setup.clusterer.labels_are_final or setup.network.setup.is_given:
         return None
     # The merge of pseudo-labels compares images with each other, so a sample bounds
     # its time.

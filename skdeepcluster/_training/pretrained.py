@@ -109,11 +109,8 @@ def _own_preprocessing(
 ) -> Preprocessing:
     """Return the images that the weights were trained on."""
     is_file = weights is not None and is_weight_file(weights)
-    if is_file and not os.path.isfile(weights):  # type: ignore[arg-type]
-        raise ValueError(
-            f"weights={os.fspath(weights)!r} is not a file. Relative paths start at "  # type: ignore[arg-type]
-            f"{os.getcwd()}."
-        )
+    if is_file:
+        _check_is_file(os.fspath(weights))  # type: ignore[arg-type]
     if isinstance(backbone, nn.Module):
         if weights is not None and not is_file:
             raise ValueError(
@@ -268,10 +265,7 @@ def load_weight_file(
 
 def read_weight_file(path: str) -> dict[str, torch.Tensor]:
     """Return the named weights of a file, or raise ValueError."""
-    if not os.path.isfile(path):
-        raise ValueError(
-            f"weights={path!r} is not a file. Relative paths start at {os.getcwd()}."
-        )
+    _check_is_file(path)
     try:
         return _read_state_dict(path)
     except Exception as error:
@@ -280,6 +274,13 @@ def read_weight_file(path: str) -> dict[str, torch.Tensor]:
             f"weights={path!r} cannot be read: {error or type(error).__name__}. It "
             "should be a state dict, as safetensors or from torch.save."
         ) from error
+
+
+def _check_is_file(path: str) -> None:
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"weights={path!r} is not a file. Relative paths start at {os.getcwd()}."
+        )
 
 
 def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
@@ -363,8 +364,7 @@ def check_torchvision_name(name: str) -> None:
 
     names = models.list_models(models)
     if name not in names:
-        own_names = ["convnet", "mlp", "alexnet"]
-        similar = difflib.get_close_matches(name.lower(), [*own_names, *names])
+        similar = difflib.get_close_matches(name.lower(), [*OWN_NETWORKS, *names])
         hint = f"Did you mean {' or '.join(map(repr, similar))}? " if similar else ""
         raise ValueError(
             f"backbone={name!r} is unknown. {hint}Use 'auto', 'mlp', 'convnet', "
@@ -379,7 +379,6 @@ def _load_torchvision(
     """Return a torchvision classifier with given weights, without its last layer."""
     from torchvision import models
 
-    # torchvision has an AlexNet of its own, and its weights do not fit the paper's.
     is_file = is_weight_file(weights)
     check_torchvision_name(name)
     options: dict[str, Any] = {}
@@ -388,10 +387,11 @@ def _load_torchvision(
         if not is_file:
             # These weights expect a transformation that is a part of the network.
             options["transform_input"] = True
-    model = models.get_model(name, weights=None, **options)
     if loads_weights and not is_file:
         entry = _find_torchvision_weights(name, os.fspath(weights))
         model = _download_torchvision(name, entry, options)
+    else:
+        model = models.get_model(name, weights=None, **options)
     classifier = drop_classifier(model, name)
     if loads_weights and is_file:
         load_weight_file(model, weights, classifier)
@@ -440,7 +440,7 @@ def _timm_name(backbone: str) -> str:
 def _timm_config(name: str) -> dict:
     """Return the configuration of the images of a timm model."""
     timm = import_optional("timm", extra="timm")
-    # Without weights the model is small in time, and knows its configuration.
+    # On the meta device a model takes no memory, and has its configuration.
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False, num_classes=0)
     return timm.data.resolve_model_data_config(model)
