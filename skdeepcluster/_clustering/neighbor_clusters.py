@@ -9,21 +9,22 @@ from ..metrics import reproduced_information
 from .graph import nearest_neighbors, spectral_embedding
 from .merging import Merge, MergeInput, cluster_finely, cluster_points, label_pairs
 from .n_clusters import CutScores, score_cuts
+from .neighbor_layout import neighbor_layout
 from .pseudo_labels import MAX_EIGENVECTORS, Clusterer
 from .whitening import principal_components
 
-# Numbers of principal components whose neighbors form graphs, and numbers of neighbors,
-# as multiples of `n_neighbors`.
-GRAPH_COMPONENTS = (64, 128)
-NEIGHBOR_MULTIPLES = (1, 2)
+# Number of principal components that k-means clusters, and number of those whose
+# nearest neighbors are searched for.
+KMEANS_COMPONENTS = 64
+NEIGHBOR_COMPONENTS = 128
 # Rows with at most this many features are not scaled to unit length, which would lose
 # too much in few dimensions.
 MAX_SHORT_ROW = 16
-# Scales of the components beside the embedding of a graph.
-COMPONENT_SHARES = (0.0, 0.5)
 # Restarts of k-means for each candidate.
 RESTARTS = 10
-# Number of neighbors whose clusters are compared with the cluster of an image.
+# Number of neighbors in the layout, as a multiple of `n_neighbors`, and number of those
+# whose clusters are compared with the cluster of an image.
+NEIGHBOR_MULTIPLE = 1.5
 JUDGED_NEIGHBORS = 15
 
 
@@ -36,9 +37,10 @@ def cluster_by_neighbors(
 ) -> Merge:
     """Cluster features that are good before any training.
 
-    Candidates are k-means clusters of the features, and of spectral embeddings of
-    several nearest-neighbor graphs. The candidate in which the cluster of an image
-    tells most about the clusters of its neighbors is returned.
+    Candidates are k-means clusters of the features, of a spectral embedding of their
+    nearest-neighbor graph, and of a layout of their nearest neighbors. The candidate in
+    which the cluster of an image tells most about the clusters of its neighbors is
+    returned.
 
     Parameters
     ----------
@@ -47,23 +49,36 @@ def cluster_by_neighbors(
 
     Notes
     -----
-    No single graph is the best for all images. The objectives of k-means cannot be
-    compared, since each embedding has its own scale.
+    The embedding finds clusters of any shape between which there is a gap. The layout
+    is better where clusters touch. The objectives of k-means cannot be compared, since
+    each candidate has its own scale.
     """
     uses_directions = sample.shape[1] > MAX_SHORT_ROW
     components = principal_components(Sharded.whole(sample))
-    spaces = [
-        components.projection(n, whiten=False, normalize=uses_directions)(sample)
-        for n in GRAPH_COMPONENTS
-    ]
-    neighbors = nearest_neighbors(spaces[-1], JUDGED_NEIGHBORS)[0]
-    candidates = _candidate_points(spaces, clusterer)
+
+    def project(n_components: int) -> np.ndarray:
+        return components.projection(
+            n_components, whiten=False, normalize=uses_directions
+        )(sample)
+
+    candidates, points = [project(KMEANS_COMPONENTS)], project(NEIGHBOR_COMPONENTS)
+    neighbors = nearest_neighbors(points, JUDGED_NEIGHBORS)[0]
+    if clusterer.n_neighbors is not None:
+        # With a third more eigenvectors than clusters, small clusters do not vanish.
+        n_vectors = clusterer.n_clusters + clusterer.n_clusters // 3
+        n_vectors = max(2, min(n_vectors, MAX_EIGENVECTORS))
+        n_neighbors = round(NEIGHBOR_MULTIPLE * clusterer.n_neighbors)
+        candidates += [
+            spectral_embedding(points, clusterer.n_neighbors, n_vectors),
+            neighbor_layout(points, n_neighbors, seed),
+        ]
 
     cut_scores: CutScores | None = None
     if clusterer.finds_n_clusters:
-        # The last candidate is a graph of many neighbors and components, unless
-        # `n_neighbors` is None.
-        fine, tree = cluster_finely(candidates[-1], clusterer, seed)
+        # The tree of the layout would cut too early: it is made for gaps, not for the
+        # distances between clusters.
+        points_of_tree = candidates[:2][-1]
+        fine, tree = cluster_finely(points_of_tree, clusterer, seed)
         changed, nearest = images.changed.features, neighbors[:, 0]
         pairs = label_pairs(fine.labels, sample, unchanged, changed, nearest, seed)
         cut_scores = score_cuts(tree, pairs, compares_gaps=len(candidates) > 1)
@@ -78,29 +93,6 @@ def cluster_by_neighbors(
     return Merge(
         candidates[best], labels[best], from_start=best == 0, cut_scores=cut_scores
     )
-
-
-def _candidate_points(
-    spaces: list[np.ndarray], clusterer: Clusterer
-) -> list[np.ndarray]:
-    """Return the features, and embeddings of graphs of their nearest neighbors."""
-    candidates = [spaces[0]]
-    if clusterer.n_neighbors is None:
-        return candidates
-    # With a third more eigenvectors than clusters, small clusters do not vanish.
-    n_clusters = clusterer.n_clusters
-    n_vectors = max(2, min(n_clusters + n_clusters // 3, MAX_EIGENVECTORS))
-    for points in spaces:
-        # On average at unit length, like the embeddings.
-        length = np.sqrt(np.square(points, dtype=np.float64).sum(axis=1).mean())
-        scaled = points / (length or 1.0)
-        for multiple in NEIGHBOR_MULTIPLES:
-            n_neighbors = multiple * clusterer.n_neighbors
-            embedding = spectral_embedding(points, n_neighbors, n_vectors)
-            for share in COMPONENT_SHARES:
-                parts = [embedding, share * scaled] if share else [embedding]
-                candidates.append(np.hstack(parts).astype(np.float32))
-    return candidates
 
 
 def _neighbor_information(labels: np.ndarray, neighbors: np.ndarray) -> float:
