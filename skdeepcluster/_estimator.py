@@ -62,6 +62,10 @@ MAX_EPOCHS = 1e9
 # Color images with a longer shorter side, in pixels, are mostly photographs, of which
 # a fresh network learns little.
 MAX_FRESH_SIDE = 64
+# Parameters that have no effect if the network is not trained.
+TRAINING_PARAMETERS = frozenset(
+    {"init", "epochs_per_iter", "augment", "learning_rate", "checkpoint_dir"}
+)
 
 
 @dataclass(frozen=True)
@@ -1008,6 +1012,17 @@ class DeepClusterEstimator(
         names = getattr(reader, "feature_names_in_", None)
         return TrainingInput(data, failures, names, setup)
 
+    def _validate_params(self):
+        """Check each parameter by itself.
+
+        Python's True is also the number 1, so that scikit-learn takes it for one.
+        """
+        super()._validate_params()
+        for name, value in self.get_params(deep=False).items():
+            takes_bool = {"boolean", "verbose"} & set(self._parameter_constraints[name])
+            if isinstance(value, bool) and not takes_bool:
+                raise ValueError(f"{name} should be a number, not {value}.")
+
     def _new_fit(self, reading: TrainingInput, processes: Processes) -> Fit:
         # "auto" has become a choice when the images were read.
         image_format = reading.data.image_format
@@ -1035,6 +1050,8 @@ class DeepClusterEstimator(
         ):
             warn(message, ConvergenceWarning)
         self._suggest_weights(reading.data.image_format)
+        if not result.recipe.fine_tune:
+            self._warn_of_training_parameters()
         reading.failures.warn(reading.data.n)
 
     def _suggest_weights(self, image_format: ImageFormat | None) -> None:
@@ -1049,6 +1066,21 @@ class DeepClusterEstimator(
                 "started from fresh weights. For photographs, and for drawings of "
                 "things, given weights would likely do better: "
                 "DeepClusterEstimator(..., weights='DEFAULT')."
+            )
+
+    def _warn_of_training_parameters(self) -> None:
+        """Warn about parameters of the training that were set without a training."""
+        defaults = type(self)().get_params(deep=False)
+        changed = [
+            f"{name}={value!r}"
+            for name, value in self.get_params(deep=False).items()
+            if name in TRAINING_PARAMETERS and value is not defaults[name]
+            if value != defaults[name]
+        ]
+        if changed:
+            warn(
+                f"The network was not trained, so that {', '.join(changed)} had no "
+                "effect. Leave out what has no effect, or set fine_tune=True."
             )
 
     def _make_fitted(

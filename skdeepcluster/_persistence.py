@@ -111,6 +111,8 @@ def load(
         saved_device = str(metadata["device"])
     except MemoryError:
         raise
+    except _WrongArgument as error:
+        raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}.") from error
     except Exception as error:
         # A file from an unknown source may raise any error.
         raise ValueError(
@@ -163,6 +165,10 @@ def _serialize_param(name: str, value):
     return default
 
 
+class _WrongArgument(ValueError):
+    """An argument of `load` that does not fit the file."""
+
+
 def _build_estimator(
     cls,
     metadata: dict,
@@ -173,24 +179,24 @@ def _build_estimator(
     params = dict(metadata["params"])
     if metadata["custom_backbone"]:
         if not isinstance(backbone, torch.nn.Module):
-            raise ValueError(
+            raise _WrongArgument(
                 "its backbone was an nn.Module, which is not saved: pass a module of "
                 "the same architecture as load(path, backbone=...)"
             )
         params["backbone"] = backbone
     elif backbone is not None:
-        raise ValueError(
+        raise _WrongArgument(
             f"its backbone is {params['backbone']!r}: remove backbone= from load"
         )
     if metadata["backbone_setup"]["has_function"]:
         if not callable(preprocess):
-            raise ValueError(
+            raise _WrongArgument(
                 "its preprocess was a function, which is not saved: pass it again as "
                 "load(path, preprocess=...)"
             )
         params["preprocess"] = preprocess
     elif preprocess is not None:
-        raise ValueError(
+        raise _WrongArgument(
             f"its preprocess is {params['preprocess']!r}: remove preprocess= from load"
         )
     estimator = cls(**_lists_to_tuples(params))

@@ -688,6 +688,10 @@ BAD_PARAMETERS = {
     ),
     "learning_rate": ({"learning_rate": 1e300}, ValueError, r"learning_rate"),
     "weight_decay": ({"weight_decay": 1e300}, ValueError, r"weight_decay"),
+    **{
+        f"{name} as bool": ({name: True}, ValueError, rf"{name} should be a number")
+        for name in ("n_clusters", "image_size", "n_jobs", "random_state", "tol")
+    },
     "divergence": (
         {"learning_rate": 1e30, "head_norm": None},
         ValueError,

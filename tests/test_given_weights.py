@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import urllib.error
+import warnings
 
 import numpy as np
 import pytest
@@ -276,6 +277,52 @@ def test_module_sees_pixels_standardized_as_imagenet(color, images):
     assert model.recipe_["fine_tune"] is False
 
 
+STATISTICS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "(pixels - 0.5) / 0.5": (0.5, 0.5),
+    "(pixels - 0) / 1": (0, 1),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize("kind", ["bytes", "files", "floats", "gray"])
+def test_module_gets_the_pixels_that_its_batch_norm_has_seen(
+    name, kind, photographs, photograph_folder
+):
+    mean, std = STATISTICS[name]
+    squares = [np.array(image.resize((64, 64))) for image in photographs]
+    photos = np.stack(squares).transpose(0, 3, 1, 2)
+
+    def standardize(pixels):
+        return (torch.as_tensor(pixels / 255).float() - mean) / std
+
+    module = TinyNetwork()
+    # A momentum of None keeps the statistics of all batches.
+    module[1].momentum = None
+    module.train()(standardize(photos))
+    X = {"bytes": photos, "floats": photos / 255, "gray": photos[:, 1]}
+    model = make_model(2, backbone=module.eval())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X.get(kind, photograph_folder))
+    messages = [str(warning.message) for warning in caught]
+    assert any("batch norm" in text for text in messages) == (name != "imagenet")
+    assert model.recipe_["preprocess"] == name
+    if kind == "bytes":
+        expected = compute(module, standardize(photos))
+        assert_allclose(model.transform(photos), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_module_without_batch_norm_gets_pixels_of_imagenet(images):
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    model = make_model(backbone=module, fine_tune=False).fit(images)
+    assert model.recipe_["preprocess"] == "imagenet"
+    expected = compute(module, imagenet_batch(images))
+    assert_allclose(model.transform(images), expected, **TOLERANCE)
+
+
 def test_pixels_from_0_to_1_are_bytes_divided_by_255(images, frozen):
     model = make_model().fit(images / 255)
     embedding = model.transform(images / 255)
@@ -486,8 +533,10 @@ def test_saved_module_is_loaded_with_a_module(images, frozen, tmp_path):
     assert_array_equal(loaded.transform(images), frozen.transform(images))
     assert_array_equal(loaded.predict(images), frozen.labels_)
     assert (loaded.n_iter_, loaded.history_) == (0, [])
-    with pytest.raises(ValueError, match=r"load\(path, backbone="):
+    with pytest.raises(ValueError, match=r"load\(path, backbone=") as error:
         DeepClusterEstimator.load(tmp_path / "model")
+    # The file is all right.
+    assert "complete file" not in str(error.value)
 
 
 def test_saved_function_is_loaded_with_a_function(images, tmp_path):
@@ -611,7 +660,9 @@ def test_parameters_of_training_do_nothing(images, frozen, tmp_path, capsys):
         verbose=2,
         max_iter=3,
         learning_rate=0.5,
-    ).fit(images)
+    )
+    with pytest.warns(UserWarning, match=r"learning_rate=0.5.*had no effect"):
+        model.fit(images)
     assert_array_equal(model.labels_, frozen.labels_)
     assert not calls
     assert "nan" not in capsys.readouterr().out

@@ -14,7 +14,13 @@ from .._clustering.merging import ChangedImages, MergeInput
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
-from .._training.network import BackboneSetup, Network, build_network, find_white
+from .._training.network import (
+    BackboneSetup,
+    Network,
+    build_network,
+    find_white,
+    match_preprocessing,
+)
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
@@ -32,6 +38,8 @@ from .symptoms import round_symptoms
 STATISTICS_ROWS = 10_000
 # The same with given weights, which only compare these with new images.
 GIVEN_STATISTICS_ROWS = 256
+# Number of images that show which preprocessing a module was trained with.
+MATCHED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -325,7 +333,7 @@ class Fit:
                 self.source,
                 pseudo_labels.n_components,
                 cluster_model,
-                is_given=network.setup.is_given,
+                network.setup,
             ),
             history=list(history),
             inertia=sum(clusters.inertia for clusters in pseudo_labels.clusters),
@@ -397,7 +405,7 @@ class Fit:
                     lambda: find_white(source.take(rows))
                 )
                 setup = replace(setup, white=white)
-        return build_network(
+        network = build_network(
             parameters.backbone,
             self.source.shape,
             mean,
@@ -407,6 +415,24 @@ class Fit:
             n_projected=parameters.n_projected,
             setup=setup,
         )
+        is_module = not isinstance(parameters.backbone, str)
+        if is_module and setup.uses_preprocessing and parameters.preprocess == "auto":
+            matched = self.processes.run_on_first(
+                lambda: match_preprocessing(
+                    network, source.batch(rows[:MATCHED_IMAGES])
+                )
+            )
+            if matched != setup.preprocessing:
+                network.set_preprocessing(matched)
+                name = type(parameters.backbone).__name__
+                warn(
+                    f"The first batch norm of {name} has seen pixels as "
+                    f"{network.setup.name_of_preprocessing} in its training, from 0 to "
+                    "1, and not the statistics of ImageNet. Images are standardized in "
+                    "this way. Set preprocess to a function if this is wrong, or to "
+                    "'imagenet'."
+                )
+        return network
 
     def _read_checkpoint(self, only_complete_rounds: bool = False) -> dict | None:
         """Return the last checkpoint of this fit, or None."""

@@ -209,7 +209,7 @@ def describe_choices(
     source: Source,
     n_components: int | None,
     cluster_model: ClusterModel,
-    is_given: bool,
+    setup: BackboneSetup,
 ) -> dict:
     """Return the attribute `recipe_`: the choice for each parameter with an "auto".
 
@@ -224,8 +224,7 @@ def describe_choices(
     n_components : int or None
         Number of components in the last clustering. None with `head="centroids"`.
     cluster_model : ClusterModel
-    is_given : bool
-        Whether the weights of the backbone are given.
+    setup : BackboneSetup
     """
     shape = source.shape
     augment = recipe.augment
@@ -248,7 +247,7 @@ def describe_choices(
     epochs = recipe.steps_per_round / steps_per_epoch
     n_pseudo_labels = clusterer.n_pseudo_labels
     clusters_from = "features"
-    if is_given:
+    if setup.is_given:
         clusters_from = "features" if cluster_model.from_start else "neighbors"
     elif cluster_model.from_start:
         clusters_from = "pixels"
@@ -260,6 +259,7 @@ def describe_choices(
         "epochs_per_iter": int(epochs) if epochs == int(epochs) else epochs,
         "backbone": backbone,
         "fine_tune": recipe.fine_tune,
+        "preprocess": setup.name_of_preprocessing if len(shape) == 3 else None,
         "init": recipe.init,
         "learning_rate": recipe.learning_rate,
         "image_shape": tuple(shape) if len(shape) == 3 else None,

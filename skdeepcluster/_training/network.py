@@ -4,7 +4,7 @@ import copy
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch import nn
 
 from .._inputs.sources import Source
 from .pretrained import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     NETWORKS_WITH_AUXILIARY_HEADS,
     OWN_NETWORKS,
     TIMM_PREFIX,
@@ -22,6 +24,7 @@ from .pretrained import (
     drop_classifier,
     load_given_trunk,
     load_weight_file,
+    match_statistics,
     warn_of_classifier,
 )
 
@@ -223,14 +226,14 @@ class Network(nn.Module):
         self,
         trunk: nn.Module,
         n_features: int,
-        front: nn.Module,
+        front: nn.Sequential,
         head_norm: str | None,
         n_projected: int | None = None,
         setup: "BackboneSetup | None" = None,
     ):
         super().__init__()
         self.setup = setup or BackboneSetup()
-        self.front = front
+        self.front: nn.Sequential = front
         self.trunk = trunk
         self.norm = (
             nn.BatchNorm1d(n_features, affine=False) if head_norm else nn.Identity()
@@ -246,6 +249,12 @@ class Network(nn.Module):
         """Mean and scale of each channel or feature in the fit, float32."""
         mean, scale = self.get_buffer("front.0.mean"), self.get_buffer("front.0.scale")
         return mean.cpu().numpy().flatten(), scale.cpu().numpy().flatten()
+
+    def set_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Replace the preprocessing of given weights."""
+        setup = replace(self.setup, preprocessing=preprocessing)
+        first = GivenInput(preprocessing, setup.white, setup.is_decoded)
+        self.setup, self.front = setup, nn.Sequential(first, *self.front[1:])
 
     def points(self, x: torch.Tensor) -> torch.Tensor:
         """Return points, float32 (n, n_points)."""
@@ -317,9 +326,29 @@ class BackboneSetup:
     is_decoded: bool = False
 
     @property
+    def name_of_preprocessing(self) -> str:
+        """Name or formula of what happens to pixels, for `recipe_`."""
+        if self.function is not None:
+            kind = type(self.function).__qualname__
+            return getattr(self.function, "__qualname__", kind)
+        if self.preprocessing is None:
+            return "standardized by the images of fit"
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
+            return "imagenet"
+        # White is 1 in these units.
+        return f"(pixels - {_format(mean)}) / {_format(std)}"
+
+    @property
     def uses_preprocessing(self) -> bool:
         """Whether `preprocessing` makes the input of the backbone."""
         return self.preprocessing is not None and self.function is None
+
+
+def _format(values: tuple[float, ...]) -> str:
+    """Return one number if all values are equal, otherwise all of them."""
+    values = values[:1] if len(set(values)) == 1 else values
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def build_network(
@@ -429,6 +458,24 @@ def find_white(sample: Source) -> float:
         return 1.0
     # Dark images of bytes that have become floats still have white at 255.
     return 255.0 if BYTE_HALF <= high <= 255 else high
+
+
+def match_preprocessing(network: Network, images: torch.Tensor) -> Preprocessing:
+    """Return the preprocessing of a network, with the statistics of its training.
+
+    Parameters
+    ----------
+    network : Network
+        With a preprocessing.
+    images : tensor of shape (n, C, H, W)
+        In the units of X.
+    """
+    setup = network.setup
+    assert setup.preprocessing is not None
+    plain = replace(setup.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
+    to_pixels = GivenInput(plain, setup.white, setup.is_decoded)
+    mean, std = match_statistics(network.trunk, to_pixels(images))
+    return replace(setup.preprocessing, mean=mean, std=std)
 
 
 def _first_layer(

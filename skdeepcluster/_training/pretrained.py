@@ -1,5 +1,6 @@
 """Networks with given weights: their sources, and the images that they expect."""
 
+import contextlib
 import difflib
 import math
 import os
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,6 +39,16 @@ WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 PARALLEL_PREFIX = "module."
 # torchvision's networks with auxiliary heads, which return tuples in training.
 NETWORKS_WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+# Means and standard deviations of common preprocessings of pixels from 0 to 1: that of
+# ImageNet, to pixels from -1 to 1, and unchanged pixels.
+COMMON_STATISTICS = (
+    (IMAGENET_MEAN, IMAGENET_STD),
+    ((0.5,) * 3, (0.5,) * 3),
+    ((0.0,) * 3, (1.0,) * 3),
+)
+# A module counts as trained with another preprocessing than that of ImageNet if the
+# divergence falls to this share.
+CLEAR_SHARE = 0.6
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -154,6 +166,76 @@ def is_weight_file(weights: str | os.PathLike) -> bool:
         or text.endswith(WEIGHT_FILES)
         or os.path.isfile(text)
     )
+
+
+def match_statistics(
+    module: nn.Module, pixels: torch.Tensor
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation that a module was trained with.
+
+    The first batch norm of a module keeps mean and variance of its input in training.
+    Of the common preprocessings, the one that comes nearest to these is returned: that
+    of ImageNet, unless another one is clearly nearer, or if there is no batch norm.
+
+    Parameters
+    ----------
+    module : nn.Module
+        It is left in evaluation mode.
+    pixels : tensor of shape (n, 3, H, W), float32
+        Images, with pixels from 0 to 1.
+    """
+    module.eval()
+    divergences = [
+        _divergence(module, (pixels - _channels(mean)) / _channels(std))
+        for mean, std in COMMON_STATISTICS
+    ]
+    best = int(np.argmin(divergences))
+    is_clear = divergences[best] < CLEAR_SHARE * divergences[0]
+    return COMMON_STATISTICS[best if is_clear else 0]
+
+
+def _channels(values: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(values)[:, None, None]
+
+
+class _Reached(Exception):
+    """Ends a forward pass early."""
+
+
+def _divergence(module: nn.Module, batch: torch.Tensor) -> float:
+    """Return how far the input of the first batch norm is from that of its training.
+
+    It is the Kullback-Leibler divergence between normal distributions, averaged over
+    channels, and infinite without a batch norm.
+    """
+    divergence = math.inf
+
+    def measure(layer: nn.BatchNorm2d, inputs: tuple) -> None:
+        nonlocal divergence
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        maps = inputs[0].float()
+        shift = (maps.mean(dim=(0, 2, 3)) - layer.running_mean).square()
+        expected = layer.running_var + layer.eps
+        ratio = (maps.var(dim=(0, 2, 3)) + layer.eps) / expected
+        divergences = (ratio + shift / expected - 1 - ratio.log()) / 2
+        divergence = float(divergences.mean())
+        raise _Reached
+
+    hooks = [
+        layer.register_forward_pre_hook(measure)
+        for layer in module.modules()
+        if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None
+    ]
+    device = next((p.device for p in module.parameters()), batch.device)
+    try:
+        with torch.no_grad(), contextlib.suppress(_Reached):
+            if hooks:
+                module(batch.to(device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return divergence
 
 
 def has_trained_weights(module: nn.Module) -> bool:
