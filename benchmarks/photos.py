@@ -135,7 +135,7 @@ METHODS = {
     "frozen + k-means": fit_frozen,
     "frozen + UMAP + k-means": fit_umap,
     "ours, frozen": functools.partial(fit_ours, preprocess=Scale(), fine_tune=False),
-    # The preprocessing is guessed: ImageNet's mean and scale.
+    # The first batch norm of the module shows the preprocessing.
     "ours, module only": fit_ours,
 }
 SLOW_METHODS = {

@@ -426,11 +426,11 @@ class Fit:
                 network.set_preprocessing(matched)
                 name = type(parameters.backbone).__name__
                 warn(
-                    f"The first batch norm of {name} has seen pixels as "
-                    f"{network.setup.name_of_preprocessing} in its training, from 0 to "
-                    "1, and not the statistics of ImageNet. Images are standardized in "
-                    "this way. Set preprocess to a function if this is wrong, or to "
-                    "'imagenet'."
+                    f"{name} was trained on pixels standardized as "
+                    f"{network.setup.name_of_preprocessing}, with white at 1, as its "
+                    "first batch norm shows, and not with ImageNet's mean and scale. "
+                    "Images are standardized in the same way. If this is wrong, set "
+                    "preprocess to a function or to 'imagenet'."
                 )
         return network
 
