@@ -64,7 +64,11 @@ MAX_EPOCHS = 1e9
 MAX_FRESH_SIDE = 64
 # Parameters that have no effect if the network is not trained.
 TRAINING_PARAMETERS = frozenset(
-    {"init", "epochs_per_iter", "augment", "learning_rate", "checkpoint_dir"}
+    {
+        *("init", "max_iter", "epochs_per_iter", "augment", "n_crops", "balance"),
+        *("head_norm", "temperature", "learning_rate", "schedule", "momentum"),
+        *("weight_decay", "tol", "callbacks", "checkpoint_dir"),
+    }
 )
 
 

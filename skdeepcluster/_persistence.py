@@ -16,7 +16,12 @@ from ._fit.recipe import Parameters
 from ._inputs.decoding import ImageFormat
 from ._inputs.read import NO_CLUSTER
 from ._inputs.spec import InputFormat
-from ._training.network import BackboneSetup, Network, build_network
+from ._training.network import (
+    BackboneSetup,
+    Network,
+    build_network,
+    name_of_function,
+)
 from ._training.pretrained import Preprocessing
 from ._utils.device import resolve_device
 from ._utils.messages import warn
@@ -195,6 +200,12 @@ def _build_estimator(
                 "load(path, preprocess=...)"
             )
         params["preprocess"] = preprocess
+        saved_name = metadata["recipe"].get("preprocess")
+        if name_of_function(preprocess) != saved_name:
+            warn(
+                f"preprocess was {saved_name} when the file was saved, and is now "
+                f"{name_of_function(preprocess)}. Another function changes predictions."
+            )
     elif preprocess is not None:
         raise _WrongArgument(
             f"its preprocess is {params['preprocess']!r}: remove preprocess= from load"

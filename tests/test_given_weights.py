@@ -285,32 +285,40 @@ STATISTICS = {
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-@pytest.mark.parametrize("kind", ["bytes", "files", "floats", "gray"])
+@pytest.mark.parametrize("kind", ["images", "floats", "gray", "drawings", "files"])
 def test_module_gets_the_pixels_that_its_batch_norm_has_seen(
-    name, kind, photographs, photograph_folder
+    name, kind, images, efficientnet_lite0, photograph_folder
 ):
     mean, std = STATISTICS[name]
-    squares = [np.array(image.resize((64, 64))) for image in photographs]
-    photos = np.stack(squares).transpose(0, 3, 1, 2)
 
-    def standardize(pixels):
-        return (torch.as_tensor(pixels / 255).float() - mean) / std
+    class OtherPixels(nn.Module):
+        """A network that expects pixels of this mean and scale."""
 
-    module = TinyNetwork()
-    # A momentum of None keeps the statistics of all batches.
-    module[1].momentum = None
-    module.train()(standardize(photos))
-    X = {"bytes": photos, "floats": photos / 255, "gray": photos[:, 1]}
-    model = make_model(2, backbone=module.eval())
+        def __init__(self):
+            super().__init__()
+            self.network = efficientnet_lite0
+
+        def forward(self, x):
+            return self.network((x * std + mean - 0.498) / 0.502)
+
+    X = {
+        "images": images,
+        "floats": images / 255,
+        "gray": images[:, 0],
+        "drawings": np.where(images > 128, 255, 0).astype(np.uint8),
+        "files": photograph_folder,
+    }[kind]
+    model = make_model(2, backbone=OtherPixels())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(X.get(kind, photograph_folder))
+        model.fit(X)
     messages = [str(warning.message) for warning in caught]
     assert any("batch norm" in text for text in messages) == (name != "imagenet")
     assert model.recipe_["preprocess"] == name
-    if kind == "bytes":
-        expected = compute(module, standardize(photos))
-        assert_allclose(model.transform(photos), expected, rtol=1e-3, atol=1e-3)
+    if kind == "images":
+        pixels = (torch.from_numpy(images).float() / 255 - mean) / std
+        expected = compute(OtherPixels(), pixels)
+        assert_allclose(model.transform(images), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_module_without_batch_norm_gets_pixels_of_imagenet(images):
@@ -549,6 +557,8 @@ def test_saved_function_is_loaded_with_a_function(images, tmp_path):
     loaded = load(tmp_path / "model", backbone=TinyNetwork(), preprocess=halve)
     assert_array_equal(loaded.transform(images), model.transform(images))
     assert_array_equal(loaded.predict(images), model.labels_)
+    with pytest.warns(UserWarning, match=r"preprocess was .*halve"):
+        load(tmp_path / "model", backbone=TinyNetwork(), preprocess=nn.Identity())
     with pytest.raises(ValueError, match=r"load\(path, preprocess="):
         load(tmp_path / "model", backbone=TinyNetwork())
 

@@ -9,11 +9,11 @@ from .graph import nearest_neighbors
 LAYOUT_DIMENSIONS = 10
 # Side of the cube in which points start.
 LAYOUT_SIZE = 10.0
-# Gradient steps. After a third of them, some clusters still lie on top of others.
+# Gradient steps. With a third of them, some clusters still lay on top of others.
 LAYOUT_STEPS = 300
 # Random points that push a point away, for each neighbor that pulls it.
 PUSHES = 5
-# Largest change of a coordinate by one neighbor, or by one random point.
+# Largest change of a coordinate by one direction of an edge, or by one random point.
 MAX_CHANGE = 4.0
 # Halvings of the interval in which the scale of distances around a point is searched.
 SCALE_HALVINGS = 40
@@ -29,7 +29,8 @@ def neighbor_layout(points: np.ndarray, n_neighbors: int, seed: int) -> np.ndarr
     Parameters
     ----------
     points : ndarray of shape (n, d), float32
-        At least two points.
+        At least two points: principal components, the leading ones first. The layout
+        starts from these.
     n_neighbors : int
         Number of neighbors of each point, capped at n - 1.
     seed : int
@@ -50,13 +51,13 @@ def neighbor_layout(points: np.ndarray, n_neighbors: int, seed: int) -> np.ndarr
     starts, ends, weights = _neighbor_edges(points, n_neighbors)
     layout = _first_layout(points, rng)
     for step in range(LAYOUT_STEPS):
-        # An edge is used as often as its weight tells.
+        # An edge is drawn with a probability equal to its weight.
         is_drawn = rng.random(len(weights), dtype=np.float32) < weights
         pulled, partners = starts[is_drawn], ends[is_drawn]
         difference = layout[pulled] - layout[partners]
         squared = np.square(difference).sum(axis=1)
         pull = difference * (-2 / (1 + squared))[:, None]
-        # Both ends of an edge are moved, once for each of its directions.
+        # Each end of an edge is pulled for both directions of the edge.
         pull = 2 * pull.clip(-MAX_CHANGE, MAX_CHANGE)
 
         moved = np.concatenate([pulled, partners])
@@ -76,7 +77,7 @@ def neighbor_layout(points: np.ndarray, n_neighbors: int, seed: int) -> np.ndarr
 
 
 def _first_layout(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the first columns of points, with a little noise, in a cube."""
+    """Return the leading principal components, with a little noise, in a cube."""
     layout = rng.normal(scale=0.01, size=(len(points), LAYOUT_DIMENSIONS))
     columns = points[:, :LAYOUT_DIMENSIONS]
     length = np.abs(columns).max() or 1.0
@@ -89,15 +90,16 @@ def _neighbor_edges(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the edges between neighbors, each once: both ends, and weights up to 1.
 
-    The nearest neighbor has weight 1. The weights of the others fall with the distance,
-    at a rate such that each point has the same sum of weights.
+    The nearest neighbor of a point has weight 1. The weights of the others fall with
+    their distance, at a rate such that the weights of each point have the same sum.
     """
     n = len(points)
-    neighbors, distances = nearest_neighbors(points, n_neighbors)
-    excess = np.sqrt(distances, dtype=np.float64)
-    excess -= excess[:, :1].copy()
+    neighbors, squared_distances = nearest_neighbors(points, n_neighbors)
+    distances = np.sqrt(squared_distances, dtype=np.float64)
+    excess = distances - distances[:, :1]
     longest = excess.max() or 1.0
     low, high = np.full((n, 1), 1e-6 * longest), np.full((n, 1), 10 * longest)
+    # The sum that UMAP uses.
     target = np.log2(max(2, neighbors.shape[1]))
     for _ in range(SCALE_HALVINGS):
         scale = np.sqrt(low * high)

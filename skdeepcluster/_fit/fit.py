@@ -19,7 +19,6 @@ from .._training.network import (
     Network,
     build_network,
     find_white,
-    match_preprocessing,
 )
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
@@ -38,8 +37,6 @@ from .symptoms import round_symptoms
 STATISTICS_ROWS = 10_000
 # The same with given weights, which only compare these with new images.
 GIVEN_STATISTICS_ROWS = 256
-# Number of images that show which preprocessing a module was trained with.
-MATCHED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -417,20 +414,15 @@ class Fit:
         )
         is_module = not isinstance(parameters.backbone, str)
         if is_module and setup.uses_preprocessing and parameters.preprocess == "auto":
-            matched = self.processes.run_on_first(
-                lambda: match_preprocessing(
-                    network, source.batch(rows[:MATCHED_IMAGES])
-                )
-            )
-            if matched != setup.preprocessing:
-                network.set_preprocessing(matched)
+            height, width = source.shape[1:]
+            if network.guess_preprocessing((height, width)):
                 name = type(parameters.backbone).__name__
                 warn(
-                    f"{name} was trained on pixels standardized as "
-                    f"{network.setup.name_of_preprocessing}, with white at 1, as its "
-                    "first batch norm shows, and not with ImageNet's mean and scale. "
-                    "Images are standardized in the same way. If this is wrong, set "
-                    "preprocess to a function or to 'imagenet'."
+                    f"The first batch norm of {name} shows that the network was likely "
+                    "trained on pixels standardized as "
+                    f"{network.setup.name_of_preprocessing}, with white at 1, and not "
+                    "as usual for ImageNet. Images are standardized in this way. To "
+                    "choose another way, set preprocess to a function or to 'imagenet'."
                 )
         return network
 

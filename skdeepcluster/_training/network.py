@@ -22,9 +22,9 @@ from .pretrained import (
     build_timm,
     check_torchvision_name,
     drop_classifier,
+    guess_statistics,
     load_given_trunk,
     load_weight_file,
-    match_statistics,
     warn_of_classifier,
 )
 
@@ -250,11 +250,23 @@ class Network(nn.Module):
         mean, scale = self.get_buffer("front.0.mean"), self.get_buffer("front.0.scale")
         return mean.cpu().numpy().flatten(), scale.cpu().numpy().flatten()
 
-    def set_preprocessing(self, preprocessing: Preprocessing) -> None:
-        """Replace the preprocessing of given weights."""
-        setup = replace(self.setup, preprocessing=preprocessing)
-        first = GivenInput(preprocessing, setup.white, setup.is_decoded)
-        self.setup, self.front = setup, nn.Sequential(first, *self.front[1:])
+    def guess_preprocessing(self, size: tuple[int, int]) -> bool:
+        """Standardize pixels as in the training of the backbone, if that can be seen.
+
+        Returns
+        -------
+        is_changed : bool
+            Whether images are now standardized in another way than before.
+        """
+        setup = self.setup
+        assert setup.preprocessing is not None
+        side = setup.preprocessing.image_size
+        mean, std = guess_statistics(self.trunk, (side, side) if side else size)
+        guessed = replace(setup.preprocessing, mean=mean, std=std)
+        first = GivenInput(guessed, setup.white, setup.is_decoded)
+        self.setup = replace(setup, preprocessing=guessed)
+        self.front = nn.Sequential(first, *self.front[1:])
+        return guessed != setup.preprocessing
 
     def points(self, x: torch.Tensor) -> torch.Tensor:
         """Return points, float32 (n, n_points)."""
@@ -329,8 +341,7 @@ class BackboneSetup:
     def name_of_preprocessing(self) -> str:
         """Name or formula of what happens to pixels, for `recipe_`."""
         if self.function is not None:
-            kind = type(self.function).__qualname__
-            return getattr(self.function, "__qualname__", kind)
+            return name_of_function(self.function)
         if self.preprocessing is None:
             return "standardized by the images of fit"
         mean, std = self.preprocessing.mean, self.preprocessing.std
@@ -343,6 +354,11 @@ class BackboneSetup:
     def uses_preprocessing(self) -> bool:
         """Whether `preprocessing` makes the input of the backbone."""
         return self.preprocessing is not None and self.function is None
+
+
+def name_of_function(function: Callable) -> str:
+    """Return the name of a function, or of the class of a callable object."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _format(values: tuple[float, ...]) -> str:
@@ -458,24 +474,6 @@ def find_white(sample: Source) -> float:
         return 1.0
     # Dark images of bytes that have become floats still have white at 255.
     return 255.0 if BYTE_HALF <= high <= 255 else high
-
-
-def match_preprocessing(network: Network, images: torch.Tensor) -> Preprocessing:
-    """Return the preprocessing of a network, with the statistics of its training.
-
-    Parameters
-    ----------
-    network : Network
-        With a preprocessing.
-    images : tensor of shape (n, C, H, W)
-        In the units of X.
-    """
-    setup = network.setup
-    assert setup.preprocessing is not None
-    plain = replace(setup.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
-    to_pixels = GivenInput(plain, setup.white, setup.is_decoded)
-    mean, std = match_statistics(network.trunk, to_pixels(images))
-    return replace(setup.preprocessing, mean=mean, std=std)
 
 
 def _first_layer(
@@ -675,8 +673,8 @@ def _call(module: nn.Module, batch: torch.Tensor, name: str) -> torch.Tensor:
         # A user's module may raise anything.
         shape = ", ".join(map(str, batch.shape[1:]))
         raise ValueError(
-            f"{name} rejects a batch of shape (n, {shape}): {error}. Set image_size or "
-            "image_shape to the size that it takes, or use another backbone."
+            f"{name} rejects a batch of shape (n, {shape}): {error}. If the size is "
+            "the reason, set image_size or image_shape to one that it takes."
         ) from error
     finally:
         module.train(was_training)
