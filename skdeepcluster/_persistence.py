@@ -200,7 +200,7 @@ def _build_estimator(
                 "load(path, preprocess=...)"
             )
         params["preprocess"] = preprocess
-        saved_name = metadata["recipe"].get("preprocess")
+        saved_name = metadata["recipe"].get("standardization")
         if name_of_function(preprocess) != saved_name:
             warn(
                 f"preprocess was {saved_name} when the file was saved, and is now "

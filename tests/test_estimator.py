@@ -576,7 +576,7 @@ def test_weights_are_not_suggested_where_they_would_not_help(tmp_path):
     quick(**FEW_CLUSTERS, backbone=module).fit(large)
     torch.save(small_convnet((3, 96, 96)).state_dict(), tmp_path / "weights.pt")
     weights = {"backbone": "convnet", "weights": tmp_path / "weights.pt"}
-    quick(**FEW_CLUSTERS, **weights).fit(large)
+    DeepClusterEstimator(2, **weights).fit(large)
 
 
 def test_scale_of_pixels_does_not_matter(images):

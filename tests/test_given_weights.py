@@ -314,7 +314,7 @@ def test_module_gets_the_pixels_that_its_batch_norm_has_seen(
         model.fit(X)
     messages = [str(warning.message) for warning in caught]
     assert any("batch norm" in text for text in messages) == (name != "imagenet")
-    assert model.recipe_["preprocess"] == name
+    assert model.recipe_["standardization"] == name
     if kind == "images":
         pixels = (torch.from_numpy(images).float() / 255 - mean) / std
         expected = compute(OtherPixels(), pixels)
@@ -326,7 +326,7 @@ def test_module_without_batch_norm_gets_pixels_of_imagenet(images):
         nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
     model = make_model(backbone=module, fine_tune=False).fit(images)
-    assert model.recipe_["preprocess"] == "imagenet"
+    assert model.recipe_["standardization"] == "imagenet"
     expected = compute(module, imagenet_batch(images))
     assert_allclose(model.transform(images), expected, **TOLERANCE)
 

@@ -259,7 +259,6 @@ def describe_choices(
         "epochs_per_iter": int(epochs) if epochs == int(epochs) else epochs,
         "backbone": backbone,
         "fine_tune": recipe.fine_tune,
-        "preprocess": setup.name_of_preprocessing if len(shape) == 3 else None,
         "init": recipe.init,
         "learning_rate": recipe.learning_rate,
         "image_shape": tuple(shape) if len(shape) == 3 else None,
@@ -273,6 +272,8 @@ def describe_choices(
             clusterer.kmeans_options.backend, recipe.compute.device
         ),
     }
+    if setup.is_given and len(shape) == 3:
+        choices["standardization"] = setup.name_of_preprocessing
     if not recipe.fine_tune:
         choices |= dict.fromkeys(TRAINING_CHOICES)
     return choices

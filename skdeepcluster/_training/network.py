@@ -342,8 +342,7 @@ class BackboneSetup:
         """Name or formula of what happens to pixels, for `recipe_`."""
         if self.function is not None:
             return name_of_function(self.function)
-        if self.preprocessing is None:
-            return "standardized by the images of fit"
+        assert self.preprocessing is not None
         mean, std = self.preprocessing.mean, self.preprocessing.std
         if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
             return "imagenet"
