@@ -1023,8 +1023,9 @@ class DeepClusterEstimator(
         """
         super()._validate_params()
         for name, value in self.get_params(deep=False).items():
-            takes_bool = {"boolean", "verbose"} & set(self._parameter_constraints[name])
-            if isinstance(value, bool) and not takes_bool:
+            # Parameters of subclasses may have no constraints.
+            allowed = self._parameter_constraints.get(name, ["boolean"])
+            if isinstance(value, bool) and not {"boolean", "verbose"} & set(allowed):
                 raise ValueError(f"{name} should be a number, not {value}.")
 
     def _new_fit(self, reading: TrainingInput, processes: Processes) -> Fit:

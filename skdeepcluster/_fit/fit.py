@@ -14,12 +14,7 @@ from .._clustering.merging import ChangedImages, MergeInput
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
-from .._training.network import (
-    BackboneSetup,
-    Network,
-    build_network,
-    find_white,
-)
+from .._training.network import BackboneSetup, Network, build_network, find_white
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
