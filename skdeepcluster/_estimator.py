@@ -35,7 +35,7 @@ from ._fit.callback_runner import (
     check_callbacks,
 )
 from ._fit.fit import Fit, FitResult
-from ._fit.recipe import Parameters, resolve_backbone_setup
+from ._fit.recipe import TRAINING_PARAMETERS, Parameters, resolve_backbone_setup
 from ._fit.symptoms import final_symptoms
 from ._inputs.arrays import MAX_ABS_VALUE
 from ._inputs.decoding import RESIZE_MODES, ImageFormat
@@ -62,14 +62,6 @@ MAX_EPOCHS = 1e9
 # Color images with a longer shorter side, in pixels, are mostly photographs, of which
 # a fresh network learns little.
 MAX_FRESH_SIDE = 64
-# Parameters that have no effect if the network is not trained.
-TRAINING_PARAMETERS = frozenset(
-    {
-        *("init", "max_iter", "epochs_per_iter", "augment", "n_crops", "balance"),
-        *("head_norm", "temperature", "learning_rate", "schedule", "momentum"),
-        *("weight_decay", "tol", "callbacks", "checkpoint_dir"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -190,8 +182,10 @@ class DeepClusterEstimator(
     preprocess : {"auto", "imagenet"} or callable, default="auto"
         What turns X into the input of the backbone. "auto" is what given weights were
         trained with: mean, standard deviation, size and interpolation of torchvision's
-        or timm's weights, and for a module those of ImageNet; fresh weights get
-        images standardized by the data. "imagenet" takes mean and standard deviation
+        or timm's weights. For a module they are those of ImageNet, unless its first
+        batch norm shows that it was trained on pixels from 0 to 1 or from -1 to 1;
+        `recipe_["standardization"]` names them. Fresh weights get images standardized
+        by the data. "imagenet" takes mean and standard deviation
         of ImageNet. A callable takes a float32 tensor (n, C, H, W) in the units of `X`
         and returns the input of the backbone. Gray images are repeated to three
         channels, except by a callable. White is 255 for bytes, and 1 for masks and for
@@ -422,8 +416,8 @@ class DeepClusterEstimator(
         `device`, `precision`, `kmeans_backend` and `clusters_from`. The latter is
         "features", or "pixels" if clusters of the pixels change less under mild changes
         of the images than what the network has learned. Without training it is
-        "neighbors", or "features" if k-means clusters of the features change less than
-        those of their neighbor graph.
+        "neighbors", or "features" if k-means clusters of the features tell more about
+        the clusters of neighbors.
 
     history_ : list of dict
         One entry per round, from which `pandas.DataFrame(history_)` makes a table. It
@@ -1079,8 +1073,7 @@ class DeepClusterEstimator(
         changed = [
             f"{name}={value!r}"
             for name, value in self.get_params(deep=False).items()
-            if name in TRAINING_PARAMETERS and value is not defaults[name]
-            if value != defaults[name]
+            if name in TRAINING_PARAMETERS and value != defaults[name]
         ]
         if changed:
             warn(

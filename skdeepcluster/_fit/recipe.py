@@ -53,8 +53,14 @@ MAX_EPOCHS = 30
 # former would destroy what given weights know.
 LEARNING_RATE = 0.03
 GIVEN_LEARNING_RATE = 0.002
-# Choices that have no meaning if the network is not trained.
-TRAINING_CHOICES = ("epochs_per_iter", "init", "learning_rate", "augment", "mirror")
+# Parameters that have no effect if the network is not trained.
+TRAINING_PARAMETERS = frozenset(
+    {
+        *("init", "max_iter", "epochs_per_iter", "augment", "n_crops", "balance"),
+        *("head_norm", "temperature", "learning_rate", "schedule", "momentum"),
+        *("weight_decay", "tol", "callbacks", "checkpoint_dir"),
+    }
+)
 # Number of outputs of the projection head, as in DeepCluster-v2.
 PROJECTION_SIZE = 128
 
@@ -275,7 +281,8 @@ def describe_choices(
     if setup.is_given and len(shape) == 3:
         choices["standardization"] = setup.name_of_preprocessing
     if not recipe.fine_tune:
-        choices |= dict.fromkeys(TRAINING_CHOICES)
+        # The mirror belongs to augment="auto".
+        choices |= dict.fromkeys(choices.keys() & {"mirror", *TRAINING_PARAMETERS})
     return choices
 
 

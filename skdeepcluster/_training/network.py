@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .._inputs.sources import Source
+from .pixel_statistics import guess_statistics
 from .pretrained import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -22,7 +23,6 @@ from .pretrained import (
     build_timm,
     check_torchvision_name,
     drop_classifier,
-    guess_statistics,
     load_given_trunk,
     load_weight_file,
     warn_of_classifier,
@@ -233,7 +233,7 @@ class Network(nn.Module):
     ):
         super().__init__()
         self.setup = setup or BackboneSetup()
-        self.front: nn.Sequential = front
+        self.front = front
         self.trunk = trunk
         self.norm = (
             nn.BatchNorm1d(n_features, affine=False) if head_norm else nn.Identity()
