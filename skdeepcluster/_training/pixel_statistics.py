@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.datasets import load_sample_images
 from torch import nn
 
 from .pretrained import IMAGENET_MEAN, IMAGENET_STD
@@ -43,7 +42,8 @@ def guess_statistics(
     mean, std : tuples of three floats
         For pixels from 0 to 1: those of ImageNet, unless other common ones fit better.
     """
-    # torchvision takes long to import.
+    # These take long to import.
+    from sklearn.datasets import load_sample_images
     from torchvision.transforms.functional import resize
 
     module.eval()
