@@ -7,6 +7,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.manifold import trustworthiness
 from sklearn.metrics import normalized_mutual_info_score
+from sklearn.neighbors import NearestNeighbors
 
 from skdeepcluster._clustering.neighbor_layout import neighbor_layout
 
@@ -27,6 +28,24 @@ def test_neighbors_lie_together():
     layout = neighbor_layout(points, 15, seed=0)
     assert layout.dtype == np.float32
     assert trustworthiness(points, layout, n_neighbors=15) > 0.95
+
+
+def test_neighbors_are_pulled_together_and_others_pushed_away():
+    points = load_digits().data[:600].astype(np.float32)
+    layout = neighbor_layout(points, 15, seed=0)
+    neighbors = NearestNeighbors(n_neighbors=5).fit(points).kneighbors()[1]
+    others = np.random.default_rng(0).permutation(len(points))
+
+    def measure(rows):
+        """Return the median distances between neighbors, and between others."""
+        steps = np.linalg.norm(rows[:, None] - rows[neighbors], axis=2)
+        return np.median(steps), np.median(np.linalg.norm(rows - rows[others], axis=1))
+
+    near, far = measure(layout)
+    near_before, far_before = measure(points)
+    assert far / near > 5 * far_before / near_before
+    # The kernel 1 / (1 + distance^2) is near zero there.
+    assert far > 3
 
 
 def test_same_seed_gives_the_same_bits():
