@@ -38,8 +38,8 @@ from ._fit.fit import Fit, FitResult
 from ._fit.recipe import TRAINING_PARAMETERS, Parameters, resolve_backbone_setup
 from ._fit.symptoms import final_symptoms
 from ._inputs.arrays import MAX_ABS_VALUE
-from ._inputs.decoding import RESIZE_MODES, ImageFormat
 from ._inputs.failures import ReadFailures
+from ._inputs.image_format import RESIZE_MODES, ImageFormat
 from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
 from ._inputs.sources import Source
 from ._inputs.spec import InputFormat, InputSpec

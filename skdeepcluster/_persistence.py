@@ -13,7 +13,7 @@ from ._clustering.editing import default_names, rename_clusters
 from ._clustering.storage import check_array, pack_clusters, unpack_clusters
 from ._editing import cluster_attributes
 from ._fit.recipe import Parameters
-from ._inputs.decoding import ImageFormat
+from ._inputs.image_format import ImageFormat
 from ._inputs.read import NO_CLUSTER
 from ._inputs.spec import InputFormat
 from ._training.network import (
@@ -32,8 +32,15 @@ FORMAT = 1
 # Start of the names of weights among the tensors of a file.
 WEIGHT_PREFIX = "module."
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Fields of an image format that say how images of other shapes are resized.
-RESIZING = ("resize", "shorter_side", "interpolation")
+# Fields of an image format that say how new images are decoded.
+DECODING = (
+    "resize",
+    "shorter_side",
+    "interpolation",
+    "number_types",
+    "white",
+    "has_alpha",
+)
 IMAGE_DTYPES = {"uint8": np.uint8, "float32": np.float32}
 
 
@@ -66,9 +73,9 @@ def save(estimator, path: str | os.PathLike) -> None:
         "dtype": str(estimator._dtype).removeprefix("torch."),
         "image_dtype": np.dtype(estimator._input_format.dtype).name,
         "image_shape": estimator.image_shape_,
-        "resizing": None
+        "decoding": None
         if image_format is None
-        else {name: getattr(image_format, name) for name in RESIZING},
+        else {name: getattr(image_format, name) for name in DECODING},
         "feature_names": None if feature_names is None else list(feature_names),
         "n_features_in": int(estimator.n_features_in_),
         "n_iter": int(estimator.n_iter_),
@@ -88,6 +95,7 @@ def _describe_setup(network: Network) -> dict:
         "is_given": setup.is_given,
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "has_function": setup.function is not None,
+        "black": setup.black,
         "white": setup.white,
         "is_decoded": setup.is_decoded,
     }
@@ -286,16 +294,21 @@ def _load_setup(estimator, values: dict) -> BackboneSetup:
         weights=estimator.weights,
         preprocessing=preprocessing,
         function=estimator.preprocess if values["has_function"] else None,
+        black=float(values["black"]),
         white=float(values["white"]),
         is_decoded=bool(values["is_decoded"]),
     )
 
 
 def _load_image_format(metadata: dict, shape, dtype: type) -> ImageFormat:
-    resizing = {name: metadata["resizing"][name] for name in RESIZING}
-    if resizing["shorter_side"] is not None:
-        _check_integer(resizing["shorter_side"])
-    return ImageFormat(shape, dtype, **resizing)
+    options = _lists_to_tuples(metadata["decoding"])
+    if options.keys() != set(DECODING):
+        raise ValueError(f"its decoding has the entries {sorted(options)}")
+    if options["shorter_side"] is not None:
+        _check_integer(options["shorter_side"])
+    if options["white"] is not None and not 0 < float(options["white"]) < np.inf:
+        raise ValueError(f"its white is {options['white']}")
+    return ImageFormat(shape, dtype, **options)
 
 
 def _load_network(

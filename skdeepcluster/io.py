@@ -15,7 +15,8 @@ from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ._estimator import DeepClusterEstimator
-from ._inputs.decoding import ImageFormat, decode
+from ._inputs.decoding import decode
+from ._inputs.image_format import ImageFormat
 from ._inputs.read import NO_CLUSTER, InputData, read_input
 from ._utils.distributed import get_processes
 from ._utils.files import write_atomically

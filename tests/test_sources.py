@@ -1,10 +1,15 @@
 """The same images give the same result in every form of X; broken images are named."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import warnings
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +146,240 @@ def test_datasets_are_decoded_in_workers(images, expected, make_cache):
     make_cache("none")
     X = LabeledImages(images, Image.fromarray)
     assert_array_equal(quick().fit_predict(X), expected.labels_)
+
+
+def make_zip(paths, target):
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in paths:
+            archive.write(path, path.name)
+
+
+def make_tar(paths, target):
+    with tarfile.open(target, "w") as archive:
+        for path in paths:
+            archive.add(path, path.name)
+
+
+def make_blob(paths, target):
+    target.write_bytes(b"".join(np.asarray(Image.open(p)).tobytes() for p in paths))
+
+
+class OpenArchive(Dataset):
+    """Images in one file, which is open all the time."""
+
+    def __init__(self, kind, path, shape):
+        self.kind, self.shape = kind, shape
+        if kind == "zip":
+            self.archive = zipfile.ZipFile(path)
+            self.names = sorted(self.archive.namelist())
+        elif kind == "tar":
+            self.archive = tarfile.open(path)  # noqa: SIM115
+            self.names = sorted(self.archive.getnames())
+        elif kind == "npz":
+            self.archive = np.load(path)
+        else:
+            # Without a buffer each read moves the position in the file.
+            self.archive = open(path, "rb", buffering=0)  # noqa: SIM115
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, row):
+        if self.kind == "npz":
+            return self.archive[f"{row:03d}"]
+        if self.kind == "blob":
+            size = int(np.prod(self.shape))
+            self.archive.seek(row * size)
+            values = np.frombuffer(self.archive.read(size), np.uint8)
+            return values.reshape(self.shape).copy()
+        name = self.names[row]
+        if self.kind == "zip":
+            return Image.open(io.BytesIO(self.archive.read(name)))
+        return Image.open(io.BytesIO(self.archive.extractfile(name).read()))
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+@pytest.mark.parametrize("kind", ["zip", "tar", "npz", "blob"])
+def test_datasets_may_hold_open_files(images, folder, expected, tmp_path, kind, n_jobs):
+    target, paths = tmp_path / "archive", list_paths(folder)
+    if kind == "npz":
+        np.savez(target, **{f"{i:03d}": image for i, image in enumerate(images)})
+        target = target.with_suffix(".npz")
+    else:
+        {"zip": make_zip, "tar": make_tar, "blob": make_blob}[kind](paths, target)
+    dataset = OpenArchive(kind, target, images[0].shape)
+    with contextlib.closing(dataset.archive):
+        model = quick(n_jobs=n_jobs).fit(dataset)
+        assert_array_equal(model.labels_, expected.labels_)
+        # The file can still be read here, from where it was.
+        assert_array_equal(model.predict(dataset), expected.labels_)
+
+
+class StrictDataset(Dataset):
+    """Images of which one cannot be read."""
+
+    def __init__(self, images, error):
+        self.images, self.error = images, error
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        if type(row) is not int:
+            raise AssertionError(f"the index is {type(row)}")
+        if row == 150 and self.error is not None:
+            raise self.error
+        return self.images[row]
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+@pytest.mark.parametrize("error", [KeyError("label"), OSError(5, "disk"), RuntimeError])
+def test_errors_of_a_dataset_are_causes(images, error, n_jobs):
+    dataset = StrictDataset(images, error)
+    with pytest.raises(ValueError, match="row 150") as caught:
+        quick(n_jobs=n_jobs).fit(dataset)
+    expected_type = error if isinstance(error, type) else type(error)
+    assert isinstance(caught.value.__cause__, expected_type)
+    quick(n_jobs=n_jobs).fit(StrictDataset(images, None))
+
+
+def large_arrays(kind, images):
+    """Return images of more than 128 pixels a side."""
+    large = images.repeat(20, axis=1).repeat(15, axis=2)
+    if kind == "gray":
+        return large[..., 0]
+    if kind == "wide":
+        return np.concatenate([large, large], axis=2)[:, :64]
+    return large
+
+
+LARGE_SOURCES = {
+    "channels first": lambda X, folder: X.transpose(0, 3, 1, 2) if X.ndim == 4 else X,
+    "tensor": lambda X, folder: torch.tensor(X),
+    "list of arrays": lambda X, folder: list(X),
+    "folder": lambda X, folder: folder,
+    "PIL images": lambda X, folder: list(map(Image.fromarray, X)),
+    "array dataset": lambda X, folder: LabeledImages(X, np.array),
+}
+
+
+@pytest.mark.filterwarnings("ignore:resize='auto' pads")
+@pytest.mark.filterwarnings("ignore:X holds color images")
+@pytest.mark.parametrize("kind", ["color", "gray", "wide"])
+def test_large_images_of_every_source(images, tmp_path, kind):
+    X = large_arrays(kind, images[:40])
+    for i, image in enumerate(X):
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    expected = quick().fit(X)
+    assert expected.image_shape_[1:] == (64, 64)
+    embedding = expected.transform(X)
+    for form in LARGE_SOURCES.values():
+        source = form(X, tmp_path)
+        model = quick().fit(source)
+        assert_array_equal(model.labels_, expected.labels_)
+        assert_array_equal(model.transform(source), embedding)
+
+
+def test_images_of_another_size_are_resized_from_every_source(images, expected, folder):
+    new = images[:30].repeat(3, axis=1).repeat(3, axis=2)
+    embedding = expected.transform(list(map(Image.fromarray, new)))
+    from_folder = quick().fit(folder)
+    for model in (expected, from_folder):
+        for X in (new, list(new), torch.tensor(new), new.transpose(0, 3, 1, 2)):
+            assert_array_equal(model.transform(X), embedding)
+        assert_array_equal(model.transform([new[2]]), embedding[2:3])
+    gray = new[..., 0]
+    as_color = np.repeat(gray[..., None], 3, axis=-1)
+    assert_array_equal(expected.transform(gray), expected.transform(as_color))
+
+
+def test_single_images_of_every_source(images, folder):
+    from_folder, from_array = quick().fit(folder), quick().fit(images)
+    path = list_paths(folder)[7]
+    for model in (from_folder, from_array):
+        for single in (images[7], path, str(path), Image.open(path)):
+            assert model.predict([single]).tolist() == model.labels_[7:8].tolist()
+        # A color image by itself is no batch of gray images.
+        for single in (images[7], images[7].transpose(2, 0, 1), np.zeros((50, 60, 3))):
+            with pytest.raises(ValueError, match=r"X\[None\]"):
+                model.predict(single)
+
+
+def test_columns_of_hugging_face_data_sets(images, expected):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.Value("int64")}
+    )
+    rows = {"image": list(map(Image.fromarray, images)), "label": list(range(N))}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    model = quick().fit(data["image"])
+    assert_array_equal(model.labels_, expected.labels_)
+    assert_array_equal(model.predict(data["image"]), expected.labels_)
+    assert_array_equal(model.predict(data[:20]["image"]), expected.labels_[:20])
+    for X in (data, data[:5]):
+        with pytest.raises(TypeError, match=r"X\['image'\]"):
+            model.predict(X)
+    arrays = data.with_format("numpy")
+    assert_array_equal(quick().fit(arrays["image"]).labels_, expected.labels_)
+    rows = datasets.Dataset.from_dict({"row": np.eye(60).tolist()})
+    assert quick().fit(rows["row"]).n_features_in_ == 60
+
+
+def test_samples_of_an_image_folder(folder, expected):
+    samples = ImageFolder(folder).samples
+    model = quick().fit(samples)
+    assert_array_equal(model.labels_, expected.labels_)
+    assert model.paths_.tolist() == [path for path, _ in samples]
+    assert_array_equal(model.predict(samples[:3]), expected.labels_[:3])
+    pairs = [(Path(path), "name") for path, _ in samples]
+    assert quick().fit(pairs).paths_.tolist() == model.paths_.tolist()
+
+
+MISSING = {
+    "first array": lambda images, paths: [None, *images],
+    "last array": lambda images, paths: [*images, None],
+    "PIL": lambda images, paths: [None, *map(Image.fromarray, images)],
+    "column": lambda images, paths: np.array([None, *images[:3], None], dtype=object),
+    "sizes": lambda images, paths: [images[0, :5], None, *images],
+    "paths": lambda images, paths: [None, *paths],
+    "dataset": lambda images, paths: LabeledImages([*images, None], lambda x: x),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_missing_images_are_named(images, folder, kind):
+    X = MISSING[kind](images, list_paths(folder))
+    with pytest.raises((ValueError, TypeError), match=r"None.*row|row.*None") as caught:
+        quick().fit(X)
+    row = {"last array": N, "sizes": 1, "dataset": N}.get(kind, 0)
+    assert f"row {row}" in str(caught.value)
+    if kind in ("first array", "PIL", "last array"):
+        with pytest.warns(UserWarning, match="1 of 201 images cannot be read"):
+            model = quick(on_error="skip").fit(X)
+        assert model.skipped_.tolist() == [row]
+        assert model.labels_[row] == -1
+
+
+ANIMATED = {
+    "tif": {"save_all": True},
+    "gif": {"save_all": True},
+    "png": {"save_all": True},
+    "webp": {"save_all": True, "lossless": True},
+}
+
+
+@pytest.mark.parametrize("ending", ANIMATED)
+def test_first_frame_is_read_and_the_rest_is_counted(images, tmp_path, ending):
+    frames = [Image.fromarray(image) for image in images]
+    for i in range(12):
+        path = tmp_path / f"{i:02d}.{ending}"
+        more = {"append_images": frames[i + 1 : i + 3]} if i in (2, 5, 6) else {}
+        frames[i].save(path, **ANIMATED[ending], **more)
+    with pytest.warns(UserWarning, match="3 of 12 images have several frames") as said:
+        model = quick(n_clusters=2, n_pseudo_labels=2).fit(tmp_path)
+    assert len(said) == 1
+    if ending != "gif":
+        assert_array_equal(model.transform(tmp_path), model.transform(images[:12]))
 
 
 def test_mixed_sizes_and_modes(tmp_path):

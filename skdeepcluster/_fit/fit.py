@@ -14,7 +14,12 @@ from .._clustering.merging import ChangedImages, MergeInput
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
-from .._training.network import BackboneSetup, Network, build_network, find_white
+from .._training.network import (
+    BackboneSetup,
+    Network,
+    build_network,
+    find_pixel_range,
+)
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
@@ -99,6 +104,7 @@ class Fit:
         self.parameters = parameters
         self.backbone_setup = backbone_setup or BackboneSetup()
         self.source = source
+        self.paths = paths
         self.processes = processes
         self.previous_network = previous_network
         self.previous_history = previous_history
@@ -391,12 +397,12 @@ class Fit:
         else:
             # Nothing depends on the statistics of the data, which take time to read.
             mean = scale = np.ones(source.shape[0])
-            # Files hold bytes from 0 to 255.
-            if not setup.is_decoded:
-                white = self.processes.run_on_first(
-                    lambda: find_white(source.take(rows))
+            # Files of bytes have white at 255.
+            if self.paths is None or source.dtype != np.uint8:
+                black, white = self.processes.run_on_first(
+                    lambda: find_pixel_range(source.take(rows))
                 )
-                setup = replace(setup, white=white)
+                setup = replace(setup, black=black, white=white)
         network = build_network(
             parameters.backbone,
             self.source.shape,

@@ -1,5 +1,6 @@
 """Arrays, tensors and lists as sources, after checks of shape and values."""
 
+from collections.abc import Mapping
 from numbers import Integral
 
 import numpy as np
@@ -7,6 +8,7 @@ import scipy.sparse
 import torch
 
 from .._utils.messages import warn
+from .image_format import NUMBER_TYPES
 from .sources import ArraySource
 
 # Largest absolute value, about 1e30: sums of a batch of such values fit into float32.
@@ -61,8 +63,16 @@ def read_images(
         )
         # A single color image has as many dimensions as a batch of gray images.
         cure = "Pass images with the same channels, height and width."
+        is_color = len(np.shape(X)) == 3 and channels in (len(X), np.shape(X)[-1])
         if np.shape(X) in ((channels, height, width), (height, width, channels)):
             cure = "If X is a single image, pass X[None]."
+        elif is_color and channels > 1:
+            cure = (
+                "If X is a single image, pass X[None]. If X holds gray images, pass "
+                "X[:, None]."
+            )
+        elif 4 in values.shape[1:2] and channels == 3:
+            cure = "Leave out the fourth channel, such as X[..., :3]."
         raise ValueError(
             f"X holds images of shape (C, H, W) = {values.shape[1:]}, but {expected}. "
             f"{cure}"
@@ -98,6 +108,14 @@ def as_array(X) -> np.ndarray:
                     f"X holds arrays of different shapes: row {row} has shape "
                     f"{array.shape}, row 0 has {arrays[0].shape}. {UNEQUAL_ROWS}"
                 )
+            # Stacked bytes and floats would get one type, and keep two units.
+            if number_type(array.dtype) != number_type(arrays[0].dtype):
+                raise ValueError(
+                    f"X holds arrays of different types: row {row} has "
+                    f"{NUMBER_TYPES[number_type(array.dtype)]}, row 0 has "
+                    f"{NUMBER_TYPES[number_type(arrays[0].dtype)]}. Convert them to "
+                    "one type with one black and white, such as uint8 from 0 to 255."
+                )
         return np.stack(arrays)
     try:
         values = np.asarray(X)
@@ -111,6 +129,62 @@ def as_array(X) -> np.ndarray:
     if is_column and hasattr(values[0], "shape"):
         return as_array(list(values))
     return values
+
+
+def as_channels_first(image) -> np.ndarray:
+    """Return one array or tensor as (C, H, W), uint8 or another type of numbers.
+
+    Raises
+    ------
+    TypeError
+        If `image` is not an array of numbers.
+    ValueError
+        If its shape is not that of an image, or its values are not finite.
+    """
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "fiub":
+        raise TypeError(_describe_non_image(image))
+    values = image[None] if image.ndim == 2 else image
+    if values.ndim != 3 or 0 in values.shape:
+        raise ValueError(
+            f"an array of shape {image.shape} is not an image (H, W), (C, H, W) or (H, "
+            "W, C); rows of numbers go into one 2-D array"
+        )
+    if values.shape[0] > values.shape[2]:
+        values = values.transpose(2, 0, 1)
+    is_float = values.dtype.kind == "f"
+    if is_float and not (np.abs(values) <= np.float64(MAX_ABS_VALUE)).all():
+        raise ValueError("an image with values that are NaN, infinite or beyond 1e30")
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _describe_non_image(value) -> str:
+    """Return why a value is no image, and what to pass."""
+    if value is None:
+        return (
+            "None is not an image. cv2.imread returns None for a file that it cannot "
+            "read: pass the paths, or leave these images out"
+        )
+    if isinstance(value, Mapping):
+        keys = ", ".join(repr(key) for key in list(value)[:5])
+        return (
+            f"a {type(value).__name__} with the keys {keys} is not an image: pass the "
+            "images alone, such as X['image'] of a data set with columns"
+        )
+    return (
+        f"a {type(value).__name__} is not an image: pass paths, PIL images, arrays or "
+        "tensors, or (image, label) pairs of these"
+    )
+
+
+def number_type(dtype: np.dtype | torch.dtype) -> str:
+    """Return the name in `NUMBER_TYPES` of the numbers in an array or a tensor."""
+    name = str(dtype).removeprefix("torch.")
+    if name in ("uint8", "bool"):
+        return "bytes" if name == "uint8" else "bool"
+    return "floats" if "float" in name else "integers"
 
 
 def is_table(X) -> bool:

@@ -1,7 +1,7 @@
 """Folders, paths, PIL images and datasets as collections of single images."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from .headers import drop_label
 
 # Endings of image files. PIL registers more endings, such as .h5 and .mpeg, of files
 # that it cannot read by itself.
@@ -40,12 +42,19 @@ class ImageCollection:
     ----------
     sequence : sequence or map-style dataset
         Images, paths, or pairs of an image and a label, in the order of X.
-    paths : ndarray of str or None
+    paths : ndarray of str objects or None, default=None
         Path of each image, if the images are files.
+    is_dataset : bool, default=False
+        Whether rows are read by code of the user, which may hold open files or
+        connections that processes cannot share.
+    is_array : bool, default=False
+        Whether the sequence is one array.
     """
 
     sequence: Any
-    paths: np.ndarray | None
+    paths: np.ndarray | None = None
+    is_dataset: bool = False
+    is_array: bool = False
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -62,24 +71,36 @@ def find_images(X) -> ImageCollection | None:
     """
     _check_not_iterable(X)
     if isinstance(X, Dataset):
-        return ImageCollection(X, None)
+        return ImageCollection(X, is_dataset=True)
     if isinstance(X, str | os.PathLike):
         paths = _list_image_files(X)
         return ImageCollection(paths, paths)
     sequence = _as_sequence(X)
     if sequence is None:
         return None
-    example = sequence[0]
-    if isinstance(example, str | os.PathLike):
+    # A missing image is reported with its row, wherever it is.
+    examples = (entry for entry in sequence if entry is not None)
+    example: Any = next(examples, None)
+    if isinstance(example, tuple) and example and _is_path(example[0]):
+        # The samples of torchvision's ImageFolder.
+        sequence = [drop_label(pair) for pair in sequence]
+        example = example[0]
+    if _is_path(example):
         paths = _check_paths(sequence)
         return ImageCollection(paths, paths)
+    if not isinstance(sequence, list | tuple | np.ndarray):
+        # A column of a Hugging Face data set decodes its images when they are read.
+        _check_not_mapping(example)
+        if isinstance(example, Image.Image):
+            return ImageCollection(sequence, is_dataset=True)
+        sequence = list(sequence)
     is_pair = isinstance(example, tuple) and len(example) > 0
     if (
         (is_pair and _is_image(example[0]))
         or isinstance(example, Image.Image)
         or (_is_image(example) and _differ_in_shape(sequence))
     ):
-        return ImageCollection(sequence, None)
+        return ImageCollection(sequence)
     return None
 
 
@@ -101,15 +122,27 @@ def _as_sequence(X) -> Any:
     # Columns of pandas and polars have to_numpy.
     if isinstance(X, np.ndarray) or hasattr(X, "to_numpy"):
         X = np.asarray(X)
-    elif not isinstance(X, list | tuple):
+    elif not isinstance(X, Sequence) or isinstance(X, str | bytes):
+        # A column of a Hugging Face data set is a sequence, but the data set is not.
+        _check_not_mapping(X[0] if hasattr(X, "column_names") and len(X) else None)
         return None
     return X if getattr(X, "ndim", 1) == 1 and len(X) else None
+
+
+def _check_not_mapping(row) -> None:
+    """Raise TypeError if the rows of X have columns."""
+    if isinstance(row, Mapping):
+        names = list(row)
+        raise TypeError(
+            f"X has rows with the columns {names[:5]}. Pass the column of the images, "
+            f"such as X[{names[0]!r}]."
+        )
 
 
 def _check_paths(sequence: Sequence) -> np.ndarray:
     """Return paths as an array of str."""
     for row, path in enumerate(sequence):
-        if not isinstance(path, str | os.PathLike):
+        if not _is_path(path):
             raise TypeError(
                 f"X is a list of paths, but holds {path!r} in row {row}. Remove it."
             )
@@ -124,9 +157,13 @@ def _check_paths(sequence: Sequence) -> np.ndarray:
     return paths
 
 
+def _is_path(value) -> bool:
+    return isinstance(value, str | os.PathLike)
+
+
 def _is_image(value) -> bool:
     """Return whether a value is an image, rather than a number or a row of numbers."""
-    if isinstance(value, str | os.PathLike | Image.Image):
+    if _is_path(value) or isinstance(value, Image.Image):
         return True
     return isinstance(value, np.ndarray | torch.Tensor) and value.ndim in (2, 3)
 

@@ -16,14 +16,17 @@ from .arrays import (
     check_finite,
     check_image_shape,
     is_table,
+    number_type,
     read_images,
     read_rows,
 )
 from .cache import cache_decoded
 from .collection import ImageCollection, find_images
-from .decoding import ImageFormat
+from .common_format import find_common_format
+from .decoding import PIL_CHANNELS
 from .failures import ReadFailures
-from .images import DecodedSource, find_common_format
+from .image_format import ImageFormat
+from .images import DecodedSource, find_error
 from .sources import ArraySource, Source
 from .spec import InputFormat, InputSpec
 from .tables import IMAGE_FORMS, check_rows
@@ -45,6 +48,9 @@ MAX_DEVIATIONS = 100
 
 # Number of images with values that are compared with the range of values in the fit.
 RANGE_ROWS = 16
+
+# Number of images whose values are compared with each other.
+UNIT_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -149,22 +155,20 @@ def read_input(
         values = X if is_table(X) else as_array(X)
         # A 0-D array is any other object. The error has to name the type of X.
         X = values if getattr(values, "ndim", 2) else X
-        if getattr(X, "ndim", 2) in (3, 4) and spec.image_size != "auto":
-            collection = ImageCollection(X, None)
-    if collection is None:
-        source = _read_array(X, spec)
-        data = InputData(
-            source,
-            n=len(source),
-            rows=np.arange(len(source)),
-            image_format=_array_format(source, spec),
-        )
-        failures = ReadFailures()
+        if getattr(X, "ndim", 2) in (3, 4):
+            data, failures = _read_image_array(X, spec, for_training)
+        else:
+            source = _read_row_array(X, spec)
+            image_format = _array_format(source, spec)
+            data, failures = _keep_array(source, image_format), ReadFailures()
     else:
         data, failures = _read_collection(collection, spec, for_training)
-    # Files need no check, which would decode them: their pixels are always bytes.
-    if spec.fitted is not None and spec.fitted.image_shape and data.paths is None:
+    # Files of bytes need no check, which would decode them.
+    is_file_of_bytes = data.paths is not None and data.source.dtype == np.uint8
+    if spec.fitted is not None and spec.fitted.image_shape and not is_file_of_bytes:
         _check_range(data.source.subset(slice(RANGE_ROWS)), spec.fitted)
+    if spec.fitted is None and data.image_format is not None:
+        _check_units(data.source)
     if for_training and len(data.rows) < 2:
         raise ValueError(
             f"Found array with {len(data.rows)} sample(s) (n_samples="
@@ -188,6 +192,29 @@ def _check_range(source: Source, fitted: InputFormat) -> None:
         )
 
 
+def _check_units(source: Source) -> None:
+    """Warn if some images seem to have white at 1, and others at 255.
+
+    Readers of files return both: matplotlib's are floats up to 1 for PNG, and bytes for
+    JPEG. A conversion to floats hides that.
+    """
+    if source.dtype == np.uint8:
+        return
+    rows = np.linspace(0, len(source) - 1, min(len(source), UNIT_ROWS)).astype(int)
+    values = source.batch(rows).numpy().reshape(len(rows), -1)
+    high, is_whole = values.max(axis=1), (values == values.round()).all(axis=1)
+    is_positive = values.min(axis=1) >= 0
+    has_low_white = is_positive & ~is_whole & (high <= 1)
+    has_high_white = is_positive & is_whole & (high > 1)
+    if has_low_white.any() and has_high_white.any():
+        warn(
+            f"X mixes units: row {rows[has_low_white][0]} holds fractions up to 1, and "
+            f"row {rows[has_high_white][0]} whole numbers up to "
+            f"{high[has_high_white][0]:.0f}. Scale all images to one black and white, "
+            "such as uint8 from 0 to 255."
+        )
+
+
 def _open_array(path: str | os.PathLike) -> np.ndarray:
     """Open a .npy file as a memory map."""
     if not os.path.isfile(path):
@@ -204,25 +231,85 @@ def _open_array(path: str | os.PathLike) -> np.ndarray:
         ) from error
 
 
-def _read_array(X, spec: InputSpec) -> ArraySource:
-    """Read images (3-D or 4-D) or rows (anything else) from an array, list or table.
+def _keep_array(source: ArraySource, image_format: ImageFormat | None) -> InputData:
+    """Return an array that is not resized."""
+    rows = np.arange(len(source))
+    return InputData(source, n=len(source), rows=rows, image_format=image_format)
+
+
+def _read_image_array(
+    X: np.ndarray, spec: InputSpec, for_training: bool
+) -> tuple[InputData, ReadFailures]:
+    """Read a 3-D or 4-D array. It is resized as files of the same images are.
 
     Raises
     ------
     ValueError, TypeError
-        If values are not finite numbers, or their shape differs from the fit's.
+        If values are not finite numbers, or the images do not fit those of the fit.
     """
-    is_image = getattr(X, "ndim", 2) in (3, 4)
-    source = _read_image_array(X, spec) if is_image else _read_row_array(X, spec)
+    if spec.fitted is None:
+        source = read_images(X, check_image_shape(spec.image_shape), fitted=False)
+        _warn_of_single_image(X, spec)
+    else:
+        source = read_images(X, _expected_shape(X, spec.fitted), fitted=True)
     check_finite(source)
-    return source
+    collection = ImageCollection(X, is_array=True)
+    if spec.fitted is None and spec.image_shape is not None:
+        return _keep_array(source, _array_format(source, spec)), ReadFailures()
+    if spec.fitted is None:
+        image_format, failures = _choose_format(collection, spec, n_workers=0)
+    else:
+        image_format = _fitted_format(collection, spec.fitted)
+        failures = ReadFailures()
+    is_kept = image_format.shape == source.shape and image_format.shorter_side is None
+    if is_kept:
+        return _keep_array(source, image_format), failures
+    return _decode_collection(collection, image_format, failures, spec, for_training)
+
+
+def _warn_of_single_image(X: np.ndarray, spec: InputSpec) -> None:
+    """Warn if an array of gray images looks like a single color image."""
+    looks_like_color = X.ndim == 3 and X.shape[1] > X.shape[2] in COLOR_CHANNELS
+    if looks_like_color and spec.image_shape is None:
+        warn(
+            f"X has shape {X.shape}: {len(X)} gray images of {X.shape[1]}x{X.shape[2]} "
+            "pixels. If X is a single color image, pass X[None]."
+        )
+
+
+def _expected_shape(X: np.ndarray, fitted: InputFormat) -> tuple[int, int, int] | None:
+    """Return the shape that images must have, or None if they can be resized.
+
+    Gray becomes color and color becomes gray, as in files. But a 3-D array is no batch
+    of gray images if it may be a single color image.
+    """
+    image_shape = fitted.image_shape
+    if image_shape is None:
+        n_features = fitted.n_features
+        raise ValueError(
+            f"X has shape {X.shape}, but fit saw rows of {n_features} values. Pass "
+            f"rows (n, {n_features})."
+        )
+    channels, height, width = image_shape
+    if X.ndim == 3:
+        is_single = channels in (X.shape[0], X.shape[2])
+        if channels == 1:
+            is_single = X.shape == (height, width, 1) != (height, height, width)
+        return image_shape if is_single else None
+    if X.shape[1:] in (image_shape, (height, width, channels)):
+        # The shape of the fit also tells which dimension holds the channels.
+        return image_shape
+    n_channels = {X.shape[1], X.shape[3]}
+    is_convertible = X.dtype == np.uint8 and channels in PIL_CHANNELS
+    allowed = {channels, 1} | (set(PIL_CHANNELS) if is_convertible else set())
+    return None if n_channels & allowed else image_shape
 
 
 def _array_format(source: ArraySource, spec: InputSpec) -> ImageFormat | None:
-    """Return the format into which images of other shapes than an array's are resized.
+    """Return the format of images of the shape `image_shape`, which are not resized.
 
-    An array is not resized itself. No image decides about resize="auto", and new images
-    are scaled to the shape of the array without a margin around it.
+    No image decides about resize="auto", and new images are scaled to this shape
+    without a margin around it. None is the format of rows.
     """
     if len(source.shape) != 3:
         return None
@@ -233,29 +320,9 @@ def _array_format(source: ArraySource, spec: InputSpec) -> ImageFormat | None:
         source.dtype,
         resize="crop" if spec.resize == "auto" else spec.resize,
         interpolation=spec.interpolation,
+        number_types=(number_type(source.values.dtype),),
         original_side=min(source.shape[1:]),
     )
-
-
-def _read_image_array(X: np.ndarray, spec: InputSpec) -> ArraySource:
-    """Read a 3-D or 4-D array."""
-    if spec.fitted is not None:
-        image_shape = spec.fitted.image_shape
-        if image_shape is None:
-            n_features = spec.fitted.n_features
-            raise ValueError(
-                f"X has shape {X.shape}, but fit saw rows of {n_features} values. Pass "
-                f"rows (n, {n_features})."
-            )
-        return read_images(X, image_shape, fitted=True)
-    source = read_images(X, check_image_shape(spec.image_shape), fitted=False)
-    looks_like_color = X.ndim == 3 and X.shape[1] > X.shape[2] in COLOR_CHANNELS
-    if looks_like_color and spec.image_shape is None:
-        warn(
-            f"X has shape {X.shape}: {len(X)} gray images of {X.shape[1]}x{X.shape[2]} "
-            "pixels. If X is a single color image, pass X[None]."
-        )
-    return source
 
 
 def _read_row_array(X, spec: InputSpec) -> ArraySource:
@@ -278,7 +345,9 @@ def _read_row_array(X, spec: InputSpec) -> ArraySource:
     # Values too large for float32 become infinite here; check_finite reports them.
     with np.errstate(over="ignore"):
         values = check_rows(X, IMAGE_FORMS, validate)
-    return read_rows(values, image_shape)
+    source = read_rows(values, image_shape)
+    check_finite(source)
+    return source
 
 
 def _read_collection(
@@ -288,19 +357,42 @@ def _read_collection(
     n = len(collection)
     if n == 0:
         raise ValueError("Found 0 sample(s) while a minimum of 1 is required.")
-    n_workers = _count_workers(spec.n_jobs, n)
     if spec.fitted is None:
+        n_workers = _count_workers(spec.n_jobs, collection)
         image_format, failures = _choose_format(collection, spec, n_workers)
     else:
         image_format = _fitted_format(collection, spec.fitted)
         failures = ReadFailures()
+    return _decode_collection(collection, image_format, failures, spec, for_training)
+
+
+def _decode_collection(
+    collection: ImageCollection,
+    image_format: ImageFormat,
+    failures: ReadFailures,
+    spec: InputSpec,
+    for_training: bool,
+) -> tuple[InputData, ReadFailures]:
+    """Decode images, or prepare to decode them in each pass.
+
+    Parameters
+    ----------
+    collection : ImageCollection
+    image_format : ImageFormat
+    failures : ReadFailures
+        Images with a broken header.
+    spec : InputSpec
+    for_training : bool
+        See `read_input`.
+    """
+    n = len(collection)
     rows = np.arange(n)
     rows = rows[~failures.mask(rows)]
     decoded = DecodedSource(
         collection,
         image_format,
         rows=rows,
-        n_workers=n_workers,
+        n_workers=_count_workers(spec.n_jobs, collection),
         skip=spec.on_error == "skip",
         failures=failures,
     )
@@ -330,7 +422,9 @@ def _choose_format(
     )
     failures = ReadFailures(messages)
     if image_format is None or (failures and spec.on_error != "skip"):
-        raise failures.to_error(skippable=image_format is not None)
+        row = int(failures.rows[0])
+        cause = find_error(collection, row, image_format=None)
+        raise failures.to_error(skippable=image_format is not None) from cause
     image_format = replace(
         image_format,
         shorter_side=spec.shorter_side,
@@ -347,24 +441,34 @@ def _fitted_format(collection: ImageCollection, fitted: InputFormat) -> ImageFor
             f"X holds images, but fit saw rows of {n_features} values. Pass rows (n, "
             f"{n_features})."
         )
-    if fitted.dtype != np.uint8 and collection.paths is not None:
-        raise ValueError(
-            "X holds files, whose pixels are bytes from 0 to 255, but fit saw "
-            "floating-point numbers. Pass arrays as in fit, or fit on files."
-        )
-    return fitted.image_format or ImageFormat(fitted.image_shape, fitted.dtype)
+    image_format = fitted.image_format
+    if image_format is None:
+        return ImageFormat(fitted.image_shape, fitted.dtype)
+    if collection.is_array:
+        # Values in another unit cause a warning.
+        return replace(image_format, number_types=None)
+    if image_format.dtype != np.uint8 and image_format.number_types is not None:
+        # Integers and the same numbers as floats are alike. Bytes of files have their
+        # own black and white.
+        return replace(image_format, number_types=("floats", "integers"))
+    return image_format
 
 
-def _count_workers(n_jobs: int | None, n: int) -> int:
-    """Return the number of worker processes that decode `n` images.
+def _count_workers(n_jobs: int | None, collection: ImageCollection) -> int:
+    """Return the number of worker processes that decode a collection.
 
     0 stands for decoding in this process. With n_jobs=None the number is torch's
     number of threads if processes are forked, since other ways to start a process
-    import torch anew, which takes seconds.
+    import torch anew, which takes seconds. A dataset is then read in this process:
+    a connection to a database cannot be shared by forked processes.
     """
     method = multiprocessing.get_start_method(allow_none=True)
     is_fork = (method or multiprocessing.get_all_start_methods()[0]) == "fork"
-    if n < MIN_ROWS_FOR_WORKERS or (n_jobs is None and not is_fork):
+    # An array would be copied into each process that is not forked.
+    needs_fork = n_jobs is None or collection.is_array
+    if len(collection) < MIN_ROWS_FOR_WORKERS or (needs_fork and not is_fork):
+        return 0
+    if n_jobs is None and collection.is_dataset:
         return 0
     # A single worker would only add the cost of sending images between processes.
     count = torch.get_num_threads() if n_jobs is None else count_threads(n_jobs)

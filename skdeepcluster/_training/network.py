@@ -34,6 +34,10 @@ WIDTH = 32
 MAX_STANDARDIZED = 1e6
 # Half of the range of bytes.
 BYTE_HALF = 128
+# Share of the pixels that are no brighter than white, in images of more than 8 bits.
+WHITE_QUANTILE = 0.999
+# Number of values of which the quantile is computed.
+QUANTILE_VALUES = 1_000_000
 
 
 class FeatureExtractor(Protocol):
@@ -87,23 +91,31 @@ class GivenInput(Standardize):
     Parameters
     ----------
     preprocessing : Preprocessing
-    white : float
-        Value of white in the units of X.
+    black, white : float
+        Values of black and white in the units of X.
     is_decoded : bool, default=False
         See `BackboneSetup`.
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, white: float, is_decoded: bool = False
+        self,
+        preprocessing: Preprocessing,
+        black: float,
+        white: float,
+        is_decoded: bool = False,
     ):
-        mean = white * np.array(preprocessing.mean)
-        scale = white * np.array(preprocessing.std)
+        mean = black + (white - black) * np.array(preprocessing.mean)
+        scale = (white - black) * np.array(preprocessing.std)
         super().__init__(mean, scale, item_ndim=3)
         self.preprocessing = preprocessing
+        self.black, self.white = black, white
         self.is_decoded = is_decoded
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return standardized images, float32 (n, 3, H, W)."""
+        if self.white - self.black > 255:
+            # Pixels beyond white, found as a quantile, are no brighter than white.
+            x = x.clamp(self.black, self.white)
         side = self.preprocessing.image_size
         is_square = x.shape[2:] == (side, side)
         # Squares that decoding has cropped must not be cropped again.
@@ -263,7 +275,7 @@ class Network(nn.Module):
         side = setup.preprocessing.image_size
         mean, std = guess_statistics(self.trunk, (side, side) if side else size)
         guessed = replace(setup.preprocessing, mean=mean, std=std)
-        first = GivenInput(guessed, setup.white, setup.is_decoded)
+        first = GivenInput(guessed, setup.black, setup.white, setup.is_decoded)
         self.setup = replace(setup, preprocessing=guessed)
         self.front = nn.Sequential(first, *self.front[1:])
         return guessed != setup.preprocessing
@@ -323,17 +335,18 @@ class BackboneSetup:
     function : callable or None
         Parameter `preprocess`, if it is a function. It replaces all of `preprocessing`
         but the size of files.
-    white : float
-        Value of white in the units of X.
+    black, white : float
+        Values of black and white in the units of X.
     is_decoded : bool
-        Whether images get the expected size when they are decoded, as files do. False
-        resizes them in the network, as arrays.
+        Whether images get the expected size when they are decoded. False resizes them
+        in the network, if `image_shape` is another size.
     """
 
     is_given: bool = False
     weights: str | os.PathLike | None = None
     preprocessing: Preprocessing | None = None
     function: Callable | None = None
+    black: float = 0.0
     white: float = 255.0
     is_decoded: bool = False
 
@@ -451,28 +464,45 @@ def _call_user_function(front: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def find_white(sample: Source) -> float:
-    """Return the value of white in images of an array.
+def find_pixel_range(sample: Source) -> tuple[float, float]:
+    """Return black and white in images, from a sample of them.
+
+    Returns
+    -------
+    black : float
+        0, or the lowest value of whole numbers with negative values, as in computed
+        tomography.
+    white : float
+        255 for bytes, 1 for masks and fractions. Of larger numbers 99.9 % are at most
+        white, so that single broken pixels of a camera do not make all images dark.
 
     Raises
     ------
     ValueError
-        If values are negative, so that black is unknown.
+        If fractions are negative, so that black is unknown.
     """
-    low, high = map(float, torch.aminmax(sample.batch(slice(None))))
+    values = sample.batch(slice(None)).numpy()
+    low, high = float(values.min()), float(values.max())
     # Bytes of a mask are 0 or 1.
     if sample.dtype == np.uint8 and high > 1:
-        return 255.0
-    if low < 0:
+        return 0.0, 255.0
+    is_whole = sample.dtype != np.uint8 and bool((values == np.round(values)).all())
+    if low < 0 and not is_whole:
         raise ValueError(
             f"Networks with given weights take pixels from black, 0, to white, but X "
             f"holds values from {low:.3g} to {high:.3g}. Pass pixels, or set "
             "preprocess=nn.Identity() if they are standardized already."
         )
-    if high <= 1:
-        return 1.0
+    black = min(low, 0.0)
+    if high <= 1 and black == 0:
+        return 0.0, 1.0
     # Dark images of bytes that have become floats still have white at 255.
-    return 255.0 if BYTE_HALF <= high <= 255 else high
+    if BYTE_HALF <= high <= 255 and black == 0:
+        return 0.0, 255.0
+    if high - black > 255:
+        step = max(1, values.size // QUANTILE_VALUES)
+        high = float(np.quantile(values.ravel()[::step], WHITE_QUANTILE))
+    return black, max(high, black + 1)
 
 
 def _first_layer(
@@ -492,7 +522,7 @@ def _first_layer(
             f"Networks with given weights take gray or color images, but X has "
             f"{shape[0]} channels. Pass three of them, or a function as preprocess."
         )
-    return GivenInput(setup.preprocessing, setup.white, setup.is_decoded)
+    return GivenInput(setup.preprocessing, setup.black, setup.white, setup.is_decoded)
 
 
 def small_convnet(shape: tuple[int, ...], width: int = WIDTH) -> nn.Module:

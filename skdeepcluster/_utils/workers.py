@@ -1,7 +1,10 @@
 """Calls of a function in worker processes, in order."""
 
+import contextlib
 import multiprocessing
+import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +14,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .messages import warn
+
+try:
+    import fcntl
+# Windows has no such module, and does not fork.
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 # Number of results that each worker computes before they are needed.
 PREFETCHED = 4
@@ -58,6 +67,33 @@ def _pass_through(result):
     return result
 
 
+def _separate_file_positions(worker: int) -> None:
+    """Give this process its own positions in the files that it has inherited.
+
+    Forked processes share the position of an open file: while one of them reads from a
+    zip, tar or HDF5 file that a dataset holds open, another one moves the position.
+    Opening each file again ends that. Systems without /proc do not fork by default.
+    """
+    folder = "/proc/self/fd"
+    if not os.path.isdir(folder):
+        return
+    for name in os.listdir(folder):
+        # The list contains the descriptor of the folder itself, which is closed by now.
+        with contextlib.suppress(OSError):
+            descriptor = int(name)
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            is_readable = flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR)
+            if not is_file or not is_readable or flags & os.O_APPEND:
+                continue
+            position = os.lseek(descriptor, 0, os.SEEK_CUR)
+            is_inheritable = os.get_inheritable(descriptor)
+            opened = os.open(f"{folder}/{name}", flags & os.O_ACCMODE)
+            os.lseek(opened, position, os.SEEK_SET)
+            os.dup2(opened, descriptor, inheritable=is_inheritable)
+            os.close(opened)
+
+
 def _map_in_processes(function: Callable, tasks: list, n_workers: int) -> Iterator:
     n_results = 0
     n_results_at_death = -1
@@ -70,6 +106,7 @@ def _map_in_processes(function: Callable, tasks: list, n_workers: int) -> Iterat
             collate_fn=_pass_through,
             num_workers=min(n_workers, len(remaining), joblib.cpu_count()),
             prefetch_factor=PREFETCHED,
+            worker_init_fn=_separate_file_positions,
             # Seeds of workers must not be drawn from the global generator.
             generator=torch.Generator(),
         )

@@ -13,7 +13,7 @@ from PIL import Image
 from skdeepcluster._inputs import cache as cache_module
 from skdeepcluster._inputs.cache import cache_decoded
 from skdeepcluster._inputs.collection import ImageCollection, find_images
-from skdeepcluster._inputs.decoding import ImageFormat
+from skdeepcluster._inputs.image_format import ImageFormat
 from skdeepcluster._inputs.images import DecodedSource
 from skdeepcluster._inputs.sources import ArraySource
 

@@ -8,8 +8,9 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from skdeepcluster._inputs.collection import find_images
-from skdeepcluster._inputs.decoding import ImageFormat
-from skdeepcluster._inputs.images import DecodedSource, find_common_format
+from skdeepcluster._inputs.common_format import find_common_format
+from skdeepcluster._inputs.image_format import ImageFormat
+from skdeepcluster._inputs.images import DecodedSource
 
 RNG = np.random.default_rng(0)
 N = 12
@@ -115,7 +116,7 @@ def test_data_frames_and_columns_of_numbers_are_no_collection():
 def test_arrays_of_different_sizes_are_a_collection():
     collection = find_images([PIXELS[0], PIXELS[1][:4]])
     assert len(collection) == 2
-    assert find_common_format(collection, None, "auto", 0)[0].shape == (1, 5, 5)
+    assert find_common_format(collection, None, "auto", 0)[0].shape == (1, 7, 7)
 
 
 def test_subfolders_are_read_in_sorted_order(tmp_path, paths):

@@ -9,10 +9,11 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 from torch.utils.data import Dataset
 
-from skdeepcluster._inputs import images as images_module
+from skdeepcluster._inputs import common_format
 from skdeepcluster._inputs.collection import find_images
-from skdeepcluster._inputs.decoding import ImageFormat
-from skdeepcluster._inputs.images import DecodedSource, find_common_format
+from skdeepcluster._inputs.common_format import find_common_format
+from skdeepcluster._inputs.image_format import ImageFormat
+from skdeepcluster._inputs.images import DecodedSource
 
 RNG = np.random.default_rng(0)
 N = 12
@@ -52,7 +53,7 @@ class ArrayDataset(Dataset):
         ([(20, 30), (20, 30)], "auto", (1, 20, 30)),
         ([(128, 100), (128, 100)], "auto", (1, 128, 100)),
         ([(129, 100), (129, 100)], "auto", (1, 64, 64)),
-        ([(20, 30), (40, 24), (50, 26)], "auto", (1, 24, 24)),
+        ([(30, 20), (40, 24), (50, 26)], "auto", (1, 24, 24)),
         ([(300, 200), (20, 30), (400, 400)], "auto", (1, 64, 64)),
         ([(300, 200), (20, 30)], 48, (1, 48, 48)),
         ([(20, 30), (20, 30)], 20, (1, 20, 20)),
@@ -75,7 +76,7 @@ def test_one_color_image_makes_all_images_color():
 def test_image_shape_settles_the_format():
     collection = find_images([Image.new("RGB", (8, 8))])
     image_format, _ = find_common_format(collection, (1, 4, 6), "auto", 0)
-    assert image_format == ImageFormat((1, 4, 6), np.uint8)
+    assert image_format == ImageFormat((1, 4, 6), np.uint8, number_types=("bytes",))
 
 
 # Sizes (width, height), and the way in which resize="auto" makes squares of them.
@@ -93,36 +94,55 @@ AUTO_CHOICES = {
 def test_auto_pads_images_of_which_crops_drop_much(name):
     sizes, choice = AUTO_CHOICES[name]
     collection = find_images([Image.new("L", size) for size in sizes])
-    assert find_common_format(collection, None, "auto", 0)[0].resize == choice
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert find_common_format(collection, None, "auto", 0)[0].resize == choice
 
 
 def test_auto_depends_on_image_shape():
-    collection = find_images([Image.new("L", (60, 20))] * 2)
-    for shape, choice in [((1, 8, 24), "crop"), ((1, 8, 8), "pad")]:
+    collection = find_images([Image.new("L", (60, 36))] * 2)
+    for shape, choice in [((1, 8, 16), "crop"), ((1, 9, 8), "pad")]:
         assert find_common_format(collection, shape, "auto", 0)[0].resize == choice
 
 
-@pytest.mark.parametrize(("n_wide", "warns"), [(0, False), (1, False), (2, True)])
-def test_crop_that_drops_much_warns(n_wide, warns):
+# Number of 20 images that lose more than half of their pixels to a crop, and the ways
+# in which the loss, or the margins that prevent it, cause a warning.
+@pytest.mark.parametrize(
+    ("n_wide", "warned"),
+    [(0, []), (1, []), (2, ["crop"]), (9, ["crop"]), (10, ["crop", "auto"])],
+)
+def test_crop_that_drops_much_warns(n_wide, warned):
     sizes = [(30, 10)] * n_wide + [(20, 10)] * (20 - n_wide)
     collection = find_images([Image.new("L", size) for size in sizes])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for resize in ("crop", "pad", "stretch", "auto"):
+    for resize in ("crop", "pad", "stretch", "auto"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             find_common_format(collection, None, "auto", 0, resize)
-    messages = [str(warning.message) for warning in caught]
-    assert len(messages) == warns
-    assert all("resize='pad'" in message for message in messages)
+        assert len(caught) == (resize in warned)
+        assert all("resize='pad'" in str(w.message) for w in caught)
 
 
-def test_one_float_array_makes_all_images_float():
-    collection = find_images([PIXELS[0], PIXELS[1][:5].astype(np.float32)])
-    assert find_common_format(collection, None, "auto", 0)[0].dtype == np.float32
+# Sizes (width, height) with their numbers of images, and the side of all images.
+MIXED_SIZES = {
+    "spacers": ([(1, 1)] * 60 + [(90, 120)] * 40, 64),
+    "icons": ([(16, 16)] * 90 + [(240, 320)] * 10, 64),
+    "lines": ([(2, 300)] * 50 + [(48, 60), (52, 60)] * 10, 52),
+    "sprites and one photograph": ([(30, 32)] * 90 + [(32, 34)] + [(4000, 3000)], 30),
+    "icons alone": ([(16, 16)] * 5 + [(12, 14)] * 3, 16),
+}
+
+
+@pytest.mark.parametrize("name", MIXED_SIZES)
+def test_tiny_images_do_not_decide_the_size(name):
+    sizes, side = MIXED_SIZES[name]
+    collection = find_images([Image.new("L", size) for size in sizes])
+    image_format, _ = find_common_format(collection, None, "auto", 0, "stretch")
+    assert image_format.shape == (1, side, side)
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_unreadable_headers(monkeypatch, paths, n_workers):
-    monkeypatch.setattr(images_module, "HEADERS_PER_TASK", 3)
+    monkeypatch.setattr(common_format, "HEADERS_PER_TASK", 3)
     paths[4].write_bytes(b"")
     paths[7].unlink()
     collection = find_images(paths)

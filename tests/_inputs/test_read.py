@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._inputs import images as images_module
-from skdeepcluster._inputs.decoding import ImageFormat, decode
+from skdeepcluster._inputs.decoding import decode
+from skdeepcluster._inputs.image_format import ImageFormat
 from skdeepcluster._inputs.read import read_input
 from skdeepcluster._inputs.spec import InputFormat, InputSpec
 
@@ -129,7 +130,9 @@ def test_preprocessing_of_given_weights_is_a_part_of_the_format(tmp_path, resize
         image_size=16, resize=resize, shorter_side=20, interpolation="bicubic"
     )
     data, _ = read_input(tmp_path, spec)
-    expected = ImageFormat((3, 16, 16), np.uint8, resize, 20, "bicubic")
+    expected = ImageFormat(
+        (3, 16, 16), np.uint8, resize, 20, "bicubic", number_types=("bytes",)
+    )
     assert data.image_format == expected
     fitted = InputFormat(
         (3, 16, 16), np.uint8, np.zeros(3), np.ones(3), image_format=expected
