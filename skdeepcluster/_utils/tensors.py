@@ -68,7 +68,7 @@ def write_tensors(
     text = json.dumps(metadata)
     header = {KEY: text, "digest": _digest(text, copies)}
     content = safetensors.torch.save(copies, metadata=header)
-    with write_atomically(Path(path)) as file:
+    with write_atomically(Path(os.fsdecode(path))) as file:
         file.write(content)
 
 
