@@ -49,6 +49,20 @@ def shorten_name(name: str, max_bytes: int = MAX_NAME_BYTES) -> str:
     return stem + ending
 
 
+@contextlib.contextmanager
+def open_utf8_path(path: str | os.PathLike) -> Iterator[str]:
+    """Return a path that a library takes even if it refuses names that are not UTF-8.
+
+    The path is valid inside the block.
+    """
+    text = os.fsdecode(path)
+    if escape_path(text) == text:
+        yield text
+    else:
+        with open(text, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+
+
 def make_folder(path: str | os.PathLike, name: str) -> Path:
     """Return a folder, and make it if it does not exist.
 
