@@ -385,7 +385,7 @@ def _name_directory(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            error.errno,
+            error.errno or errno.EIO,
             f"directory={os.fspath(directory)!r} cannot be completed: "
             f"{error.strerror or error}",
         ) from error
