@@ -393,9 +393,11 @@ class DeepClusterEstimator(
         and `gap` (distance by which the next merge is farther than the last one). None
         with an int.
 
-    paths_ : ndarray of shape (n_samples,), str, or None
+    paths_ : ndarray of shape (n_samples,), str objects, or None
         Path of each image, if `X` is a folder or a list of paths. Paths of a folder are
-        sorted.
+        sorted. Each opens its file. In a name that is not UTF-8, the other bytes are
+        surrogates, as in `os.listdir`. Tables such as `pandas.DataFrame` refuse them;
+        `io.export_clusters` and `io.write_embeddings` write them as escapes.
 
     skipped_ : ndarray, int64
         Rows of `X` that could not be read, with `on_error="skip"`.

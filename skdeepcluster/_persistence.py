@@ -24,6 +24,7 @@ from ._training.network import (
 )
 from ._training.pretrained import Preprocessing
 from ._utils.device import resolve_device
+from ._utils.files import escape_path
 from ._utils.messages import warn
 from ._utils.tensors import read_tensors, write_tensors
 
@@ -53,7 +54,7 @@ def save(estimator, path: str | os.PathLike) -> None:
     )
     if estimator.paths_ is not None:
         # Safetensors has no strings.
-        paths = b"\0".join(map(os.fsencode, estimator.paths_.tolist()))
+        paths = b"\0".join(map(_encode_path, estimator.paths_.tolist()))
         arrays["paths"] = np.frombuffer(paths, np.uint8)
     tensors = {
         name: torch.from_numpy(np.array(array, order="C"))
@@ -87,6 +88,17 @@ def save(estimator, path: str | os.PathLike) -> None:
     write_tensors(path, metadata, tensors)
 
 
+def _encode_path(path: str) -> bytes:
+    """Return the bytes of a path, the same in every locale, without a zero byte."""
+    # No file has a name with a zero byte or with surrogates that stand for no byte, but
+    # on_error="skip" takes such a name.
+    path = path.replace("\0", "\\x00")
+    try:
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return escape_path(path).encode()
+
+
 def _describe_setup(network: Network) -> dict:
     """Return JSON values from which `_load_setup` makes a `BackboneSetup`."""
     setup = network.setup
@@ -111,7 +123,8 @@ def load(
     """Read a file that `save` wrote; see `DeepClusterEstimator.load`."""
     if not os.path.isfile(path):
         raise ValueError(
-            f"{os.fspath(path)} is no file. Relative paths start at {os.getcwd()}."
+            f"{escape_path(path)} is no file. Relative paths start at "
+            f"{escape_path(os.getcwd())}."
         )
     try:
         metadata, tensors = read_tensors(path)
@@ -125,12 +138,12 @@ def load(
     except MemoryError:
         raise
     except _WrongArgument as error:
-        raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}.") from error
+        raise ValueError(f"{escape_path(path)} cannot be loaded: {error}.") from error
     except Exception as error:
         # A file from an unknown source may raise any error.
         raise ValueError(
-            f"{os.fspath(path)} cannot be loaded: {error or type(error).__name__}. It "
-            "should be a complete file that save has written."
+            f"{escape_path(path)} cannot be loaded: {error or type(error).__name__}. "
+            "It should be a complete file that save has written."
         ) from error
     if device is not None:
         estimator.device = device
@@ -168,7 +181,9 @@ def _serialize_param(name: str, value):
         return float(value)
     if isinstance(value, tuple | list) and name != "callbacks":
         return [int(entry) for entry in value]
-    if isinstance(value, os.PathLike | torch.device):
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, torch.device):
         return str(value)
     default = "kmeans" if name == "clusterer" else None
     warn(
@@ -258,7 +273,10 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
     estimator.paths_ = None
     if "paths" in arrays:
         paths = check_array(arrays, "paths", np.uint8, ndim=1).tobytes()
-        estimator.paths_ = np.array([os.fsdecode(path) for path in paths.split(b"\0")])
+        estimator.paths_ = np.array(
+            [path.decode("utf-8", "surrogateescape") for path in paths.split(b"\0")],
+            dtype=object,
+        )
         if len(estimator.paths_) != len(leaf_labels):
             raise ValueError("its paths do not fit its labels")
     estimator.module_ = network

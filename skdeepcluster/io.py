@@ -1,12 +1,16 @@
 """Results in files: embeddings of any number of images, and folders of clusters."""
 
+import contextlib
 import csv
+import errno
+import hashlib
 import html
 import json
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +19,16 @@ from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ._estimator import DeepClusterEstimator
-from ._inputs.decoding import decode
+from ._inputs.decoding import decode, describe_failure
 from ._inputs.image_format import ImageFormat
 from ._inputs.read import NO_CLUSTER, InputData, read_input
 from ._utils.distributed import get_processes
-from ._utils.files import write_atomically
+from ._utils.files import (
+    MAX_NAME_BYTES,
+    escape_path,
+    shorten_name,
+    write_atomically,
+)
 from ._utils.hashing import hash_content
 from ._utils.optional import import_optional
 
@@ -37,6 +46,8 @@ THUMBNAIL_SIZE = 96
 # systems take 255 bytes.
 MAX_NAME_LENGTH = 40
 DESCRIPTION_NAME = "description.json"
+# Cure for an image that cannot be exported.
+LEAVE_OUT = "Leave the image out, or give it the label -1."
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -59,7 +70,7 @@ details {{ margin-top: .5rem; overflow-wrap: anywhere; font-size: .85rem }}
     prefer_skip_nested_validation=True,
 )
 def write_embeddings(estimator, X, path):
-    """Write the embeddings of images to a file, a few thousand images at a time.
+    r"""Write the embeddings of images to a file, a few thousand images at a time.
 
     If a call is interrupted, the same call resumes it: finished chunks lie in a folder
     beside the file and are not computed again. The file appears under its name once it
@@ -77,7 +88,8 @@ def write_embeddings(estimator, X, path):
         mmap_mode="r")``. ``.parquet`` is a table with the columns ``path`` (if the
         images are files), ``cluster`` (int32), ``cluster_name`` (if a cluster is named)
         and ``embedding`` (list of float32). It needs pyarrow (``pip install
-        'skdeepcluster[parquet]'``).
+        'skdeepcluster[parquet]'``). Text of a table is UTF-8: other bytes of a name
+        become ``\xe9``, and rows are in the order of `X`.
 
     Raises
     ------
@@ -108,7 +120,7 @@ def write_embeddings(estimator, X, path):
     ...     np.load(Path(folder) / "digits.npy").shape
     (300, 256)
     """
-    path = Path(path)
+    path = Path(os.fsdecode(path))
     writers = {
         ".npy": (_write_npy, _join_npy),
         ".parquet": (_write_parquet, _join_parquet),
@@ -118,11 +130,13 @@ def write_embeddings(estimator, X, path):
     if path.suffix == ".parquet":
         _import_pyarrow()
     if path.exists():
-        raise FileExistsError(f"{path} exists. Remove it, or choose another name.")
+        raise FileExistsError(
+            f"{escape_path(path)} exists. Remove it, or choose another name."
+        )
     write_chunk, join_chunks = writers[path.suffix]
     check_is_fitted(estimator)
     cluster_names = estimator.cluster_names_
-    folder = path.with_name(path.name + ".partial")
+    folder = path.with_name(_partial_name(path.name))
     processes = get_processes()
     with processes.guard_collectives():
         data, failures = read_input(X, estimator._input_spec(fitted=True))
@@ -150,6 +164,18 @@ def write_embeddings(estimator, X, path):
 
         processes.run_on_first(complete)
         failures.warn(data.n)
+
+
+def _partial_name(name: str) -> str:
+    """Return the name of the folder of chunks of a file, different for each file."""
+    partial_name = f"{name}.partial"
+    encoded = os.fsencode(partial_name)
+    if len(encoded) <= MAX_NAME_BYTES:
+        return partial_name
+    # Long names may differ only in the letters that are cut.
+    digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    ending = f"-{digest}.partial"
+    return shorten_name(Path(name).stem, MAX_NAME_BYTES - len(ending)) + ending
 
 
 def _describe(estimator: DeepClusterEstimator, data: InputData) -> dict:
@@ -192,8 +218,8 @@ def _begin(folder: Path, description: dict) -> None:
     ]
     if differing:
         raise ValueError(
-            f"{folder} holds an unfinished file of other data: {', '.join(differing)} "
-            "differ. Remove it, or choose another path."
+            f"{escape_path(folder)} holds an unfinished file of other data: "
+            f"{', '.join(differing)} differ. Remove it, or choose another path."
         )
 
 
@@ -220,10 +246,15 @@ def _write_parquet(
     file, embeddings: np.ndarray, labels: np.ndarray, paths, cluster_names
 ) -> None:
     pyarrow, parquet = _import_pyarrow()
-    columns = {} if paths is None else {"path": pyarrow.array(paths.tolist())}
+    columns = {}
+    if paths is not None:
+        texts = [escape_path(path) for path in paths]
+        columns["path"] = pyarrow.array(texts, pyarrow.string())
     columns["cluster"] = pyarrow.array(labels)
     if _has_names(cluster_names):
-        names = [None if c == NO_CLUSTER else cluster_names[c] for c in labels]
+        names = [
+            None if c == NO_CLUSTER else escape_path(cluster_names[c]) for c in labels
+        ]
         columns["cluster_name"] = pyarrow.array(names, pyarrow.string())
     columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(
         pyarrow.array(embeddings.ravel()), embeddings.shape[1]
@@ -234,9 +265,14 @@ def _write_parquet(
 def _join_parquet(file, chunks: Iterable[Path], shape: tuple[int, int]) -> None:
     _, parquet = _import_pyarrow()
     chunks = [*chunks]
-    with parquet.ParquetWriter(file, parquet.read_schema(chunks[0])) as writer:
+    # pyarrow refuses a path that is not UTF-8, and takes a folder named "a=b" for a
+    # column, so that it gets open files.
+    with open(chunks[0], "rb") as first_chunk:
+        schema = parquet.read_schema(first_chunk)
+    with parquet.ParquetWriter(file, schema) as writer:
         for chunk in chunks:
-            table = parquet.read_table(chunk)
+            with open(chunk, "rb") as chunk_file:
+                table = parquet.read_table(chunk_file)
             writer.write_table(table, row_group_size=CHUNK_ROWS)
 
 
@@ -248,10 +284,12 @@ def _has_names(cluster_names) -> bool:
 def export_clusters(
     labels, paths, directory, mode="symlink", *, embeddings=None, cluster_names=None
 ):
-    """Sort image files into one folder per cluster, with a page to look at them.
+    r"""Sort image files into one folder per cluster, with a page to look at them.
 
     Open ``index.html`` in the directory: it shows the first images of each cluster, its
-    size and all its paths. ``clusters.csv`` has one line per image.
+    size and all its paths. ``clusters.csv`` has one row per image, with the columns
+    ``path`` and ``cluster``, in UTF-8. In the texts of both, bytes of a name that are
+    not UTF-8 appear as ``\xe9``; links open the file nevertheless.
 
     Parameters
     ----------
@@ -265,7 +303,8 @@ def export_clusters(
         it is complete.
     mode : {"symlink", "copy", "csv"}, default="symlink"
         Content of the clusters' folders: links to the images, or copies. "csv" makes no
-        such folders.
+        such folders. A number precedes each name and keeps the order. If a name would
+        exceed 255 bytes, its stem is cut.
     embeddings : array-like of shape (n, n_features), default=None
         Embedding of each image, from `transform`. The images of a cluster are sorted by
         the distance to its mean, nearest first. With None they keep their order.
@@ -282,7 +321,8 @@ def export_clusters(
     FileExistsError
         If `directory` exists.
     OSError
-        If an image cannot be linked or copied. No directory is left behind.
+        If an image does not exist, is no regular file, or cannot be read, linked or
+        copied, or if `directory` cannot be made. No directory is left behind.
 
     See Also
     --------
@@ -303,22 +343,83 @@ def export_clusters(
             "Pass one row per path, such as model.transform(paths)."
         )
     cluster_names = _check_names(cluster_names, labels)
-    directory = Path(directory)
-    if directory.exists():
-        raise FileExistsError(f"{directory} exists. Choose another name.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory = Path(os.fsdecode(directory))
+    _check_absent(directory)
+    _check_regular_files([paths[row] for row in np.flatnonzero(labels != NO_CLUSTER)])
     rows_by_cluster = _sort_rows(labels, embeddings)
-    prefix = f".{directory.name}-"
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
-    try:
-        # mkdtemp makes a directory that only its owner can read.
-        temporary.chmod(0o755)
+    with _make_directory(directory) as temporary:
         _write_page(temporary, rows_by_cluster, paths, mode, cluster_names)
         _write_csv(temporary, rows_by_cluster, paths, cluster_names)
-        temporary.rename(directory)
+
+
+@contextlib.contextmanager
+def _make_directory(directory: Path) -> Iterator[Path]:
+    """Make a temporary directory that gets its name once the block has ended.
+
+    If the block fails, no directory is left behind.
+    """
+    missing = [parent for parent in directory.parents if not parent.exists()]
+    temporary = None
+    try:
+        with _name_directory(directory):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            # The name is short, because the directory's may have the greatest length.
+            temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=directory.parent))
+            # mkdtemp makes a directory that only its owner can read.
+            temporary.chmod(0o755)
+            yield temporary
+            temporary.rename(directory)
     except BaseException:
-        shutil.rmtree(temporary)
+        if temporary is not None:
+            shutil.rmtree(temporary)
+        for parent in missing:
+            # Another process may have written into it.
+            with contextlib.suppress(OSError):
+                parent.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def _name_directory(directory: Path) -> Iterator[None]:
+    """Name the parameter `directory` if the system refuses it inside the block."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno or errno.EIO,
+            f"directory={os.fspath(directory)!r} cannot be completed: "
+            f"{error.strerror or error}",
+        ) from error
+
+
+def _check_absent(directory: Path) -> None:
+    """Raise an error if a directory exists, or cannot exist."""
+    with _name_directory(directory):
+        try:
+            directory.lstat()
+        except FileNotFoundError:
+            return
+    raise FileExistsError(f"{escape_path(directory)} exists. Choose another name.")
+
+
+def _check_regular_files(images: list[Path]) -> None:
+    """Raise an error that names the first image that is not a regular file.
+
+    A pipe would be waited for without end, and a device can be read without end.
+    """
+    for image in images:
+        try:
+            mode = image.stat().st_mode
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None) or errno.EINVAL
+            cause = getattr(error, "strerror", None) or str(error)
+        else:
+            if stat.S_ISREG(mode):
+                continue
+            is_folder = stat.S_ISDIR(mode)
+            number = errno.EISDIR if is_folder else errno.EINVAL
+            cause = "it is a folder" if is_folder else "it is not a regular file"
+        raise OSError(number, f"paths holds {escape_path(image)}: {cause}. {LEAVE_OUT}")
 
 
 def _check_labeled_paths(labels, paths) -> tuple[np.ndarray, list[Path]]:
@@ -340,7 +441,7 @@ def _check_labeled_paths(labels, paths) -> tuple[np.ndarray, list[Path]]:
             f"labels has shape {labels.shape} and dtype {labels.dtype}, but there are "
             f"{len(paths)} paths. Pass one integer per path, such as model.labels_."
         )
-    return labels, [Path(path).absolute() for path in paths]
+    return labels, [Path(os.fsdecode(path)).absolute() for path in paths]
 
 
 def _check_names(cluster_names, labels: np.ndarray) -> dict[int, str]:
@@ -403,7 +504,7 @@ def _write_page(
         title = f"Cluster {cluster}" if is_readable else "Not readable"
         if cluster in cluster_names:
             name += f"_{_safe_name(cluster_names[cluster])}"
-            title += f", {html.escape(cluster_names[cluster])}"
+            title += f", {_to_html(cluster_names[cluster])}"
         images = [paths[row] for row in rows]
         if is_readable and mode != "csv":
             _fill_folder(directory / name, images, mode)
@@ -429,11 +530,24 @@ def _fill_folder(folder: Path, images: list[Path], mode: str) -> None:
     folder.mkdir()
     for position, image in enumerate(images):
         # The number keeps the order, and separates images of equal names.
-        target = folder / f"{position:06d}_{image.name}"
-        if mode == "copy":
-            shutil.copy2(image, target)
-        else:
-            target.symlink_to(image.resolve(strict=True))
+        target = folder / shorten_name(f"{position:06d}_{image.name}")
+        try:
+            if mode == "copy":
+                shutil.copyfile(image, target)
+                # Some file systems keep no times or permissions.
+                with contextlib.suppress(OSError):
+                    shutil.copystat(image, target)
+            else:
+                target.symlink_to(image.resolve(strict=True))
+        except OSError as error:
+            action = "copied" if mode == "copy" else "linked"
+            other_mode = "symlink" if mode == "copy" else "copy"
+            raise OSError(
+                error.errno,
+                f"{escape_path(image)} cannot be {action}: {error.strerror or error}. "
+                f"Name a directory on another disk, or set mode={other_mode!r} or "
+                "mode='csv'.",
+            ) from error
 
 
 def _make_section(
@@ -444,12 +558,12 @@ def _make_section(
     for position, image in enumerate(shown):
         thumbnail = f"thumbnails/{name}_{position:02d}.jpg"
         _write_thumbnail(image, directory / thumbnail)
-        text = html.escape(str(image))
+        text = _to_html(str(image))
         links.append(
             f'<a href="{html.escape(image.as_uri())}">'
             f'<img src="{thumbnail}" alt="{text}" title="{text}" loading="lazy"></a>'
         )
-    lines = "<br>\n".join(html.escape(str(image)) for image in images)
+    lines = "<br>\n".join(_to_html(str(image)) for image in images)
     return (
         f'<section id="{name}"><h2>{title}: {_count(len(images), "image")}</h2>\n'
         f'<div class="sheet">{"".join(links)}</div>\n'
@@ -457,10 +571,21 @@ def _make_section(
     )
 
 
+def _to_html(text: str) -> str:
+    return html.escape(escape_path(text))
+
+
 def _write_thumbnail(image: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     image_format = ImageFormat((3, THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
-    pixels = decode(image, image_format).transpose(1, 2, 0)
+    try:
+        pixels = decode(image, image_format).transpose(1, 2, 0)
+    except MemoryError:
+        raise
+    # A broken file may raise any error, mostly without the name of the file.
+    except Exception as error:
+        cause = escape_path(describe_failure(image, error))
+        raise OSError(f"{cause}. {LEAVE_OUT}") from error
     Image.fromarray(pixels).save(target, quality=85)
 
 
@@ -478,8 +603,8 @@ def _write_csv(
             values = [str(cluster)]
             if cluster_names:
                 default = "" if cluster == NO_CLUSTER else str(cluster)
-                values.append(cluster_names.get(cluster, default))
-            writer.writerows([paths[row], *values] for row in rows)
+                values.append(escape_path(cluster_names.get(cluster, default)))
+            writer.writerows([escape_path(paths[row]), *values] for row in rows)
 
 
 def _count(n: int, noun: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .._inputs.sources import Source
-from .._utils.files import make_folder
+from .._utils.files import escape_path, make_folder
 from .._utils.hashing import hash_content
 from .._utils.messages import warn
 from .._utils.tensors import pack, read_tensors, unpack, write_tensors
@@ -78,9 +78,10 @@ class Checkpoints:
                 continue
             if metadata["format"] != CHECKPOINT_FORMAT:
                 raise ValueError(
-                    f"{path} was written by another version of skdeepcluster, in "
-                    f"format {metadata['format']}, not {CHECKPOINT_FORMAT}. Resume "
-                    "with that version, or pass another checkpoint_dir."
+                    f"{escape_path(path)} was written by another version of "
+                    f"skdeepcluster, in format {metadata['format']}, not "
+                    f"{CHECKPOINT_FORMAT}. Resume with that version, or pass another "
+                    "checkpoint_dir."
                 )
             identity = metadata["fit"]
             differing = [

@@ -146,9 +146,9 @@ def _check_paths(sequence: Sequence) -> np.ndarray:
             raise TypeError(
                 f"X is a list of paths, but holds {path!r} in row {row}. Remove it."
             )
-    paths = np.array([os.fspath(path) for path in sequence])
+    paths = _as_array([os.fsdecode(path) for path in sequence])
     # scikit-learn indexes the path of a folder as if it were a sequence of images.
-    if len(paths) > 1 and paths.dtype == "U1":
+    if len(paths) > 1 and max(map(len, paths)) <= 1:
         raise ValueError(
             "X holds single letters, as if the path of a folder was split, which "
             "cross-validation does. Pass it the list of files, such as "
@@ -159,6 +159,15 @@ def _check_paths(sequence: Sequence) -> np.ndarray:
 
 def _is_path(value) -> bool:
     return isinstance(value, str | os.PathLike)
+
+
+def _as_array(paths: list[str]) -> np.ndarray:
+    """Return paths as an array of str objects.
+
+    In an array of numpy's own strings, each path takes the memory of the longest one.
+    """
+    # Strings of numpy and other subclasses become plain str.
+    return np.array([str.__str__(path) for path in paths], dtype=object)
 
 
 def _is_image(value) -> bool:
@@ -205,4 +214,4 @@ def _list_image_files(folder: str | os.PathLike) -> np.ndarray:
             f"X={os.fspath(folder)!r} holds no images: no file in it or its subfolders "
             "has an ending such as .jpg or .png. Pass a folder of image files."
         )
-    return np.array(sorted(paths))
+    return _as_array(sorted(paths))

@@ -6,6 +6,7 @@ from types import MappingProxyType
 import numpy as np
 
 from .._utils.distributed import Processes
+from .._utils.files import escape_path
 from .._utils.messages import warn
 
 
@@ -74,6 +75,5 @@ class ReadFailures:
         row = min(self._messages)
         count = f" ({len(self)} such rows so far)" if len(self) > 1 else ""
         cure = "Remove it, or set on_error='skip'" if skippable else "Pass images"
-        return ValueError(
-            f"X cannot be read in row {row}: {self._messages[row]}{count}. {cure}."
-        )
+        cause = escape_path(self._messages[row])
+        return ValueError(f"X cannot be read in row {row}: {cause}{count}. {cure}.")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import sklearn
 
+from .files import escape_path
+
 # scikit-learn wraps `fit` and `transform`, and calls both in pipelines. The separator
 # at the end keeps packages such as "sklearn_extra" out.
 INTERNAL_FOLDERS = tuple(
@@ -21,7 +23,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    # A message may name a file whose name is not UTF-8, and has to be printable.
+    warnings.warn(escape_path(message), category, stacklevel=level)
 
 
 def _is_internal(filename: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from .files import write_atomically
+from .files import open_utf8_path, write_atomically
 
 # Name of the JSON text in the header of a file.
 KEY = "skdeepcluster"
@@ -68,7 +68,7 @@ def write_tensors(
     text = json.dumps(metadata)
     header = {KEY: text, "digest": _digest(text, copies)}
     content = safetensors.torch.save(copies, metadata=header)
-    with write_atomically(Path(path)) as file:
+    with write_atomically(Path(os.fsdecode(path))) as file:
         file.write(content)
 
 
@@ -80,7 +80,10 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]
     Exception
         If the file is damaged or has another content. Damage may cause any error.
     """
-    with safetensors.safe_open(path, framework="pt") as file:
+    with (
+        open_utf8_path(path) as utf8_path,
+        safetensors.safe_open(utf8_path, framework="pt") as file,
+    ):
         header = file.metadata() or {}
         if KEY not in header:
             raise ValueError("no estimator was saved in it")

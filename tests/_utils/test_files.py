@@ -4,7 +4,12 @@ import os
 
 import pytest
 
-from skdeepcluster._utils.files import make_folder, write_atomically
+from skdeepcluster._utils.files import (
+    escape_path,
+    make_folder,
+    shorten_name,
+    write_atomically,
+)
 
 
 def test_complete_file_replaces_another(tmp_path):
@@ -65,3 +70,48 @@ def test_folder_is_made_unless_the_path_is_a_file(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ValueError, match=r"cache='.*' is, or lies in, a file"):
             make_folder(path, "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.png", "a.png"),
+        ("x" * 20 + ".png", "x" * 12 + ".png"),
+        # 3 bytes a letter: 12 bytes are 4 letters, 11 bytes are 3 letters.
+        ("写" * 9 + ".png", "写" * 4 + ".png"),
+        ("写" * 9 + ".jpeg", "写" * 3 + ".jpeg"),
+        ("x\udce9" * 9 + ".png", "x\udce9" * 6 + ".png"),
+        ("." + "x" * 20, "." + "x" * 15),
+        ("a." + "x" * 20, "a." + "x" * 14),
+    ],
+)
+def test_long_names_keep_their_ending(name, expected):
+    assert shorten_name(name, 16) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("写真 é\n.png", "写真 é\n.png"),
+        ("caf\udce9.png", r"caf\xe9.png"),
+        ("\udcff\udcfe", r"\xff\xfe"),
+        ("é\udcc3.png", r"é\xc3.png"),
+        ("\ud83d and \udce9", r"\ud83d and \udce9"),
+    ],
+)
+def test_paths_for_people_are_valid_unicode(text, expected):
+    assert escape_path(text) == expected
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "写" * 85, "é" * 127 + "x"])
+def test_names_of_the_greatest_length_are_written(tmp_path, name):
+    with write_atomically(tmp_path / name) as file:
+        file.write(b"content")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_no_temporary_file_stays_if_the_target_is_refused(tmp_path):
+    target = tmp_path / "file"
+    with pytest.raises(OSError, match="file"), write_atomically(target):
+        (target / "folder").mkdir(parents=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

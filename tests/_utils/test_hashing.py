@@ -140,6 +140,9 @@ def cyclic(value):
 
 # Each value differs from all others.
 VALUES = {
+    "paths": np.array(["a.png", "caf\udce9\n.png", "写" * 300], dtype=object),
+    "other paths": np.array(["a.png", "caf\udce8\n.png", "写" * 300], dtype=object),
+    "split paths": np.array(["a.pngcaf\udce9\n.png", "", "写" * 300], dtype=object),
     "None": None,
     "True": True,
     "int": 1,
