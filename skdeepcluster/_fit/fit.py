@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .._clustering.cluster_model import ClusterModel, fit_cluster_model
 from .._clustering.merging import ChangedImages, MergeInput
 from .._clustering.pseudo_labels import PseudoLabels
+from .._inputs.class_labels import UNKNOWN_CLASS
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
 from .._training.network import BackboneSetup, Network, build_network, find_white
@@ -26,7 +27,7 @@ from .progress import progress_bar
 from .recipe import Parameters, describe_choices, resolve_recipe
 from .reporting import format_round, mean_nmi
 from .state import FitState, Recipe, Round
-from .symptoms import round_symptoms
+from .symptoms import describe_repeats, round_symptoms
 
 # Number of images that the mean and scale of the standardization are computed from.
 STATISTICS_ROWS = 10_000
@@ -46,8 +47,8 @@ class FitResult:
         Attribute `recipe_` of the estimator.
     history : list of dict
         Attribute `history_` of the estimator.
-    inertia : float
-        Objective of the last k-means.
+    n_pseudo_labels : int
+        Number of pseudo-labels in the end.
     features : Sharded array of shape (n, d), float32
     cluster_model : ClusterModel
         Predicts the cluster of features.
@@ -57,7 +58,7 @@ class FitResult:
     recipe: Recipe
     choices: dict
     history: list[dict]
-    inertia: float
+    n_pseudo_labels: int
     features: Sharded
     cluster_model: ClusterModel
 
@@ -132,7 +133,8 @@ class Fit:
         Parameters
         ----------
         y : ndarray or None
-            Classes, to record their NMI with the pseudo-labels.
+            Class of each image, to record their NMI with the pseudo-labels. -1 is an
+            unknown class.
         callback_runner : CallbackRunner
         make_estimator : callable
             Function from a result to a fitted estimator, for callbacks.
@@ -149,12 +151,16 @@ class Fit:
             # Problems of the rounds in the checkpoint have been reported already.
             saved_state = None if saved is None else saved["fit"]
             if saved_state is not None and saved_state["history"]:
-                symptoms = round_symptoms(saved_state["history"], len(self.source))
+                symptoms = round_symptoms(
+                    saved_state["history"], len(self.source), self.parameters
+                )
                 self.reported_symptoms = set(symptoms)
             for state, finished in run_rounds(
                 setup, self.previous_history, saved_state
             ):
                 if finished is None:
+                    if state.training is None:
+                        self._warn_of_repeats(state.labels)
                     show_progress(len(state.history) + 1, state)
                     if self.has_checkpoints and self._is_checkpoint_due():
                         self._write_checkpoint(setup, state)
@@ -164,6 +170,7 @@ class Fit:
                 if verbose:
                     print(format_round(finished.record, n_remaining), flush=True)
                 self._warn_of_symptoms(state.history)
+                self._warn_of_repeats(finished.pseudo_labels.labels)
                 wants_stop = self._run_callbacks(
                     setup, state, finished, callback_runner, make_estimator
                 )
@@ -216,22 +223,34 @@ class Fit:
         """Return the clusters of the features of a network that is not trained."""
         features = read_features(setup)
         pseudo_labels = cluster(setup, features, 0)
+        self._warn_of_repeats(pseudo_labels.labels)
         return self._make_result(setup, [], setup.network, features, pseudo_labels, [])
 
     def _record_classes(self, finished: Round, y: np.ndarray | None) -> None:
         """Add the NMI between pseudo-labels and classes to the record of a round."""
-        if y is not None:
-            labels = finished.pseudo_labels.labels
-            nmi = mean_nmi(np.broadcast_to(y, labels.shape), labels)
+        if y is None:
+            return
+        labels = finished.pseudo_labels.labels
+        is_known = y != UNKNOWN_CLASS
+        if is_known.any():
+            labels = labels[:, is_known]
+            nmi = mean_nmi(np.broadcast_to(y[is_known], labels.shape), labels)
             finished.record["nmi_y"] = nmi
 
     def _warn_of_symptoms(self, history: list[dict]) -> None:
         """Warn about problems that the rounds show, once for each problem."""
-        symptoms = round_symptoms(history, len(self.source))
+        symptoms = round_symptoms(history, len(self.source), self.parameters)
         for name, message in symptoms.items():
             if name not in self.reported_symptoms:
                 warn(message, ConvergenceWarning)
         self.reported_symptoms |= symptoms.keys()
+
+    def _warn_of_repeats(self, labels: np.ndarray) -> None:
+        """Warn once if there are fewer distinct images than clusters to be found."""
+        message = describe_repeats(int(labels.max()) + 1, self.parameters)
+        if message is not None and "repeats" not in self.reported_symptoms:
+            warn(message, ConvergenceWarning)
+            self.reported_symptoms.add("repeats")
 
     def _run_callbacks(
         self,
@@ -328,7 +347,7 @@ class Fit:
                 network.setup,
             ),
             history=list(history),
-            inertia=sum(clusters.inertia for clusters in pseudo_labels.clusters),
+            n_pseudo_labels=int(pseudo_labels.labels.max()) + 1,
             features=features,
             cluster_model=cluster_model,
         )
