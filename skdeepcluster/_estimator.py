@@ -1044,7 +1044,7 @@ class DeepClusterEstimator(
         for message in final_symptoms(
             result.history,
             n_distinct_labels=len(self.cluster_centers_),
-            n_pseudo_labels=result.n_pseudo_labels,
+            n_reported=result.n_reported,
             parameters=Parameters(**self.get_params(deep=False)),
         ):
             warn(message, ConvergenceWarning)

@@ -47,8 +47,8 @@ class FitResult:
         Attribute `recipe_` of the estimator.
     history : list of dict
         Attribute `history_` of the estimator.
-    n_pseudo_labels : int
-        Number of pseudo-labels in the end.
+    n_reported : int or None
+        Number of distinct points, if the fit has warned that there are few.
     features : Sharded array of shape (n, d), float32
     cluster_model : ClusterModel
         Predicts the cluster of features.
@@ -58,7 +58,7 @@ class FitResult:
     recipe: Recipe
     choices: dict
     history: list[dict]
-    n_pseudo_labels: int
+    n_reported: int | None
     features: Sharded
     cluster_model: ClusterModel
 
@@ -104,6 +104,7 @@ class Fit:
         self.previous_network = previous_network
         self.previous_history = previous_history
         self.reported_symptoms: set[str] = set()
+        self.n_reported: int | None = None
         self.has_checkpoints = parameters.checkpoint_dir is not None
         identity: dict = {}
         if self.has_checkpoints or processes.size > 1:
@@ -155,6 +156,10 @@ class Fit:
                     saved_state["history"], len(self.source), self.parameters
                 )
                 self.reported_symptoms = set(symptoms)
+            if saved_state is not None:
+                n_labels = int(saved_state["labels"].max()) + 1
+                if describe_repeats(n_labels, self.parameters) is not None:
+                    self.n_reported = n_labels
             for state, finished in run_rounds(
                 setup, self.previous_history, saved_state
             ):
@@ -170,7 +175,9 @@ class Fit:
                 if verbose:
                     print(format_round(finished.record, n_remaining), flush=True)
                 self._warn_of_symptoms(state.history)
-                self._warn_of_repeats(finished.pseudo_labels.labels)
+                if "giant" not in self.reported_symptoms:
+                    labels = finished.pseudo_labels.labels
+                    self._warn_of_repeats(labels, len(state.history))
                 wants_stop = self._run_callbacks(
                     setup, state, finished, callback_runner, make_estimator
                 )
@@ -245,12 +252,13 @@ class Fit:
                 warn(message, ConvergenceWarning)
         self.reported_symptoms |= symptoms.keys()
 
-    def _warn_of_repeats(self, labels: np.ndarray) -> None:
-        """Warn once if there are fewer distinct images than clusters to be found."""
-        message = describe_repeats(int(labels.max()) + 1, self.parameters)
-        if message is not None and "repeats" not in self.reported_symptoms:
+    def _warn_of_repeats(self, labels: np.ndarray, round_number: int = 0) -> None:
+        """Warn once if there are fewer distinct points than clusters to be found."""
+        n_found = int(labels.max()) + 1
+        message = describe_repeats(n_found, self.parameters, round_number)
+        if message is not None and self.n_reported is None:
             warn(message, ConvergenceWarning)
-            self.reported_symptoms.add("repeats")
+            self.n_reported = n_found
 
     def _run_callbacks(
         self,
@@ -347,7 +355,7 @@ class Fit:
                 network.setup,
             ),
             history=list(history),
-            n_pseudo_labels=int(pseudo_labels.labels.max()) + 1,
+            n_reported=self.n_reported,
             features=features,
             cluster_model=cluster_model,
         )

@@ -56,7 +56,9 @@ def round_symptoms(
     return symptoms
 
 
-def describe_repeats(n_found: int, parameters: Parameters) -> str | None:
+def describe_repeats(
+    n_found: int, parameters: Parameters, round_number: int = 0
+) -> str | None:
     """Return a message if there are fewer distinct points than clusters to be found.
 
     It names the numbers that the user has set. Fewer pseudo-labels than "auto" has
@@ -67,37 +69,44 @@ def describe_repeats(n_found: int, parameters: Parameters) -> str | None:
     n_found : int
         Number of pseudo-labels, each of which has an image.
     parameters : Parameters
+    round_number : int, default=0
+        Round after which they were found. Images that repeat do so before the first
+        round.
     """
     if not _warns_of_repeats(parameters):
         return None
-    numbers = {}
+    numbers: dict[str, int] = {}
     if not isinstance(parameters.n_clusters, str):
         numbers["n_clusters"] = parameters.n_clusters
-    if not isinstance(parameters.n_pseudo_labels, str):
-        value = parameters.n_pseudo_labels
-        numbers["n_pseudo_labels"] = (
-            value if isinstance(value, Integral) else max(value)
-        )
+    value = parameters.n_pseudo_labels
+    if isinstance(value, Integral):
+        numbers["n_pseudo_labels"] = int(value)
+    elif not isinstance(value, str):
+        numbers["n_pseudo_labels"] = max(value)
     too_large = {name: k for name, k in numbers.items() if k > n_found}
-    if too_large:
-        limits = " and ".join(f"{name} ({k})" for name, k in too_large.items())
+    if not too_large and (n_found > 1 or numbers):
+        return None
+    limits = " and ".join(f"{name} ({k})" for name, k in too_large.items())
+    if round_number:
         return (
-            f"Number of distinct points ({n_found}) is smaller than {limits}: k-means "
-            f"found {n_found} clusters. Lower {' and '.join(too_large)}, or remove "
-            "images that repeat."
+            f"After round {round_number} k-means finds only {n_found} distinct points, "
+            f"fewer than {limits or 'two'}: the features collapse. Lower learning_rate."
         )
-    if n_found == 1 and not numbers:
+    if not too_large:
         return (
             "Number of distinct points is 1: all images are the same to the network, "
             "and form one cluster. Pass images that differ."
         )
-    return None
+    return (
+        f"Number of distinct points ({n_found}) is smaller than {limits}. Lower "
+        f"{' and '.join(too_large)}, or remove images that repeat."
+    )
 
 
 def final_symptoms(
     history: list[dict],
     n_distinct_labels: int,
-    n_pseudo_labels: int,
+    n_reported: int | None,
     parameters: Parameters,
 ) -> list[str]:
     """Return messages about problems at the end of a fit.
@@ -108,8 +117,8 @@ def final_symptoms(
         `history_` of the whole fit. Empty if nothing was trained.
     n_distinct_labels : int
         Number of clusters in `labels_`.
-    n_pseudo_labels : int
-        Number of pseudo-labels in the end.
+    n_reported : int or None
+        Number of distinct points, if `describe_repeats` has warned about it.
     parameters : Parameters
     """
     symptoms: list[str] = []
@@ -118,8 +127,8 @@ def final_symptoms(
     n_clusters = parameters.n_clusters
     if isinstance(n_clusters, str) or n_distinct_labels >= n_clusters:
         return symptoms
-    # With fewer pseudo-labels than clusters, `describe_repeats` has warned already.
-    if n_pseudo_labels < n_clusters and _warns_of_repeats(parameters):
+    # The cause has been named already.
+    if n_reported is not None and n_reported < n_clusters:
         return symptoms
     cures = ["Lower n_clusters"]
     if _policy(parameters) == "drop":
