@@ -56,6 +56,12 @@ class Coordinates:
                 coordinates[rows] = self.to_float64(values[rows])
             return coordinates
 
+    def convert(self, values: np.ndarray, dtype: type | np.dtype) -> np.ndarray:
+        """Return coordinates, float32 or float64."""
+        if dtype == np.float32:
+            return self.to_float32(values)
+        return np.ascontiguousarray(self.to_float64(values))
+
     def to_float64(self, values: np.ndarray) -> np.ndarray:
         """Return coordinates in float64."""
         return (values - self.origin) / self.unit

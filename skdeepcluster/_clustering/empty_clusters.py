@@ -91,7 +91,7 @@ class EmptyClusterPolicy:
         points = self.points.values
         local_labels, rows = np.unique(labels, return_index=True)
         has_pattern = np.full(n_clusters, False)
-        pattern = np.empty((n_clusters, points.shape[1]), np.float32)
+        pattern = np.empty((n_clusters, points.shape[1]), points.dtype)
         local_patterns = (local_labels, points[rows])
         for clusters, candidates in self.processes.all_gather_object(local_patterns):
             is_new = ~has_pattern[clusters]

@@ -1,10 +1,12 @@
 """FaissKMeans: k-means on faiss or torch as a scikit-learn estimator."""
 
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -26,6 +28,9 @@ from .coordinates import Coordinates, batches_of, choose_coordinates
 from .kmeans import KMeansOptions, kmeans
 from .nearest_centers import assign
 
+# Ratio of the inertia to its rounding error in float32 below which k-means is repeated
+# in float64: each squared distance is then exact to about one percent only.
+COARSE_RATIO = 100
 # Types of numbers that rows keep until their origin is subtracted. scikit-learn
 # converts other types to the first.
 NUMBERS = [
@@ -141,7 +146,9 @@ class FaissKMeans(
     Distances are computed in float32, which holds seven decimal digits. From columns
     that lie far from zero, such as timestamps, map coordinates and years, the median is
     subtracted first, in float64. The seven digits then describe the spread of the
-    column. With `spherical=True` nothing is subtracted, since directions would change.
+    column. If clusters are still so small, compared with their distances, that float32
+    confuses them, k-means is repeated by torch in float64, unless `X` is float32. With
+    `spherical=True` nothing is subtracted, since directions would change.
 
     With "split" and "farthest" no cluster is empty if `X` has at least `n_clusters`
     distinct rows. If `X` has fewer, each distinct row becomes a cluster and a
@@ -228,13 +235,13 @@ class FaissKMeans(
         # Directions of rows, which spherical clusters compare, have a fixed origin, and
         # spherical centers have unit length, whatever the unit of the rows.
         coordinates = choose_coordinates(values, shifts=not self.spherical)
-        points = _scale(values, coordinates, "X")
+        points, squares = _scale(values, coordinates, "X")
         if len(points) < self.n_clusters:
             raise ValueError(
                 f"n_samples={len(points)} should be >= n_clusters={self.n_clusters}. "
                 "Pass more rows or lower n_clusters."
             )
-        init = self.init
+        init = start = self.init
         if not isinstance(init, str):
             init = check_array(
                 init, dtype=NUMBERS, ensure_all_finite=False, input_name="init"
@@ -245,9 +252,9 @@ class FaissKMeans(
                     f"init has shape {init.shape}, but needs (n_clusters, n_features)="
                     f"{shape}."
                 )
-            init = _scale(init, coordinates, "init")
+            start, _ = _scale(init, coordinates, "init")
         options = KMeansOptions(
-            init=init,
+            init=start,
             n_init=self.n_init,
             max_iter=self.max_iter,
             tol=self.tol,
@@ -259,6 +266,20 @@ class FaissKMeans(
         )
         seed = RandomStreams.from_random_state(self.random_state).seed("kmeans")
         result = kmeans(Sharded.whole(points), self.n_clusters, options, seed)
+        inertia = _inertia(points, result.centers, result.labels)
+        # Products of float32 would confuse clusters that are tiny compared with their
+        # distances. float32 rows have no more digits to offer.
+        error = np.finfo(np.float32).eps * squares.sum(dtype=np.float64)
+        is_coarse = not self.spherical and 0 < inertia < COARSE_RATIO * error
+        if is_coarse and values.dtype != np.float32:
+            points = coordinates.convert(values, np.float64)
+            if not isinstance(init, str):
+                start = coordinates.convert(init, np.float64)
+            options = replace(
+                options, init=start, backend="torch", device=self._exact_device()
+            )
+            result = kmeans(Sharded.whole(points), self.n_clusters, options, seed)
+            inertia = _inertia(points, result.centers, result.labels)
         if len(result.centers) < self.n_clusters and self.empty_clusters != "drop":
             warn(
                 f"Number of distinct points ({len(result.centers)}) is smaller than "
@@ -276,7 +297,7 @@ class FaissKMeans(
         dtype = np.float32 if values.dtype == np.float32 and is_near else np.float64
         self.cluster_centers_ = coordinates.to_values(result.centers).astype(dtype)
         self.labels_ = result.labels
-        self.inertia_ = self._inertia(points, result.labels)
+        self.inertia_ = inertia * coordinates.unit**2
         self.n_iter_ = result.n_iter
         self.n_empty_clusters_ = result.n_empty_before
         return self
@@ -313,10 +334,13 @@ class FaissKMeans(
         coordinates = self._coordinates
         centers = coordinates.to_float64(self.cluster_centers_)
         _scale(values, coordinates, "X")
+        # Differences are slower than products, and exact for clusters of any size.
+        is_exact = self._centers.dtype == np.float64
+        measure = cdist if is_exact else euclidean_distances
         distances = np.empty((len(values), len(centers)), np.float32)
         for rows in batches_of(values):
             points = coordinates.to_float64(values[rows])
-            distances[rows] = euclidean_distances(points, centers) * coordinates.unit
+            distances[rows] = measure(points, centers) * coordinates.unit
         return distances
 
     def score(self, X, y=None):
@@ -336,7 +360,8 @@ class FaissKMeans(
             better, for equal numbers of clusters.
         """
         points = self._points(X)
-        return -self._inertia(points, self._assign(points))
+        inertia = _inertia(points, self._centers, self._assign(points))
+        return -inertia * self._coordinates.unit**2
 
     def _check(self, X, reset=False):
         """Return rows of numbers of any type, which may be NaN or infinite."""
@@ -348,31 +373,29 @@ class FaissKMeans(
         return check_rows(X, ROW_FORMS, check)
 
     def _points(self, X):
-        """Return the coordinates of new rows, float32 and finite."""
-        return _scale(self._check(X), self._coordinates, "X")
+        """Return the coordinates of new rows, finite and of the type of the centers."""
+        values = self._check(X)
+        points, _ = _scale(values, self._coordinates, "X")
+        if self._centers.dtype == np.float64:
+            return self._coordinates.convert(values, np.float64)
+        return points
 
     def _assign(self, points):
         """Return the nearest center of each row of coordinates."""
+        is_exact = points.dtype == np.float64
         labels, _ = assign(
             points,
             self._centers,
             spherical=self.spherical,
-            backend=self.backend,
-            device=resolve_device(self.device),
+            backend="torch" if is_exact else self.backend,
+            device=self._exact_device() if is_exact else resolve_device(self.device),
         )
         return labels
 
-    def _inertia(self, points, labels):
-        """Return the sum of the squared distances of rows to their centers.
-
-        Products of float32, from which the nearest centers are found, give distances
-        that are inexact where clusters are small and far apart. Differences are exact.
-        """
-        total = 0.0
-        for rows in batches_of(points):
-            differences = points[rows] - self._centers[labels[rows]]
-            total += float(np.einsum("ij,ij->", differences, differences))
-        return total * self._coordinates.unit**2
+    def _exact_device(self):
+        """Return the device if it computes in float64, else the CPU."""
+        device = resolve_device(self.device)
+        return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
     @property
     def _n_features_out(self):
@@ -387,8 +410,23 @@ class FaissKMeans(
         return tags
 
 
-def _scale(values: np.ndarray, coordinates: Coordinates, name: str) -> np.ndarray:
-    """Return the coordinates of rows, float32 (n, d).
+def _inertia(points: np.ndarray, centers: np.ndarray, labels: np.ndarray) -> float:
+    """Return the sum of the squared distances of rows to their centers.
+
+    Products of float32, from which the nearest centers are found, give distances that
+    are inexact where clusters are small and far apart. Differences are exact.
+    """
+    total = 0.0
+    for rows in batches_of(points):
+        differences = points[rows] - centers[labels[rows]]
+        total += float(np.einsum("ij,ij->", differences, differences))
+    return total
+
+
+def _scale(
+    values: np.ndarray, coordinates: Coordinates, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates of rows, float32 (n, d), and their squared lengths (n,).
 
     Raises
     ------
@@ -411,4 +449,4 @@ def _scale(values: np.ndarray, coordinates: Coordinates, name: str) -> np.ndarra
             f"Distances in float32 need finite values below about {limit}{place}. "
             f"Remove or impute these rows, or scale {name}."
         )
-    return rows
+    return rows, squares

@@ -85,7 +85,7 @@ def test_methods_agree_with_attributes(name):
 @pytest.mark.parametrize("name", ["timestamps", "UTM, float32", "integer seconds"])
 def test_initial_centers_have_the_units_of_the_rows(name, policy):
     X = ROWS[name]
-    init = np.stack([X[np.flatnonzero(CLASSES == i)[0]] for i in range(N_CLUSTERS)])
+    init = np.stack([X[CLASSES.tolist().index(i)] for i in range(N_CLUSTERS)])
     model = fit(X, init=init, empty_clusters=policy)
     assert_array_equal(model.labels_, CLASSES)
     with pytest.raises(ValueError, match=r"init.*row 1"):
@@ -109,14 +109,34 @@ def test_shift_leaves_results_unchanged():
     assert_array_equal(shifted.predict(X + 2.0**40), model.predict(X))
 
 
-def test_missing_values_coded_as_zero_do_not_hide_clusters():
-    X = SECONDS.copy()
-    X[::10] = 0
-    # One center is at the zeros.
-    centers = [[0.0]] + [[1.76e9 + 600 * i] for i in range(N_CLUSTERS)]
-    model = FaissKMeans(N_CLUSTERS + 1, init=centers).fit(X)
-    is_known = X[:, 0] > 0
-    assert_array_equal(model.labels_[is_known], CLASSES[is_known] + 1)
+# Rows of two scales, which float32 does not hold at the same time.
+TWO_SCALES = {
+    "zeros for missing times": np.r_[SECONDS, np.zeros((20, 1))],
+    "times of two years": np.r_[SECONDS, SECONDS + 3e7, SECONDS[:20] + 9e7],
+    "far apart": 1.76e9 + 3e6 * CLASSES[:, None] + rng.normal(size=(200, 1)),
+    "places in a country": PLANE[rng.integers(200, size=400)]
+    + rng.choice([0, 3e5], (400, 1))
+    + np.array([5e5, 5e6]),
+}
+
+
+@pytest.mark.parametrize("name", TWO_SCALES)
+def test_small_clusters_far_from_each_other(name):
+    X = TWO_SCALES[name]
+    reference = KMeans(5, n_init=10, random_state=0).fit(X)
+    init = reference.cluster_centers_
+    model = FaissKMeans(5, init=init, empty_clusters="drop", tol=0, max_iter=300)
+    model.fit(X)
+    assert model.inertia_ <= 1.001 * reference.inertia_
+    reference.set_params(init=init, n_init=1, tol=0).fit(X)
+    assert_array_equal(model.labels_, reference.labels_)
+    assert_allclose(model.cluster_centers_, reference.cluster_centers_, atol=1e-5)
+    assert model.inertia_ == pytest.approx(reference.inertia_, rel=1e-6)
+    assert_array_equal(model.predict(X), model.labels_)
+    centers = model.cluster_centers_[model.labels_]
+    distances = np.linalg.norm(X - centers, axis=1)
+    assert_allclose(model.transform(X).min(axis=1), distances, rtol=1e-5, atol=1e-6)
+    assert model.score(X) == pytest.approx(-model.inertia_)
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
