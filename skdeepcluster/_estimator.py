@@ -405,9 +405,6 @@ class DeepClusterEstimator(
     cluster_centers_ : ndarray of shape (n_clusters, n_features_out), float32
         Mean embedding of each cluster.
 
-    inertia_ : float
-        Objective of the last k-means of the training, over `n_pseudo_labels` clusters.
-
     n_iter_ : int
         Number of rounds, 0 without training.
 
@@ -430,7 +427,8 @@ class DeepClusterEstimator(
         - `loss`: mean loss;
         - `gain`: stability of clusters under mild changes of the images, minus the
           stability before training;
-        - `inertia`: objective of k-means;
+        - `inertia`: objective of k-means over the pseudo-labels of the round, which is
+          not comparable between fits with other numbers of clusters;
         - `nmi_previous`: NMI with the pseudo-labels of the previous round (Fig. 2b of
           the paper);
         - `nmi_y`: NMI with the classes, if `y` was passed;
@@ -667,7 +665,8 @@ class DeepClusterEstimator(
             - rows (n, n_features), see `image_shape`.
         y : array-like of shape (n,), default=None
             Not used for learning. If it holds class labels, their NMI with the
-            pseudo-labels is recorded in `history_`.
+            pseudo-labels is recorded in `history_`. NaN, None, NA and masked entries
+            are unknown classes, which are left out.
 
         Returns
         -------
@@ -1047,7 +1046,8 @@ class DeepClusterEstimator(
         for message in final_symptoms(
             result.history,
             n_distinct_labels=len(self.cluster_centers_),
-            n_clusters=0 if self.n_clusters == "auto" else self.n_clusters,
+            n_reported=result.n_reported,
+            parameters=Parameters(**self.get_params(deep=False)),
         ):
             warn(message, ConvergenceWarning)
         self._suggest_weights(reading.data.image_format)
@@ -1114,7 +1114,6 @@ class DeepClusterEstimator(
             "recipe_": result.choices,
             "history_": result.history,
             "n_iter_": len(result.history),
-            "inertia_": result.inertia,
             "paths_": data.paths,
             "skipped_": reading.failures.rows,
             "n_features_in_": math.prod(data.source.shape),

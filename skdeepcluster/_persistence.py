@@ -80,7 +80,6 @@ def save(estimator, path: str | os.PathLike) -> None:
         "feature_names": None if feature_names is None else list(feature_names),
         "n_features_in": int(estimator.n_features_in_),
         "n_iter": int(estimator.n_iter_),
-        "inertia": float(estimator.inertia_),
         "recipe": estimator.recipe_,
         "history": estimator.history_,
         "device": str(estimator.device_),
@@ -286,7 +285,6 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
         names = [str(name) for name in metadata["feature_names"]]
         estimator.feature_names_in_ = np.array(names, dtype=object)
     estimator.n_iter_ = _check_integer(metadata["n_iter"])
-    estimator.inertia_ = float(metadata["inertia"])
     estimator.recipe_ = _lists_to_tuples(dict(metadata["recipe"]))
     estimator.history_ = [dict(record) for record in metadata["history"]]
     estimator._n_features_out = network.n_features

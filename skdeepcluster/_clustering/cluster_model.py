@@ -204,7 +204,7 @@ def _divide_clusters(
     # Clusters that are never confused are equally far apart in diffusion maps. The
     # features tell which of them are near.
     coordinates = np.hstack([merged.points, unit_features])
-    no_means = np.zeros((model.n_leaves, coordinates.shape[1]))
+    no_means = np.zeros((model.n_leaves, coordinates.shape[1]), np.float32)
     means = cluster_means(coordinates, model.predict(sample), no_means)
     return FittedLeaves(
         model=model,

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
 from .._utils.distributed import Processes, Sharded
-from .._utils.messages import warn
 from .sums import cluster_sizes, cluster_sums, divide_sums
 
 # A function from centers (k, d) to labels (n,) and squared distances (n,) of points.
@@ -60,12 +58,15 @@ class EmptyClusterPolicy:
         Centers have unit length.
     rng : numpy.random.Generator
         In the same state in each process.
+    cure : str
+        Way to ask for fewer clusters, which the error of "raise" names.
     """
 
     points: Sharded
     name: str
     spherical: bool
     rng: np.random.Generator
+    cure: str = "Lower n_clusters"
 
     @property
     def processes(self) -> Processes:
@@ -90,7 +91,7 @@ class EmptyClusterPolicy:
         points = self.points.values
         local_labels, rows = np.unique(labels, return_index=True)
         has_pattern = np.full(n_clusters, False)
-        pattern = np.empty((n_clusters, points.shape[1]), np.float32)
+        pattern = np.empty((n_clusters, points.shape[1]), points.dtype)
         local_patterns = (local_labels, points[rows])
         for clusters, candidates in self.processes.all_gather_object(local_patterns):
             is_new = ~has_pattern[clusters]
@@ -201,23 +202,20 @@ class EmptyClusterPolicy:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return centers without an empty cluster, with their labels and distances.
 
+        If there are fewer distinct points than centers, each distinct point is a
+        cluster, and fewer centers are returned.
+
         Raises
         ------
         ValueError
             If the policy is "raise" and there is an empty cluster.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If there are fewer distinct points than centers. Each distinct point is then
-            a cluster.
         """
         n_clusters = len(centers)
         n_empty = n_clusters - np.count_nonzero(self._sizes(labels, n_clusters))
         if n_empty and self.name == "raise":
             raise ValueError(
-                f"{n_empty} of {n_clusters} clusters are empty after k-means. Lower "
-                "n_clusters, fill empty clusters with empty_clusters='split' or "
+                f"{n_empty} of {n_clusters} clusters are empty after k-means. "
+                f"{self.cure}, fill empty clusters with empty_clusters='split' or "
                 "'farthest', or remove them with 'drop'."
             )
         if n_empty and self.name in ("split", "farthest"):
@@ -225,13 +223,6 @@ class EmptyClusterPolicy:
         while not (filled := self._sizes(labels, len(centers)) > 0).all():
             centers = centers[filled]
             labels, distances = nearest(centers)
-        if len(centers) < n_clusters and self.name != "drop":
-            warn(
-                f"Number of distinct points ({len(centers)}) is smaller than "
-                f"n_clusters ({n_clusters}) in float32 arithmetic: {len(centers)} "
-                "clusters remain. Lower n_clusters, or look for repeated rows.",
-                ConvergenceWarning,
-            )
         return centers, labels, distances
 
     def _fill(

@@ -1,10 +1,12 @@
 """FaissKMeans: k-means on faiss or torch as a scikit-learn estimator."""
 
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -12,6 +14,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
@@ -19,9 +22,24 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from .._inputs.tables import ROW_FORMS, check_rows
 from .._utils.device import resolve_device
 from .._utils.distributed import Sharded
+from .._utils.messages import warn
 from .._utils.random import RandomStreams
+from .coordinates import Coordinates, batches_of, choose_coordinates
 from .kmeans import KMeansOptions, kmeans
 from .nearest_centers import assign
+
+# Ratio of the inertia to its rounding error in float32 below which k-means is repeated
+# in float64: each squared distance is then exact to about one percent only.
+COARSE_RATIO = 100
+# Types of numbers that rows keep until their origin is subtracted. scikit-learn
+# converts other types to the first.
+NUMBERS = [
+    np.float64,
+    np.float32,
+    np.float16,
+    *(np.int8, np.int16, np.int32, np.int64),
+    *(np.uint8, np.uint16, np.uint32, np.uint64),
+]
 
 
 class FaissKMeans(
@@ -29,7 +47,8 @@ class FaissKMeans(
 ):
     """K-means on faiss, without empty clusters.
 
-    Lloyd's algorithm on all rows in float32. The nearest centers are exact and come
+    Lloyd's algorithm on all rows, in float32 after a shift of columns that lie far from
+    zero. The nearest centers are exact and come
     from faiss, or from torch on accelerators that faiss does not support. Use it for
     many rows and many clusters, where :class:`sklearn.cluster.KMeans` is slow.
 
@@ -92,9 +111,10 @@ class FaissKMeans(
 
     Attributes
     ----------
-    cluster_centers_ : ndarray of shape (n_clusters, n_features), float32
-        Centers. There are fewer than `n_clusters` if clusters were dropped, or if `X`
-        has fewer distinct rows.
+    cluster_centers_ : ndarray of shape (n_clusters, n_features)
+        Centers: float32 if `X` is float32 and lies near zero, else float64. There are
+        fewer than `n_clusters` if clusters were dropped, or if `X` has fewer distinct
+        rows.
 
     labels_ : ndarray of shape (n_samples,), int32
         Cluster of each row of the training data, equal to `predict(X)`.
@@ -123,7 +143,12 @@ class FaissKMeans(
 
     Notes
     -----
-    Input of any type is converted to float32, which holds seven decimal digits.
+    Distances are computed in float32, which holds seven decimal digits. From columns
+    that lie far from zero, such as timestamps, map coordinates and years, the median is
+    subtracted first, in float64. The seven digits then describe the spread of the
+    column. If clusters are still so small, compared with their distances, that float32
+    confuses them, k-means is repeated by torch in float64, unless `X` is float32. With
+    `spherical=True` nothing is subtracted, since directions would change.
 
     With "split" and "farthest" no cluster is empty if `X` has at least `n_clusters`
     distinct rows. If `X` has fewer, each distinct row becomes a cluster and a
@@ -206,33 +231,30 @@ class FaissKMeans(
         FaissKMeans
             The fitted estimator.
         """
-        points, unit = self._points(X, reset=True)
+        values = self._check(X, reset=True)
+        # Directions of rows, which spherical clusters compare, have a fixed origin, and
+        # spherical centers have unit length, whatever the unit of the rows.
+        coordinates = choose_coordinates(values, shifts=not self.spherical)
+        points, squares = _scale(values, coordinates, "X")
         if len(points) < self.n_clusters:
             raise ValueError(
                 f"n_samples={len(points)} should be >= n_clusters={self.n_clusters}. "
                 "Pass more rows or lower n_clusters."
             )
-        init = self.init
+        init = start = self.init
         if not isinstance(init, str):
-            # Values that overflow float32 are reported below, with their row.
-            with np.errstate(over="ignore"):
-                init = check_array(
-                    init,
-                    dtype=np.float32,
-                    order="C",
-                    ensure_all_finite=False,
-                    input_name="init",
-                )
-                init = init / unit
-            _check_squares(init, unit, "init")
+            init = check_array(
+                init, dtype=NUMBERS, ensure_all_finite=False, input_name="init"
+            )
             shape = (self.n_clusters, points.shape[1])
             if init.shape != shape:
                 raise ValueError(
                     f"init has shape {init.shape}, but needs (n_clusters, n_features)="
                     f"{shape}."
                 )
+            start, _ = _scale(init, coordinates, "init")
         options = KMeansOptions(
-            init=init,
+            init=start,
             n_init=self.n_init,
             max_iter=self.max_iter,
             tol=self.tol,
@@ -244,12 +266,38 @@ class FaissKMeans(
         )
         seed = RandomStreams.from_random_state(self.random_state).seed("kmeans")
         result = kmeans(Sharded.whole(points), self.n_clusters, options, seed)
-        # The scaled centers are stored as well, since multiplication by the unit
-        # rounds tiny values.
-        self._unit, self._centers = unit, result.centers
-        self.cluster_centers_ = result.centers if unit == 1 else result.centers * unit
+        inertia = _inertia(points, result.centers, result.labels)
+        # Products of float32 would confuse clusters that are tiny compared with their
+        # distances. float32 rows have no more digits to offer.
+        error = np.finfo(np.float32).eps * squares.sum(dtype=np.float64)
+        is_coarse = not self.spherical and 0 < inertia < COARSE_RATIO * error
+        if is_coarse and values.dtype != np.float32:
+            points = coordinates.convert(values, np.float64)
+            if not isinstance(init, str):
+                start = coordinates.convert(init, np.float64)
+            options = replace(
+                options, init=start, backend="torch", device=self._exact_device()
+            )
+            result = kmeans(Sharded.whole(points), self.n_clusters, options, seed)
+            inertia = _inertia(points, result.centers, result.labels)
+        if len(result.centers) < self.n_clusters and self.empty_clusters != "drop":
+            warn(
+                f"Number of distinct points ({len(result.centers)}) is smaller than "
+                f"n_clusters ({self.n_clusters}) in float32 arithmetic: "
+                f"{len(result.centers)} clusters remain. Lower n_clusters, or look for "
+                "repeated rows.",
+                ConvergenceWarning,
+            )
+        # The coordinates of the centers are stored as well, since `cluster_centers_`
+        # rounds them.
+        self._coordinates, self._centers = coordinates, result.centers
+        # As in scikit-learn, centers are float64 unless X is float32. Far from zero
+        # float32 would move them.
+        is_near = not coordinates.origin.any()
+        dtype = np.float32 if values.dtype == np.float32 and is_near else np.float64
+        self.cluster_centers_ = coordinates.to_values(result.centers).astype(dtype)
         self.labels_ = result.labels
-        self.inertia_ = result.inertia * float(unit) ** 2
+        self.inertia_ = inertia * coordinates.unit**2
         self.n_iter_ = result.n_iter
         self.n_empty_clusters_ = result.n_empty_before
         return self
@@ -267,7 +315,7 @@ class FaissKMeans(
         ndarray of shape (n_samples,), int32
             Cluster of each row. For the training data it equals `labels_`.
         """
-        return self._assign(X)[0]
+        return self._assign(self._points(X))
 
     def transform(self, X):
         """Compute the distances of rows to all centers.
@@ -282,10 +330,17 @@ class FaissKMeans(
         ndarray of shape (n_samples, n_clusters), float32
             Euclidean distances, also with `spherical=True`.
         """
-        check_is_fitted(self)
-        points, unit = self._points(X)
-        distances = euclidean_distances(points, self._centers)
-        distances *= unit
+        values = self._check(X)
+        coordinates = self._coordinates
+        centers = coordinates.to_float64(self.cluster_centers_)
+        _scale(values, coordinates, "X")
+        # Differences are slower than products, and exact for clusters of any size.
+        is_exact = self._centers.dtype == np.float64
+        measure = cdist if is_exact else euclidean_distances
+        distances = np.empty((len(values), len(centers)), np.float32)
+        for rows in batches_of(values):
+            points = coordinates.to_float64(values[rows])
+            distances[rows] = measure(points, centers) * coordinates.unit
         return distances
 
     def score(self, X, y=None):
@@ -304,39 +359,43 @@ class FaissKMeans(
             Negative sum of the squared distances of rows to their centers. Larger is
             better, for equal numbers of clusters.
         """
-        distances = self._assign(X)[1].sum(dtype=np.float64)
-        return -float(distances) * float(self._unit) ** 2
+        points = self._points(X)
+        inertia = _inertia(points, self._centers, self._assign(points))
+        return -inertia * self._coordinates.unit**2
 
-    def _assign(self, X):
-        check_is_fitted(self)
-        return assign(
-            self._points(X)[0],
+    def _check(self, X, reset=False):
+        """Return rows of numbers of any type, which may be NaN or infinite."""
+        if not reset:
+            check_is_fitted(self)
+        check = partial(
+            validate_data, self, reset=reset, dtype=NUMBERS, ensure_all_finite=False
+        )
+        return check_rows(X, ROW_FORMS, check)
+
+    def _points(self, X):
+        """Return the coordinates of new rows, finite and of the type of the centers."""
+        values = self._check(X)
+        points, _ = _scale(values, self._coordinates, "X")
+        if self._centers.dtype == np.float64:
+            return self._coordinates.convert(values, np.float64)
+        return points
+
+    def _assign(self, points):
+        """Return the nearest center of each row of coordinates."""
+        is_exact = points.dtype == np.float64
+        labels, _ = assign(
+            points,
             self._centers,
             spherical=self.spherical,
-            backend=self.backend,
-            device=resolve_device(self.device),
+            backend="torch" if is_exact else self.backend,
+            device=self._exact_device() if is_exact else resolve_device(self.device),
         )
+        return labels
 
-    def _points(self, X, reset=False):
-        """Return X / unit as float32, and the unit in which its squares are exact."""
-        check = partial(
-            validate_data,
-            self,
-            reset=reset,
-            dtype=np.float32,
-            order="C",
-            ensure_all_finite=False,
-        )
-        # Values that overflow float32 are reported below, with their row.
-        with np.errstate(over="ignore"):
-            points = check_rows(X, ROW_FORMS, check)
-            unit = self._unit if not reset else np.float32(1)
-            # Spherical centers have unit length, whatever the unit of the rows.
-            if reset and not self.spherical:
-                unit = _choose_unit(points)
-            points = points / unit if unit != 1 else points
-        _check_squares(points, unit, "X")
-        return points, unit
+    def _exact_device(self):
+        """Return the device if it computes in float64, else the CPU."""
+        device = resolve_device(self.device)
+        return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
     @property
     def _n_features_out(self):
@@ -351,26 +410,43 @@ class FaissKMeans(
         return tags
 
 
-def _choose_unit(points: np.ndarray) -> np.float32:
-    """Return the power of two to divide points by, so that squares do not underflow.
+def _inertia(points: np.ndarray, centers: np.ndarray, labels: np.ndarray) -> float:
+    """Return the sum of the squared distances of rows to their centers.
 
-    It is 1 unless all values are below 2**-30.
+    Products of float32, from which the nearest centers are found, give distances that
+    are inexact where clusters are small and far apart. Differences are exact.
     """
-    exponent = np.frexp(max(points.max(), -points.min()))[1]
-    return np.float32(2.0 ** max(exponent, -100) if exponent < -30 else 1)
+    total = 0.0
+    for rows in batches_of(points):
+        differences = points[rows] - centers[labels[rows]]
+        total += float(np.einsum("ij,ij->", differences, differences))
+    return total
 
 
-def _check_squares(rows: np.ndarray, unit: np.float32, name: str) -> None:
-    """Raise ValueError naming the first row whose squares float32 cannot hold."""
+def _scale(
+    values: np.ndarray, coordinates: Coordinates, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates of rows, float32 (n, d), and their squared lengths (n,).
+
+    Raises
+    ------
+    ValueError
+        If float32 cannot hold the squares of a row. The error names the first one.
+    """
+    rows = coordinates.to_float32(values)
     with np.errstate(over="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows)
     bad = np.flatnonzero(~(squares < np.finfo(np.float32).max / 8))
     if bad.size:
         is_nan = np.isnan(rows[bad[0]]).any()
         problem = "NaN" if is_nan else "infinity or a value too large"
-        limit = f"{1e18 * unit:.0e}".replace("+", "")
+        limit = f"{1e18 * coordinates.unit:.0e}".replace("+", "")
+        place = ""
+        if coordinates.origin.any():
+            place = ", measured from the median of each column of the rows in fit"
         raise ValueError(
             f"Input {name} contains {problem} in row {bad[0]} ({bad.size} such rows). "
-            f"Distances in float32 need finite values below about {limit}. Remove or "
-            f"impute these rows, or scale {name}."
+            f"Distances in float32 need finite values below about {limit}{place}. "
+            f"Remove or impute these rows, or scale {name}."
         )
+    return rows, squares

@@ -65,6 +65,8 @@ class KMeansOptions:
     device : torch.device
     verbose : int
         Print one line per run if larger than 0.
+    cure : str
+        Way to ask for fewer clusters, which the error about empty clusters names.
     """
 
     init: str | np.ndarray = "k-means++"
@@ -76,6 +78,7 @@ class KMeansOptions:
     backend: str = "faiss"
     device: torch.device = CPU
     verbose: int = 0
+    cure: str = "Lower n_clusters"
 
 
 def kmeans(
@@ -127,7 +130,13 @@ def _run_lloyd(
     """Run k-means once, from new starts to repaired clusters."""
     processes = points.processes
     centers = _initial_centers(points, n_clusters, options, search, rng)
-    policy = EmptyClusterPolicy(points, options.empty_clusters, options.spherical, rng)
+    policy = EmptyClusterPolicy(
+        points,
+        options.empty_clusters,
+        spherical=options.spherical,
+        rng=rng,
+        cure=options.cure,
+    )
 
     shift, n_iter = np.inf, 0
     while n_iter < options.max_iter and shift > max_shift:

@@ -181,7 +181,7 @@ def _shift_origin(centers: np.ndarray, spherical: bool) -> np.ndarray:
 
     It is zero unless the centers lie close together and far from zero.
     """
-    mean = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = centers.mean(axis=0, dtype=np.float64).astype(centers.dtype)
     spread = np.square(centers - mean).sum(axis=1).mean()
     is_far = not spherical and float(mean @ mean) > MAX_OFFSET * float(spread)
     return mean if is_far else np.zeros_like(mean)

@@ -1,5 +1,6 @@
 """Pseudo-labels for training: clusters of features or pixels."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,7 @@ from sklearn.utils import gen_batches
 
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
+from .._utils.messages import warn
 from .empty_clusters import distinct_rows
 from .graph import spectral_embedding
 from .kmeans import Clusters, KMeansOptions, kmeans
@@ -86,6 +88,8 @@ class Clusterer:
     finds_n_clusters : bool
         Whether the merge chooses the number of final clusters. Then `n_clusters` is
         about the largest number that it can find.
+    reported : set
+        Warnings of an estimator as `method` that have been passed on in this fit.
     """
 
     n_clusters: int
@@ -97,6 +101,7 @@ class Clusterer:
     method: str | ClusterMixin = "kmeans"
     kmeans_options: KMeansOptions = field(default_factory=KMeansOptions)
     finds_n_clusters: bool = False
+    reported: set = field(default_factory=set, compare=False)
 
     @property
     def labels_are_final(self) -> bool:
@@ -248,7 +253,13 @@ class Clusterer:
             )
         else:
             labels = processes.run_on_first(
-                lambda: run_user_clusterer(self.method, all_points, n_clusters, seed)
+                lambda: run_user_clusterer(
+                    self.method,
+                    all_points,
+                    n_clusters=n_clusters,
+                    seed=seed,
+                    reported=self.reported,
+                )
             )
         zeros = np.zeros((int(labels.max()) + 1, all_points.shape[1]), np.float32)
         centers = cluster_means(all_points, labels, zeros)
@@ -306,13 +317,19 @@ class Clusterer:
 
 
 def run_user_clusterer(
-    clusterer: ClusterMixin, points: np.ndarray, n_clusters: int, seed: int
+    clusterer: ClusterMixin,
+    points: np.ndarray,
+    n_clusters: int,
+    seed: int,
+    reported: set,
 ) -> np.ndarray:
     """Cluster points by a copy of an estimator with `fit_predict`.
 
     The copy gets the number of clusters, unless its parameter for the number is None,
     and a seed, unless it has one. Outliers, which have negative labels, are assigned to
-    the nearest cluster mean.
+    the nearest cluster mean. Each warning of the estimator is passed on once in a fit,
+    with its name: the estimator runs in each round, and its warnings name parameters of
+    its own.
 
     Returns
     -------
@@ -330,8 +347,17 @@ def run_user_clusterer(
     new_params = dict.fromkeys(sizes[:1], n_clusters)
     if params.get("random_state", seed) is None:
         new_params["random_state"] = seed
-    labels = np.asarray(model.set_params(**new_params).fit_predict(points))
     name = type(clusterer).__name__
+    with warnings.catch_warnings(record=True) as caught:
+        # It would name the number of pseudo-labels as n_clusters. The fit warns itself.
+        warnings.filterwarnings("ignore", "Number of distinct clusters")
+        labels = np.asarray(model.set_params(**new_params).fit_predict(points))
+    for warning in caught:
+        # Numbers in the message differ between rounds.
+        place = warning.category, warning.filename, warning.lineno
+        if place not in reported:
+            reported.add(place)
+            warn(f"clusterer={name} warns: {warning.message}", warning.category)
     if labels.shape != (len(points),) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"clusterer={name} must return an integer label for each of the "

@@ -32,10 +32,10 @@ def cluster_sums(points: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.
 
 
 def divide_sums(sums: np.ndarray, sizes: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Return cluster means, float32 (k, d). Empty clusters keep their center."""
+    """Return cluster means of the type of the centers. Empty clusters keep theirs."""
     counts = sizes[:, None]
     means = np.where(counts > 0, sums / np.maximum(counts, 1), centers)
-    return means.astype(np.float32)
+    return means.astype(centers.dtype)
 
 
 def cluster_means(

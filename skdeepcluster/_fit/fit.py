@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .._clustering.cluster_model import ClusterModel, fit_cluster_model
 from .._clustering.merging import ChangedImages, MergeInput
 from .._clustering.pseudo_labels import PseudoLabels
+from .._inputs.class_labels import UNKNOWN_CLASS
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
 from .._training.network import (
@@ -31,7 +32,7 @@ from .progress import progress_bar
 from .recipe import Parameters, describe_choices, resolve_recipe
 from .reporting import format_round, mean_nmi
 from .state import FitState, Recipe, Round
-from .symptoms import round_symptoms
+from .symptoms import describe_repeats, round_symptoms
 
 # Number of images that the mean and scale of the standardization are computed from.
 STATISTICS_ROWS = 10_000
@@ -51,8 +52,8 @@ class FitResult:
         Attribute `recipe_` of the estimator.
     history : list of dict
         Attribute `history_` of the estimator.
-    inertia : float
-        Objective of the last k-means.
+    n_reported : int or None
+        Number of distinct points, if the fit has warned that there are few.
     features : Sharded array of shape (n, d), float32
     cluster_model : ClusterModel
         Predicts the cluster of features.
@@ -62,7 +63,7 @@ class FitResult:
     recipe: Recipe
     choices: dict
     history: list[dict]
-    inertia: float
+    n_reported: int | None
     features: Sharded
     cluster_model: ClusterModel
 
@@ -109,6 +110,7 @@ class Fit:
         self.previous_network = previous_network
         self.previous_history = previous_history
         self.reported_symptoms: set[str] = set()
+        self.n_reported: int | None = None
         self.has_checkpoints = parameters.checkpoint_dir is not None
         identity: dict = {}
         if self.has_checkpoints or processes.size > 1:
@@ -138,7 +140,8 @@ class Fit:
         Parameters
         ----------
         y : ndarray or None
-            Classes, to record their NMI with the pseudo-labels.
+            Class of each image, to record their NMI with the pseudo-labels. -1 is an
+            unknown class.
         callback_runner : CallbackRunner
         make_estimator : callable
             Function from a result to a fitted estimator, for callbacks.
@@ -155,12 +158,20 @@ class Fit:
             # Problems of the rounds in the checkpoint have been reported already.
             saved_state = None if saved is None else saved["fit"]
             if saved_state is not None and saved_state["history"]:
-                symptoms = round_symptoms(saved_state["history"], len(self.source))
+                symptoms = round_symptoms(
+                    saved_state["history"], len(self.source), self.parameters
+                )
                 self.reported_symptoms = set(symptoms)
+            if saved_state is not None:
+                n_labels = int(saved_state["labels"].max()) + 1
+                if describe_repeats(n_labels, self.parameters) is not None:
+                    self.n_reported = n_labels
             for state, finished in run_rounds(
                 setup, self.previous_history, saved_state
             ):
                 if finished is None:
+                    if state.training is None:
+                        self._warn_of_repeats(state.labels)
                     show_progress(len(state.history) + 1, state)
                     if self.has_checkpoints and self._is_checkpoint_due():
                         self._write_checkpoint(setup, state)
@@ -170,6 +181,9 @@ class Fit:
                 if verbose:
                     print(format_round(finished.record, n_remaining), flush=True)
                 self._warn_of_symptoms(state.history)
+                if "giant" not in self.reported_symptoms:
+                    labels = finished.pseudo_labels.labels
+                    self._warn_of_repeats(labels, len(state.history))
                 wants_stop = self._run_callbacks(
                     setup, state, finished, callback_runner, make_estimator
                 )
@@ -222,22 +236,35 @@ class Fit:
         """Return the clusters of the features of a network that is not trained."""
         features = read_features(setup)
         pseudo_labels = cluster(setup, features, 0)
+        self._warn_of_repeats(pseudo_labels.labels)
         return self._make_result(setup, [], setup.network, features, pseudo_labels, [])
 
     def _record_classes(self, finished: Round, y: np.ndarray | None) -> None:
         """Add the NMI between pseudo-labels and classes to the record of a round."""
-        if y is not None:
-            labels = finished.pseudo_labels.labels
-            nmi = mean_nmi(np.broadcast_to(y, labels.shape), labels)
+        if y is None:
+            return
+        labels = finished.pseudo_labels.labels
+        is_known = y != UNKNOWN_CLASS
+        if is_known.any():
+            labels = labels[:, is_known]
+            nmi = mean_nmi(np.broadcast_to(y[is_known], labels.shape), labels)
             finished.record["nmi_y"] = nmi
 
     def _warn_of_symptoms(self, history: list[dict]) -> None:
         """Warn about problems that the rounds show, once for each problem."""
-        symptoms = round_symptoms(history, len(self.source))
+        symptoms = round_symptoms(history, len(self.source), self.parameters)
         for name, message in symptoms.items():
             if name not in self.reported_symptoms:
                 warn(message, ConvergenceWarning)
         self.reported_symptoms |= symptoms.keys()
+
+    def _warn_of_repeats(self, labels: np.ndarray, round_number: int = 0) -> None:
+        """Warn once if there are fewer distinct points than clusters to be found."""
+        n_found = int(labels.max()) + 1
+        message = describe_repeats(n_found, self.parameters, round_number)
+        if message is not None and self.n_reported is None:
+            warn(message, ConvergenceWarning)
+            self.n_reported = n_found
 
     def _run_callbacks(
         self,
@@ -334,7 +361,7 @@ class Fit:
                 network.setup,
             ),
             history=list(history),
-            inertia=sum(clusters.inertia for clusters in pseudo_labels.clusters),
+            n_reported=self.n_reported,
             features=features,
             cluster_model=cluster_model,
         )

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from .._training.features import extract_features
 from .._utils.distributed import Sharded
@@ -41,9 +42,12 @@ def read_features(setup: FitSetup) -> Sharded:
     with np.errstate(invalid="ignore"):
         total = float(setup.processes.sum(features.sum(dtype=float)))
     if not np.isfinite(total):
+        cure = "Check its weights"
+        if setup.recipe.compute.dtype != torch.float32:
+            cure += ", or set precision='float32'"
         raise ValueError(
             "The network returns features that are NaN or infinite for some images. "
-            "Check its weights, or set precision='float32'."
+            f"{cure}."
         )
     return setup.points
 

@@ -492,5 +492,6 @@ def check_finite_training(
     if not np.isfinite(value):
         raise ValueError(
             f"The {name} is {value} in round {round_number}: training diverged. Lower "
-            f"learning_rate={recipe.learning_rate}, for example to a tenth."
+            f"learning_rate, for example to a tenth: learning_rate="
+            f"{recipe.learning_rate / 10:g}."
         )

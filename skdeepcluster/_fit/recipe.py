@@ -173,7 +173,7 @@ def resolve_recipe(
     if precision == "auto" and not is_image:
         # Products of rows are small: bfloat16 would cost accuracy and save nothing.
         precision = "float32"
-    method, kmeans_options = resolve_clusterer(parameters, device)
+    method, kmeans_options = resolve_clusterer(parameters, device, n_pseudo_labels)
     clusterer = Clusterer(
         n_clusters=n_clusters,
         finds_n_clusters=parameters.n_clusters == "auto",
@@ -385,6 +385,7 @@ def resolve_n_clusters(parameters: Parameters, n: int) -> int:
     """Return the number of clusters, or about the largest number that may be found."""
     n_clusters = parameters.n_clusters
     if isinstance(n_clusters, str):
+        _check_n_pseudo_labels(parameters, 1, n)
         n_clusters = max(2, min(MAX_AUTO_CLUSTERS, n // IMAGES_PER_AUTO_CLUSTER))
         # Pseudo-labels are merged into clusters, so that there cannot be fewer of them.
         if not isinstance(parameters.n_pseudo_labels, str):
@@ -407,17 +408,31 @@ def resolve_n_pseudo_labels(
         max_labels = PSEUDO_LABELS_PER_CLUSTER * n_clusters
         value = max(n_clusters, min(max_labels, n // IMAGES_PER_PSEUDO_LABEL))
     numbers = (value,) if isinstance(value, Integral) else tuple(value)
+    _check_n_pseudo_labels(parameters, n_clusters, n)
+    return tuple(map(int, numbers))
+
+
+def _check_n_pseudo_labels(parameters: Parameters, minimum: int, n: int) -> None:
+    """Raise ValueError if a number of pseudo-labels is smaller than the minimum.
+
+    The minimum is the number of clusters, if the user has set it.
+    """
+    value = parameters.n_pseudo_labels
+    if isinstance(value, str):
+        return
+    numbers = (value,) if isinstance(value, Integral) else tuple(value)
+    if not numbers:
+        raise ValueError("n_pseudo_labels is empty. Pass at least one number.")
     # Pseudo-labels are merged into clusters, so that there cannot be fewer of them.
     for k in numbers:
-        if not isinstance(k, Integral) or not n_clusters <= int(k) <= n:
+        if not isinstance(k, Integral) or not minimum <= int(k) <= n:
+            is_set = not isinstance(parameters.n_clusters, str)
+            lower = f"n_clusters={minimum}" if is_set else "1"
             raise ValueError(
-                f"n_pseudo_labels={k} should lie between n_clusters={n_clusters} and "
+                f"n_pseudo_labels={k} should be a number between {lower} and "
                 f"n_samples={n}, since pseudo-labels are merged into clusters. Change "
                 "it, or set it to 'auto'."
             )
-    if not numbers:
-        raise ValueError("n_pseudo_labels is empty. Pass at least one number.")
-    return tuple(map(int, numbers))
 
 
 def resolve_n_crops(parameters: Parameters) -> tuple[int, int]:
@@ -474,8 +489,20 @@ def resolve_augment(
     return None
 
 
+def _describe_fewer_labels(
+    parameters: Parameters, n_pseudo_labels: tuple[int, ...]
+) -> str:
+    """Return the way to ask for fewer pseudo-labels, by the parameter that was set."""
+    if not isinstance(parameters.n_pseudo_labels, str):
+        return "Lower n_pseudo_labels"
+    (k,) = n_pseudo_labels
+    if parameters.n_clusters == k:
+        return "Lower n_clusters"
+    return f"Set n_pseudo_labels to less than {k}, the choice of 'auto'"
+
+
 def resolve_clusterer(
-    parameters: Parameters, device: torch.device
+    parameters: Parameters, device: torch.device, n_pseudo_labels: tuple[int, ...]
 ) -> tuple[str | ClusterMixin, KMeansOptions]:
     """Return the clustering method and the options of k-means."""
     clusterer = parameters.clusterer
@@ -488,6 +515,7 @@ def resolve_clusterer(
         empty_clusters=parameters.empty_clusters,
         backend=resolve_kmeans_backend("auto", device),
         device=device,
+        cure=_describe_fewer_labels(parameters, n_pseudo_labels),
     )
     # FaissKMeans runs on points that are spread over processes, and its centers can
     # assign new images. Any other estimator needs all points in one process.

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from sklearn.utils.multiclass import type_of_target
 
 from .._utils.device import count_threads
 from .._utils.messages import warn
@@ -21,6 +20,7 @@ from .arrays import (
     read_rows,
 )
 from .cache import cache_decoded
+from .class_labels import encode_classes, read_classes
 from .collection import ImageCollection, find_images
 from .common_format import find_common_format
 from .decoding import PIL_CHANNELS
@@ -476,13 +476,38 @@ def _count_workers(n_jobs: int | None, collection: ImageCollection) -> int:
 
 
 def check_class_labels(y, n: int) -> np.ndarray | None:
-    """Return y if it holds one class for each of `n` images, otherwise None."""
+    """Return the classes of images as integers, or None if y holds no classes.
+
+    Parameters
+    ----------
+    y : array-like or None
+        One class for each image. NaN, None, NA and masked entries are unknown classes.
+    n : int
+        Number of images.
+
+    Returns
+    -------
+    codes : ndarray of shape (n,), int64, or None
+        -1 for unknown classes.
+
+    Raises
+    ------
+    ValueError
+        If y does not have `n` entries.
+    """
     if y is None:
         return None
-    y = np.asarray(y)
-    if y.shape[:1] != (n,):
+    values, is_unknown = read_classes(y)
+    if values.shape[:1] != (n,):
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: X has {n}, "
-            f"y has shape {y.shape}. Pass one entry for each image, or no y."
+            f"y has shape {values.shape}. Pass one entry for each image, or no y."
         )
-    return y if y.ndim == 1 and type_of_target(y) in ("binary", "multiclass") else None
+    if values.ndim > 1:
+        warn(
+            f"y has shape {values.shape}, and is ignored: it should hold one class for "
+            f"each image, of shape ({n},). Pass y.argmax(axis=1) if each row marks one "
+            "class."
+        )
+        return None
+    return encode_classes(values, is_unknown)

@@ -87,7 +87,6 @@ def test_plus_plus_repeats_starts_if_distinct_rows_run_out():
     spherical=st.booleans(),
     seed=st.integers(0, 2**31 - 1),
 )
-@pytest.mark.filterwarnings("ignore:Number of distinct points")
 def test_labels_are_nearest_centers(backend, rows, n_clusters, spherical, seed):
     result = run_kmeans(
         rows, n_clusters, seed=seed, max_iter=5, spherical=spherical, backend=backend

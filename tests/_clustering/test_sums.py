@@ -1,6 +1,7 @@
 """Sizes, sums and means of clusters."""
 
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepcluster._clustering.sums import (
@@ -25,10 +26,11 @@ def test_cluster_sums_add_up_points():
     assert_array_equal(sums, [[14, 17], [0, 0], [16, 19]])
 
 
-def test_divide_sums_keeps_centers_of_empty_clusters():
-    sums, centers = np.array([[6.0, 9.0], [0.0, 0.0]]), np.full((2, 2), 7.0)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_divide_sums_keeps_centers_of_empty_clusters(dtype):
+    sums, centers = np.array([[6.0, 9.0], [0.0, 0.0]]), np.full((2, 2), 7, dtype)
     means = divide_sums(sums, np.array([3, 0]), centers)
-    assert means.dtype == np.float32
+    assert means.dtype == dtype
     assert_array_equal(means, [[2, 3], [7, 7]])
 
 
