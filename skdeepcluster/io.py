@@ -18,7 +18,7 @@ from ._estimator import DeepClusterEstimator
 from ._inputs.decoding import ImageFormat, decode
 from ._inputs.read import NO_CLUSTER, InputData, read_input
 from ._utils.distributed import get_processes
-from ._utils.files import write_atomically
+from ._utils.files import EXPORT_MARK, EXPORT_TEXT, write_atomically
 from ._utils.hashing import hash_content
 from ._utils.optional import import_optional
 
@@ -312,6 +312,7 @@ def export_clusters(
     try:
         # mkdtemp makes a directory that only its owner can read.
         temporary.chmod(0o755)
+        (temporary / EXPORT_MARK).write_text(EXPORT_TEXT, encoding="utf-8")
         _write_page(temporary, rows_by_cluster, paths, mode, cluster_names)
         _write_csv(temporary, rows_by_cluster, paths, cluster_names)
         temporary.rename(directory)

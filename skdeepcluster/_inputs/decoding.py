@@ -8,6 +8,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .arrays import MAX_ABS_VALUE
+from .file_formats import open_image
 
 # PIL modes of gray images.
 GRAY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F", "LA", "La")
@@ -102,7 +103,7 @@ def read_format(image) -> ImageFormat:
     """
     image = _drop_label(image)
     if isinstance(image, str | os.PathLike):
-        with Image.open(image) as pil_image:
+        with open_image(image) as pil_image:
             return _read_pil_format(pil_image)
     if isinstance(image, Image.Image):
         return _read_pil_format(image)
@@ -140,7 +141,7 @@ def decode(image, image_format: ImageFormat) -> np.ndarray:
     """
     image = _drop_label(image)
     if isinstance(image, str | os.PathLike):
-        with Image.open(image) as file:
+        with open_image(image) as file:
             # JPEG decodes large images much faster at a fraction of their size. Given
             # weights expect pixels that are scaled as in their training. At twice the
             # target size or more, hardly any pixel differs from a full decoding.

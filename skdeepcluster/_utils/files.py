@@ -6,6 +6,14 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+# Hidden file in each directory that `io.export_clusters` writes, and its content. A fit
+# on a folder leaves out the subfolders that hold the file.
+EXPORT_MARK = ".skdeepcluster-export"
+EXPORT_TEXT = (
+    "skdeepcluster.io.export_clusters wrote this folder. The images of a folder around "
+    "it are read without the images in it.\n"
+)
+
 
 def make_folder(path: str | os.PathLike, name: str) -> Path:
     """Return a folder, and make it if it does not exist.
