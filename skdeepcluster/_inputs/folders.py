@@ -67,7 +67,8 @@ AMBIGUOUS_FOLDER = re.compile(
 )
 
 # Files and folders of an export, besides the folders of its clusters.
-EXPORT_FILES = ("index.html", "clusters.csv", "thumbnails")
+EXPORT_FILES = ("index.html", "clusters.csv")
+EXPORT_THUMBNAILS = "thumbnails"
 
 # Errors of text that is the path of nothing. All others are errors of a folder.
 NO_PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
@@ -93,8 +94,8 @@ class FolderContent:
         Paths of the image files.
     endings : Counter of str
         Number of other files for each ending, without the system's files.
-    errors : list of OSError
-        Cause for each folder that cannot be listed, with its path as `filename`.
+    unlisted : dict of str to str
+        Cause for the path of each folder that cannot be listed.
     ambiguous : list of str
         Folders with images that are left out, though the user may have made them.
     skipped : list of str
@@ -103,7 +104,7 @@ class FolderContent:
 
     images: list[str] = field(default_factory=list)
     endings: Counter[str] = field(default_factory=Counter)
-    errors: list[OSError] = field(default_factory=list)
+    unlisted: dict[str, str] = field(default_factory=dict)
     ambiguous: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -128,9 +129,19 @@ def list_image_files(folder: str | os.PathLike, on_error: str = "raise") -> list
         If the folder cannot be read, or holds no images.
     """
     _check_is_folder(folder)
-    content = _walk(str(Path(folder)))
-    if content.errors and (on_error != "skip" or _is_root(content.errors[0], folder)):
-        raise _to_error(content.errors, folder)
+    root = str(Path(folder))
+    content = _walk(root)
+    if root in content.unlisted:
+        raise _to_error(folder, content.unlisted[root])
+    if content.unlisted and on_error != "skip":
+        path = min(content.unlisted)
+        n = len(content.unlisted)
+        count = f" ({n:,} such folders)" if n > 1 else ""
+        raise ValueError(
+            f"X={os.fspath(folder)!r} holds a folder that cannot be listed: {path!r}: "
+            f"{content.unlisted[path]}{count}. Allow this process to read it, remove "
+            "it, or set on_error='skip'."
+        )
     reports = _describe_left_out(content, folder)
     if not content.images:
         raise ValueError(
@@ -162,7 +173,7 @@ def _check_is_folder(folder: str | os.PathLike) -> None:
         os.stat(folder)
     except OSError as error:
         if error.errno not in NO_PATH_ERRORS:
-            raise _to_error([error], folder) from error
+            raise _to_error(folder, _describe_cause(error)) from error
     # A null character cannot be part of a path.
     except ValueError:
         pass
@@ -195,7 +206,7 @@ def _walk(root: str) -> FolderContent:
             with os.scandir(folder) as iterator:
                 entries = list(iterator)
         except OSError as error:
-            content.errors.append(_add_path(error, folder))
+            content.unlisted[folder] = _describe_cause(error)
             continue
         is_export = any(entry.name == EXPORT_MARK for entry in entries)
         if is_link and (is_export or _lies_in_export(real_path, real_root)):
@@ -207,14 +218,17 @@ def _walk(root: str) -> FolderContent:
             content.skipped.append(folder)
             continue
         for entry in entries:
-            if not (is_export and entry.name in EXPORT_FILES):
-                subfolder = _add_entry(entry, content, endings)
-                if subfolder and entry.is_symlink():
-                    heapq.heappush(links, subfolder)
-                elif subfolder:
-                    folders.append(subfolder)
+            if is_export and entry.name == EXPORT_THUMBNAILS:
+                content.skipped.append(entry.path)
+                continue
+            if is_export and entry.name in EXPORT_FILES:
+                continue
+            subfolder = _add_entry(entry, content, endings)
+            if subfolder and entry.is_symlink():
+                heapq.heappush(links, subfolder)
+            elif subfolder:
+                folders.append(subfolder)
     # The order of the entries of a folder depends on the file system.
-    content.errors.sort(key=lambda error: error.filename)
     content.ambiguous.sort()
     content.skipped.sort()
     return content
@@ -256,7 +270,7 @@ def _add_entry(
     elif name.endswith(endings):
         content.images.append(entry.path)
     elif broken_link is not None and _may_be_folder(entry):
-        content.errors.append(_add_path(broken_link, entry.path))
+        content.unlisted[entry.path] = _describe_cause(broken_link)
     else:
         content.endings[_find_ending(name)] += 1
     return None
@@ -298,30 +312,16 @@ def _may_be_folder(link: os.DirEntry) -> bool:
     return not any(os.path.splitext(name)[1] for name in names)
 
 
-def _add_path(error: OSError, path: str) -> OSError:
-    """Return an error with the path of the folder that cannot be listed."""
-    error.filename = path
-    return error
+def _describe_cause(error: OSError) -> str:
+    """Return why a folder cannot be listed."""
+    return error.strerror or str(error) or type(error).__name__
 
 
-def _is_root(error: OSError, folder: str | os.PathLike) -> bool:
-    """Return whether the folder itself cannot be listed."""
-    return error.filename == str(Path(folder))
-
-
-def _to_error(errors: list[OSError], folder: str | os.PathLike) -> ValueError:
-    """Return an error that names the first folder that cannot be listed."""
-    cause = errors[0].strerror or str(errors[0])
-    if errors[0].filename in (folder, str(Path(folder))):
-        return ValueError(
-            f"X={os.fspath(folder)!r} cannot be listed: {cause}. Allow this process to "
-            "read the folder."
-        )
-    count = f" ({len(errors):,} such folders)" if len(errors) > 1 else ""
+def _to_error(folder: str | os.PathLike, cause: str) -> ValueError:
+    """Return the error for a folder X that cannot be listed itself."""
     return ValueError(
-        f"X={os.fspath(folder)!r} holds a folder that cannot be listed: "
-        f"{errors[0].filename!r}: {cause}{count}. Allow this process to read "
-        "it, remove it, or set on_error='skip'."
+        f"X={os.fspath(folder)!r} cannot be listed: {cause}. Allow this process to "
+        "read the folder."
     )
 
 
@@ -330,12 +330,12 @@ def _describe_left_out(content: FolderContent, folder: str | os.PathLike) -> lis
     reports = []
     if content.endings:
         reports.append(_describe_endings(content.endings, len(content.images)))
-    if content.errors:
-        n = len(content.errors)
-        error = content.errors[0]
+    if content.unlisted:
+        n = len(content.unlisted)
+        path = min(content.unlisted)
         reports.append(
             f"{_count(n, 'folder')} in X cannot be listed and {_be(n)} skipped. The "
-            f"first is {error.filename!r}: {error.strerror or error}."
+            f"first is {path!r}: {content.unlisted[path]}."
         )
     if content.ambiguous:
         n = len(content.ambiguous)
