@@ -110,7 +110,7 @@ def list_endings() -> tuple[str, ...]:
     }
     formats = {*FORMATS, *_list_plugin_formats()}
     endings |= {
-        ending.lower()
+        ending
         for ending, image_format in Image.EXTENSION.items()
         # An empty ending, or one without a dot, would take any name.
         if image_format.upper() in formats and len(ending) > 1 and ending[0] == "."
