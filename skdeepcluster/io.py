@@ -24,6 +24,8 @@ from ._inputs.image_format import ImageFormat
 from ._inputs.read import NO_CLUSTER, InputData, read_input
 from ._utils.distributed import get_processes
 from ._utils.files import (
+    EXPORT_MARK,
+    EXPORT_TEXT,
     MAX_NAME_BYTES,
     escape_path,
     shorten_name,
@@ -348,6 +350,7 @@ def export_clusters(
     _check_regular_files([paths[row] for row in np.flatnonzero(labels != NO_CLUSTER)])
     rows_by_cluster = _sort_rows(labels, embeddings)
     with _make_directory(directory) as temporary:
+        (temporary / EXPORT_MARK).write_text(EXPORT_TEXT, encoding="utf-8")
         _write_page(temporary, rows_by_cluster, paths, mode, cluster_names)
         _write_csv(temporary, rows_by_cluster, paths, cluster_names)
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,27 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .folders import list_image_files
 from .headers import drop_label
-
-# Endings of image files. PIL registers more endings, such as .h5 and .mpeg, of files
-# that it cannot read by itself.
-ENDINGS = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".jp2",
-    ".png",
-    ".webp",
-    ".gif",
-    ".avif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".tga",
-    ".pbm",
-    ".pgm",
-    ".ppm",
-)
 
 
 @dataclass(frozen=True)
@@ -61,8 +41,14 @@ class ImageCollection:
         return len(self.sequence)
 
 
-def find_images(X) -> ImageCollection | None:
+def find_images(X, on_error: str = "raise") -> ImageCollection | None:
     """Return the collection of images in X, or None if X is an array or a table.
+
+    Parameters
+    ----------
+    X : any
+    on_error : {"raise", "skip"}, default="raise"
+        Whether a folder that cannot be listed is an error.
 
     Raises
     ------
@@ -73,7 +59,7 @@ def find_images(X) -> ImageCollection | None:
     if isinstance(X, Dataset):
         return ImageCollection(X, is_dataset=True)
     if isinstance(X, str | os.PathLike):
-        paths = _list_image_files(X)
+        paths = _as_array(list_image_files(X, on_error))
         return ImageCollection(paths, paths)
     sequence = _as_sequence(X)
     if sequence is None:
@@ -180,38 +166,3 @@ def _is_image(value) -> bool:
 def _differ_in_shape(arrays: Sequence) -> bool:
     """Return whether arrays cannot be stacked."""
     return len({getattr(array, "shape", None) for array in arrays}) > 1
-
-
-def _list_image_files(folder: str | os.PathLike) -> np.ndarray:
-    """Return the sorted paths of all image files in a folder and its subfolders."""
-    if os.path.isfile(folder):
-        raise ValueError(
-            f"X={os.fspath(folder)!r} is a file, not a folder. If it is an image, pass "
-            "[X]. Read files of other types, and pass the arrays in them."
-        )
-    if not os.path.isdir(folder):
-        raise ValueError(
-            f"X={os.fspath(folder)!r} is not a folder, relative to {os.getcwd()}. Pass "
-            "the path of a folder of images or of a .npy file, or a list of paths. "
-            "Patterns, ~ and URLs are not expanded."
-        )
-    paths: list[str] = []
-    visited: set[str] = set()
-    for current, subfolders, names in os.walk(Path(folder), followlinks=True):
-        real_path = os.path.realpath(current)
-        # A link to a parent folder would make an endless walk.
-        if real_path in visited:
-            subfolders.clear()
-            continue
-        visited.add(real_path)
-        paths += [
-            os.path.join(current, name)
-            for name in names
-            if name.lower().endswith(ENDINGS) and name[0] != "."
-        ]
-    if not paths:
-        raise ValueError(
-            f"X={os.fspath(folder)!r} holds no images: no file in it or its subfolders "
-            "has an ending such as .jpg or .png. Pass a folder of image files."
-        )
-    return _as_array(sorted(paths))

@@ -150,7 +150,7 @@ def read_input(
     """
     if isinstance(X, str | os.PathLike) and os.fspath(X).endswith(".npy"):
         X = _open_array(X)
-    collection = None if is_table(X) else find_images(X)
+    collection = None if is_table(X) else find_images(X, spec.on_error)
     if collection is None:
         values = X if is_table(X) else as_array(X)
         # A 0-D array is any other object. The error has to name the type of X.

@@ -13,6 +13,14 @@ TEMPORARY_NAME_BYTES = 48
 # A longer part after the last dot of a name is not a type of files.
 MAX_ENDING_BYTES = 32
 
+# Hidden file in each directory that `io.export_clusters` writes, and its content. A fit
+# on a folder leaves out the subfolders that hold the file.
+EXPORT_MARK = ".skdeepcluster-export"
+EXPORT_TEXT = (
+    "skdeepcluster.io.export_clusters wrote this folder. The images of a folder around "
+    "it are read without the images in it.\n"
+)
+
 
 def escape_path(path: str | os.PathLike) -> str:
     r"""Return a path, or a text that contains one, as valid Unicode for people.
