@@ -46,6 +46,10 @@ ROW_DTYPES = (np.float32, np.float64, np.uint8, np.float16)
 # Number of standard deviations from the mean that hardly any pixel lies beyond.
 MAX_DEVIATIONS = 100
 
+# Share of the values that are compared with the range in the fit. A broken pixel of a
+# camera is no sign of another unit.
+COMMON_QUANTILE = 0.999
+
 # Number of images with values that are compared with the range of values in the fit.
 RANGE_ROWS = 16
 
@@ -180,7 +184,8 @@ def read_input(
 
 def _check_range(source: Source, fitted: InputFormat) -> None:
     """Warn if the values seem to have another unit than the values of the fit."""
-    low, high = map(float, torch.aminmax(source.batch(slice(None)).float()))
+    values = source.batch(slice(None)).numpy()
+    low, high = float(values.min()), float(np.quantile(values, COMMON_QUANTILE))
     mean, scale = float(fitted.mean.max()), float(fitted.scale.max())
     # Values between 0 and 1 have a mean of at most 1 and a deviation of at most 0.5.
     is_smaller = 0 <= low < high <= 1 and (mean > 1 or scale > 0.5)

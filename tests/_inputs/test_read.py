@@ -142,9 +142,6 @@ def test_preprocessing_of_given_weights_is_a_part_of_the_format(tmp_path, resize
     assert torch.equal(again.source.batch(slice(3)), data.source.batch(slice(3)))
     with pytest.raises(ValueError, match=r"image_size.* at most 20 pixels"):
         read_input(tmp_path, replace(spec, image_size=21))
-    # Arrays are not resized, and may be larger.
-    arrays, _ = read_input(np.zeros((3, 30, 30)), replace(spec, image_size="auto"))
-    assert arrays.image_format.resize == resize
 
 
 def test_files_are_decoded_once(tmp_path, monkeypatch):
