@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from sklearn.base import ClusterMixin, clone
@@ -10,6 +11,7 @@ from sklearn.utils import gen_batches
 
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
+from .._utils.pages import row_blocks, take_rows
 from .empty_clusters import distinct_rows
 from .graph import spectral_embedding
 from .kmeans import Clusters, KMeansOptions, kmeans
@@ -22,8 +24,8 @@ from .whitening import Projection, principal_components
 GRAPH_ROWS = 20_000
 # Number of rows that k-means sees. Larger sets are sampled, then assigned completely.
 KMEANS_ROWS = 2**18
-# Number of rows that are assigned in one batch.
-ASSIGN_ROWS = 2**16
+# Number of rows whose points are computed, or assigned, in one batch.
+BLOCK_ROWS = 2**15
 # Number of principal components, at unit length, whose neighbors form the graph.
 GRAPH_COMPONENTS = 64
 # Scale of the pixels beside the unit rows of the first graph. Disconnected components
@@ -121,8 +123,8 @@ class Clusterer:
 
         def points_of(rows: Rows) -> np.ndarray:
             if embed is None:
-                return pixels.values[rows]
-            unit_pixels = normalize(pixels.values[rows])
+                return _read_rows(pixels.values, rows)
+            unit_pixels = normalize(_read_rows(pixels.values, rows))
             return np.hstack([PIXEL_SHARE * unit_pixels, embed(rows)])
 
         options = replace(self.kmeans_options, spherical=False)
@@ -143,7 +145,10 @@ class Clusterer:
         """
         if self.kmeans_options.spherical:
             clusters = self._cluster(
-                features.values.__getitem__, features, self.kmeans_options, seed
+                partial(_read_rows, features.values),
+                features,
+                self.kmeans_options,
+                seed,
             )
             return PseudoLabels(clusters)
         components = principal_components(features)
@@ -154,7 +159,7 @@ class Clusterer:
         embed = self._fit_graph(features, project_to_graph, seed)
 
         def points_of(rows: Rows) -> np.ndarray:
-            points = project(features.values[rows])
+            points = project(_read_rows(features.values, rows))
             return points if embed is None else np.hstack([points, embed(rows)])
 
         clusters = self._cluster(points_of, features, self.kmeans_options, seed)
@@ -177,7 +182,10 @@ class Clusterer:
         """
         if data.n_rows > KMEANS_ROWS:
             return self._cluster_sample(points_of, data, options, seed)
-        points = Sharded(points_of(slice(None)), data.shard)
+        points = data
+        # Points on the sphere are the data themselves, which are not copied.
+        if not options.spherical:
+            points = Sharded(_compute_points(points_of, data.values), data.shard)
         return [
             replace(clusters, labels=Sharded(clusters.labels, data.shard).gather())
             for clusters in self._cluster_points(points, options, seed)
@@ -193,12 +201,15 @@ class Clusterer:
         processes = data.processes
         rng = np.random.default_rng(seed)
         sample = rng.choice(data.n_rows, KMEANS_ROWS, replace=False, shuffle=False)
-        points = points_of(data.shard.locate(np.sort(sample))[1])
+        rows = data.shard.locate(np.sort(sample))[1]
+        points = _compute_points(points_of, data.values, rows)
         sampled = Sharded(points, processes.shard_from_sizes(len(points)))
         clusterings = self._cluster_points(sampled, options, seed)
         labels = np.empty((len(clusterings), len(data.shard)), np.int32)
         inertia = np.zeros(len(clusterings))
-        for batch in gen_batches(len(data.shard), ASSIGN_ROWS):
+        # The points of the sample are not needed any more.
+        del points, sampled
+        for batch in row_blocks(data.values, BLOCK_ROWS):
             points = points_of(batch)
             for i, clusters in enumerate(clusterings):
                 labels[i, batch], distances = assign(
@@ -252,11 +263,14 @@ class Clusterer:
             )
         zeros = np.zeros((int(labels.max()) + 1, all_points.shape[1]), np.float32)
         centers = cluster_means(all_points, labels, zeros)
-        distances = np.square(all_points - centers[labels], dtype=np.float64)
+        inertia = 0.0
+        for rows in gen_batches(len(all_points), BLOCK_ROWS):
+            offsets = all_points[rows] - centers[labels[rows]]
+            inertia += float(np.square(offsets, dtype=np.float64).sum())
         return Clusters(
             centers=centers,
             labels=labels[points.shard.rows],
-            inertia=float(distances.sum()),
+            inertia=inertia,
             n_iter=1,
             n_empty_before=0,
             n_empty_after=0,
@@ -294,7 +308,7 @@ class Clusterer:
             options = self.kmeans_options
             return lambda rows: embedding[
                 assign(
-                    project(data.values[rows]),
+                    project(_read_rows(data.values, rows)),
                     nodes,
                     backend=options.backend,
                     device=options.device,
@@ -303,6 +317,26 @@ class Clusterer:
         ordered = np.empty((len(rows), embedding.shape[1]), embedding.dtype)
         ordered[rows] = embedding[node_of_row]
         return ordered[data.shard.rows].__getitem__
+
+
+def _read_rows(values: np.ndarray, rows: Rows) -> np.ndarray:
+    """Return consecutive rows as a view, or a copy of single rows."""
+    return values[rows] if isinstance(rows, slice) else take_rows(values, rows)
+
+
+def _compute_points(
+    points_of: PointsOfRows, values: np.ndarray, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the points of single rows, or of all rows, computed in blocks."""
+    n = len(values) if rows is None else len(rows)
+    points = None
+    for block in row_blocks(values if rows is None else rows, BLOCK_ROWS):
+        computed = points_of(block if rows is None else rows[block])
+        if points is None:
+            points = np.empty((n, computed.shape[1]), computed.dtype)
+        points[block] = computed
+    assert points is not None  # there is at least one block
+    return points
 
 
 def run_user_clusterer(

@@ -7,6 +7,7 @@ import scipy.sparse
 import torch
 
 from .._utils.messages import warn
+from .._utils.pages import PageReleaser
 from .sources import ArraySource
 
 # Largest absolute value, about 1e30: sums of a batch of such values fit into float32.
@@ -143,10 +144,13 @@ def check_finite(source: ArraySource) -> None:
     """Raise ValueError for NaN, infinite and too large values, naming the row."""
     if source.values.dtype.kind != "f":
         return
+    releaser = PageReleaser(source.values)
     for rows in source.split(np.arange(len(source))):
+        block = slice(rows[0], rows[-1] + 1)
         # Values too large for float32 become infinite, and are found below.
         with np.errstate(over="ignore"):
-            batch = source.batch(slice(rows[0], rows[-1] + 1)).flatten(1)
+            batch = source.batch(block).flatten(1)
+        releaser.count(block)
         # Both are NaN if there is a NaN. Most data need this single pass only.
         low, high = torch.aminmax(batch)
         if low >= -MAX_ABS_VALUE and high <= MAX_ABS_VALUE:
@@ -165,6 +169,7 @@ def check_finite(source: ArraySource) -> None:
             f"Input X contains {problem} in row {rows[row]}. Remove that row, replace "
             "the value or scale X."
         )
+    releaser.release()
 
 
 def check_numeric(values: np.ndarray) -> None:
