@@ -223,10 +223,10 @@ class DeepClusterEstimator(
 
     cache_dir : str, path-like or None, default=None
         Folder for decoded images of files, which later fits of the same files find by a
-        hash of their contents, and for features above 1 GiB. A full folder raises an
-        OSError. With None, decoded images and features stay in memory up to 1 GiB each,
-        and larger data goes to temporary files; without room for these, images are
-        decoded in each pass. Set it to fit the same files repeatedly, or if the
+        hash of their contents, and for features above 128 MiB. A full folder raises an
+        OSError. With None, decoded images and features stay in memory up to 128 MiB
+        each, and larger data goes to temporary files; without room for these, images
+        are decoded in each pass. Set it to fit the same files repeatedly, or if the
         system's temporary folder is small.
 
     sobel : bool, default=False
@@ -751,7 +751,8 @@ class DeepClusterEstimator(
         Returns
         -------
         embedding : ndarray of shape (n, n_features_out), float32
-            Output of the network before its head. With `head_norm="batch"` each feature
+            Output of the network before its head. Above 128 MiB it lies in a temporary
+            file, which is gone with the array. With `head_norm="batch"` each feature
             has about zero mean and unit variance over the training images.
         """
         check_is_fitted(self)

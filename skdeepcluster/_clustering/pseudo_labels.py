@@ -9,9 +9,10 @@ from sklearn.base import ClusterMixin, clone
 from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 
+from .._utils.allocation import allocate_array, allocate_in_memory
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
-from .._utils.pages import row_blocks, take_rows
+from .._utils.pages import PageReleaser, row_blocks, take_rows
 from .empty_clusters import distinct_rows
 from .graph import spectral_embedding
 from .kmeans import Clusters, KMeansOptions, kmeans
@@ -25,7 +26,7 @@ GRAPH_ROWS = 20_000
 # Number of rows that k-means sees. Larger sets are sampled, then assigned completely.
 KMEANS_ROWS = 2**18
 # Number of rows whose points are computed, or assigned, in one batch.
-BLOCK_ROWS = 2**15
+BLOCK_ROWS = 2**14
 # Number of principal components, at unit length, whose neighbors form the graph.
 GRAPH_COMPONENTS = 64
 # Scale of the pixels beside the unit rows of the first graph. Disconnected components
@@ -33,6 +34,7 @@ GRAPH_COMPONENTS = 64
 PIXEL_SHARE = 0.1
 # Largest number of eigenvectors. Their cost grows with the square of their number.
 MAX_EIGENVECTORS = 100
+POINTS = "the points of k-means"
 MEMORY_REMEDY = "Lower n_pseudo_labels or n_components, or set n_neighbors=None."
 
 # Rows of this process, and a function that computes their points.
@@ -329,13 +331,24 @@ def _compute_points(
 ) -> np.ndarray:
     """Return the points of single rows, or of all rows, computed in blocks."""
     n = len(values) if rows is None else len(rows)
-    points = None
+    points: np.ndarray | None = None
     for block in row_blocks(values if rows is None else rows, BLOCK_ROWS):
         computed = points_of(block if rows is None else rows[block])
         if points is None:
-            points = np.empty((n, computed.shape[1]), computed.dtype)
+            points = _allocate_points((n, computed.shape[1]))
+            releaser = PageReleaser(points)
         points[block] = computed
+        releaser.count(block)
     assert points is not None  # there is at least one block
+    releaser.release()
+    return points
+
+
+def _allocate_points(shape: tuple[int, int]) -> np.ndarray:
+    """Return memory for the points of k-means, or a temporary file."""
+    points = allocate_array(shape, np.float32, None, purpose=POINTS)
+    if points is None:
+        return allocate_in_memory(shape, np.float32, POINTS, MEMORY_REMEDY)
     return points
 
 

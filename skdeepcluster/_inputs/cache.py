@@ -35,7 +35,7 @@ def cache_decoded(source: DecodedSource, cache_dir: str | os.PathLike | None) ->
 
     Files are decoded into a memory-mapped file in `cache_dir`. Its name is a hash of
     the contents of all files. Without `cache_dir`, and for images that are no files,
-    up to 256 MiB is in memory and more in an unnamed temporary file. If the disk has no
+    up to 128 MiB is in memory and more in an unnamed temporary file. If the disk has no
     room, images are decoded in each pass.
 
     Parameters

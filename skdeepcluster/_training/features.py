@@ -30,7 +30,7 @@ def allocate_features(
 ) -> np.ndarray:
     """Return an uninitialized float32 array for the features of images.
 
-    Up to 256 MiB is in memory. More is in an unnamed temporary file, in `cache_dir` or
+    Up to 128 MiB is in memory. More is in an unnamed temporary file, in `cache_dir` or
     the system's temporary folder, if the disk has room, and otherwise in memory.
 
     Raises

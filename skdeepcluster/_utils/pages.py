@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 # Size in bytes of the pages of a memory map after which they are released.
-RELEASED_BYTES = 2**26
+RELEASED_BYTES = 2**25
 
 # Size in bytes of the pages that come with a single row. The system reads neighboring
 # pages ahead.
