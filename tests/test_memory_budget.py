@@ -14,7 +14,10 @@ from skdeepcluster._training import features as features_module
 from skdeepcluster._utils import allocation, pages
 
 # Fits this short may warn about their symptoms.
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:The network was not trained:UserWarning"),
+]
 
 QUICK = {
     "n_clusters": 5,
@@ -23,7 +26,8 @@ QUICK = {
     "epochs_per_iter": 1,
     "random_state": 0,
 }
-MODULE = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU())
+# Modules with weights get images in color.
+MODULE = nn.Sequential(nn.Flatten(), nn.Linear(192, 24), nn.ReLU())
 PARAMETERS = {
     "defaults": {},
     "final labels": {"n_pseudo_labels": 5, "n_neighbors": None, "init": "features"},
@@ -35,7 +39,7 @@ PARAMETERS = {
 
 @pytest.fixture
 def images(digits_images):
-    return digits_images[0][:250]
+    return digits_images[0][:200]
 
 
 @pytest.fixture
