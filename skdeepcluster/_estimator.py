@@ -44,7 +44,7 @@ from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
 from ._inputs.sources import Source
 from ._inputs.spec import InputFormat, InputSpec
 from ._training.augment import Augment, mild_augment
-from ._training.features import extract_features
+from ._training.features import extract_features, map_features
 from ._training.network import BackboneSetup
 from ._training.pretrained import MAX_GIVEN_SIDE
 from ._utils.compute import Compute
@@ -223,10 +223,10 @@ class DeepClusterEstimator(
 
     cache_dir : str, path-like or None, default=None
         Folder for decoded images of files, which later fits of the same files find by a
-        hash of their contents, and for features above 1 GiB. A full folder raises an
-        OSError. With None, decoded images and features stay in memory up to 1 GiB each,
-        and larger data goes to temporary files; without room for these, images are
-        decoded in each pass. Set it to fit the same files repeatedly, or if the
+        hash of their contents, and for features above 128 MiB. A full folder raises an
+        OSError. With None, decoded images and features stay in memory up to 128 MiB
+        each, and larger data goes to temporary files; without room for these, images
+        are decoded in each pass. Set it to fit the same files repeatedly, or if the
         system's temporary folder is small.
 
     sobel : bool, default=False
@@ -710,7 +710,9 @@ class DeepClusterEstimator(
             Equal to `fit(X).transform(X)`, without a second pass over the images.
         """
         data, result = self._fit(X, y)
-        return data.scatter_rows(result.features.gather(), np.nan)
+        features = data.scatter_rows(result.features.gather(), np.nan)
+        # Mapped features are an ordinary array for the caller.
+        return np.asarray(features)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def recover(self, X, y=None):
@@ -750,11 +752,12 @@ class DeepClusterEstimator(
         Returns
         -------
         embedding : ndarray of shape (n, n_features_out), float32
-            Output of the network before its head. With `head_norm="batch"` each feature
+            Output of the network before its head. Above 128 MiB it lies in a temporary
+            file, which is gone with the array. With `head_norm="batch"` each feature
             has about zero mean and unit variance over the training images.
         """
         check_is_fitted(self)
-        return self._map_features(X, lambda features: features, fill_value=np.nan)
+        return self._map_features(X, None, fill_value=np.nan)
 
     def predict(self, X):
         """Assign images to the clusters of `fit`.
@@ -835,9 +838,9 @@ class DeepClusterEstimator(
         projection = fit_pixel_projection(source, np.arange(len(source)))
         pixels = project_pixels(source, projection)
         nearest = nearest_neighbors(pixels, 1)[0][:, 0]
-        labels = self._assign(self._embed(source))
+        labels = self._map_source(source, self._assign)
         augment = mild_augment(len(source.shape))
-        changed_labels = self._assign(self._embed(source, augment))
+        changed_labels = self._map_source(source, self._assign, augment=augment)
         return float(
             np.mean(
                 [
@@ -900,11 +903,15 @@ class DeepClusterEstimator(
         return persistence.load(cls, path, device, backbone, preprocess)
 
     def _map_features(
-        self, X, function: Callable[[np.ndarray], np.ndarray], fill_value: float
+        self,
+        X,
+        function: Callable[[np.ndarray], np.ndarray] | None,
+        fill_value: float,
     ) -> np.ndarray:
         """Apply a function to the features of all images, shared by all processes.
 
-        Images that cannot be read get the fill value.
+        Without a function, the features are returned. Images that cannot be read get
+        the fill value.
         """
         processes = get_processes()
         with processes.guard_collectives():
@@ -912,11 +919,15 @@ class DeepClusterEstimator(
             n = len(data.source)
             # Processes without an image would have nothing to extract features from.
             shard = (SINGLE_PROCESS if n < processes.size else processes).shard(n)
-            features = self._embed(data.source, rows=shard.rows)
-            values = Sharded(function(features), shard).gather()
+            if function is None:
+                values = self._embed(data.source, rows=shard.rows)
+            else:
+                values = self._map_source(data.source, function, rows=shard.rows)
+            values = Sharded(values, shard).gather()
             failures.share(processes)
             failures.warn(data.n)
-            return data.scatter_rows(values, fill_value)
+            # Mapped features are an ordinary array for the caller.
+            return np.asarray(data.scatter_rows(values, fill_value))
 
     def _input_spec(self, fitted: bool) -> InputSpec:
         """Return how X is read: in the format of the fit, or in a format of its own."""
@@ -1143,6 +1154,25 @@ class DeepClusterEstimator(
             self.module_.to(self.device_)
             return extract_features(
                 self.module_, source, self._compute, augment=augment, rows=rows
+            )
+
+    def _map_source(
+        self,
+        source: Source,
+        function: Callable[[np.ndarray], np.ndarray],
+        augment: Augment | None = None,
+        rows: slice | None = None,
+    ) -> np.ndarray:
+        """Apply a function to the features of images, a few thousand at a time."""
+        with limit_threads(self.n_jobs):
+            self.module_.to(self.device_)
+            return map_features(
+                function,
+                self.module_,
+                source,
+                self._compute,
+                augment=augment,
+                rows=rows,
             )
 
     def _assign(self, features: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils import gen_batches
 
 from .._utils.distributed import Processes, Sharded
+from .._utils.pages import row_blocks, take_rows
 from .sums import cluster_sizes, cluster_sums, divide_sums
 
 # A function from centers (k, d) to labels (n,) and squared distances (n,) of points.
@@ -98,7 +99,7 @@ class EmptyClusterPolicy:
             pattern[clusters[is_new]] = candidates[is_new]
             has_pattern[clusters] = True
         differs = np.full(n_clusters, False)
-        for batch in gen_batches(max(1, len(labels)), BATCH_ROWS):
+        for batch in row_blocks(points, BATCH_ROWS):
             batch_labels = labels[batch]
             is_different = (points[batch] != pattern[batch_labels]).any(axis=1)
             differs[batch_labels[is_different]] = True
@@ -142,7 +143,7 @@ class EmptyClusterPolicy:
         receiver = np.full(n_clusters, -1, dtype=labels.dtype)
         receiver[donors] = empty[: len(donors)]
         rows = np.flatnonzero(receiver[labels] >= 0)
-        points, halves = self.points.values[rows], labels[rows]
+        points, halves = take_rows(self.points.values, rows), labels[rows]
         # Projections are in float64 and relative to the mean. Otherwise rounding
         # decides about points that lie close together and far from zero.
         direction = self.rng.standard_normal(points.shape[1])

@@ -7,6 +7,7 @@ import torch
 from sklearn.utils import gen_batches
 
 from .._utils.distributed import Sharded
+from .._utils.pages import row_blocks
 from .empty_clusters import EmptyClusterPolicy, scale_to_unit_length
 from .nearest_centers import CPU, FaissSearch, TorchSearch, make_search
 from .sums import cluster_sizes, divide_sums
@@ -286,7 +287,7 @@ def _mean_variance(points: Sharded) -> float:
     # stay accurate where the mean is large.
     reference = points.take(np.array([0]))
     total, squares = np.zeros(values.shape[1]), 0.0
-    for rows in gen_batches(max(1, len(values)), 4096):
+    for rows in row_blocks(values, 4096):
         block = values[rows] - reference
         total += block.sum(axis=0)
         squares += float(np.vdot(block, block))

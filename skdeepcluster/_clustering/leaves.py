@@ -10,8 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import euclidean_distances
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import gen_batches
 
+from .._utils.pages import row_blocks
 from .nearest_centers import assign
 from .whitening import Projection
 
@@ -22,9 +22,12 @@ BATCH_SCORES = 2**25
 BATCH_ROWS = 8192
 
 
-def score_batches(n: int, n_scores: int) -> Iterator[slice]:
-    """Divide n rows into batches whose scores fit into memory."""
-    return gen_batches(max(1, n), max(1, min(BATCH_ROWS, BATCH_SCORES // n_scores)))
+def score_batches(features: np.ndarray, n_scores: int) -> Iterator[slice]:
+    """Divide rows into batches whose scores fit into memory."""
+    size = max(1, min(BATCH_ROWS, BATCH_SCORES // n_scores))
+    # A power of two divides the blocks of rows in which new images are scored, so that
+    # the same rows are always in one product.
+    return row_blocks(features, 2 ** (size.bit_length() - 1))
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ class NearestLeaves:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the leaf of each row, int32 (n,)."""
-        return assign(self.projection(features), self.centers)[0]
+        labels = np.empty(len(features), np.int32)
+        for rows in row_blocks(features, BATCH_ROWS):
+            labels[rows] = assign(self.projection(features[rows]), self.centers)[0]
+        return labels
 
 
 @dataclass(frozen=True)
@@ -217,7 +223,7 @@ def _best_scores(
     else:
         n_scores = len(classifier.bias)
     best = np.empty(len(features), np.int32)
-    for rows in score_batches(len(features), n_scores):
+    for rows in score_batches(features, n_scores):
         best[rows] = classifier.scores(features[rows]).argmax(axis=1)
     return best
 

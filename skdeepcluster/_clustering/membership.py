@@ -41,7 +41,7 @@ class Membership:
     ) -> "Membership":
         """Compute the membership of images from their features."""
         batches = []
-        for rows in score_batches(len(features), leaf_model.n_leaves):
+        for rows in score_batches(features, leaf_model.n_leaves):
             scores = leaf_model.scores(features[rows]) / temperature
             values = softmax(scores, axis=1).astype(np.float32)
             values[values < MIN_RATIO * values.max(axis=1, keepdims=True)] = 0

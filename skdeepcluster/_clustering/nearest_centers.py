@@ -5,9 +5,9 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from sklearn.utils import gen_batches
 
 from .._utils.memory import check_faiss_memory
+from .._utils.pages import row_blocks
 from .sums import cluster_sums
 
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ class FaissSearch:
 
         labels = np.empty(len(self.points), dtype=np.int32)
         distances = np.empty(len(self.points), dtype=np.float32)
-        for rows in gen_batches(max(1, len(self.points)), SEARCH_ROWS):
+        for rows in row_blocks(self.points, SEARCH_ROWS):
             points = self.points[rows] - origin if origin.any() else self.points[rows]
             values, ids = index.search(points, 1)
             labels[rows] = ids[:, 0]

@@ -7,6 +7,7 @@ import torch
 
 from .._inputs.sources import ArraySource, Source
 from .._utils.distributed import Sharded
+from .._utils.pages import PageReleaser
 from .graph import nearest_neighbors
 from .kmeans import KMeansOptions, kmeans
 from .nearest_centers import assign
@@ -52,10 +53,13 @@ def project_pixels(
     selected = np.arange(len(source))[slice(None) if rows is None else rows]
     shape = len(selected), projection.components.shape[1]
     components = np.empty(shape, np.float32) if out is None else out
-    start = 0
+    releaser, start = PageReleaser(components), 0
     for batch in source.batches(_split(source, selected)):
-        components[start : start + len(batch)] = projection(_pool_pixels(batch))
-        start += len(batch)
+        block = slice(start, start + len(batch))
+        components[block] = projection(_pool_pixels(batch))
+        releaser.count(block)
+        start = block.stop
+    releaser.release()
     return components
 
 

@@ -3,15 +3,18 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from sklearn.base import ClusterMixin, clone
 from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 
+from .._utils.allocation import allocate_array, allocate_in_memory
 from .._utils.distributed import Sharded
 from .._utils.memory import explain_memory_error
 from .._utils.messages import warn
+from .._utils.pages import PageReleaser, row_blocks, take_rows
 from .empty_clusters import distinct_rows
 from .graph import spectral_embedding
 from .kmeans import Clusters, KMeansOptions, kmeans
@@ -24,8 +27,8 @@ from .whitening import Projection, principal_components
 GRAPH_ROWS = 20_000
 # Number of rows that k-means sees. Larger sets are sampled, then assigned completely.
 KMEANS_ROWS = 2**18
-# Number of rows that are assigned in one batch.
-ASSIGN_ROWS = 2**16
+# Number of rows whose points are computed, or assigned, in one batch.
+BLOCK_ROWS = 2**14
 # Number of principal components, at unit length, whose neighbors form the graph.
 GRAPH_COMPONENTS = 64
 # Scale of the pixels beside the unit rows of the first graph. Disconnected components
@@ -33,6 +36,7 @@ GRAPH_COMPONENTS = 64
 PIXEL_SHARE = 0.1
 # Largest number of eigenvectors. Their cost grows with the square of their number.
 MAX_EIGENVECTORS = 100
+POINTS = "the points of k-means"
 MEMORY_REMEDY = "Lower n_pseudo_labels or n_components, or set n_neighbors=None."
 
 # Rows of this process, and a function that computes their points.
@@ -126,8 +130,8 @@ class Clusterer:
 
         def points_of(rows: Rows) -> np.ndarray:
             if embed is None:
-                return pixels.values[rows]
-            unit_pixels = normalize(pixels.values[rows])
+                return _read_rows(pixels.values, rows)
+            unit_pixels = normalize(_read_rows(pixels.values, rows))
             return np.hstack([PIXEL_SHARE * unit_pixels, embed(rows)])
 
         options = replace(self.kmeans_options, spherical=False)
@@ -148,7 +152,10 @@ class Clusterer:
         """
         if self.kmeans_options.spherical:
             clusters = self._cluster(
-                features.values.__getitem__, features, self.kmeans_options, seed
+                partial(_read_rows, features.values),
+                features,
+                self.kmeans_options,
+                seed,
             )
             return PseudoLabels(clusters)
         components = principal_components(features)
@@ -159,7 +166,7 @@ class Clusterer:
         embed = self._fit_graph(features, project_to_graph, seed)
 
         def points_of(rows: Rows) -> np.ndarray:
-            points = project(features.values[rows])
+            points = project(_read_rows(features.values, rows))
             return points if embed is None else np.hstack([points, embed(rows)])
 
         clusters = self._cluster(points_of, features, self.kmeans_options, seed)
@@ -182,7 +189,10 @@ class Clusterer:
         """
         if data.n_rows > KMEANS_ROWS:
             return self._cluster_sample(points_of, data, options, seed)
-        points = Sharded(points_of(slice(None)), data.shard)
+        points = data
+        # Points on the sphere are the data themselves, which are not copied.
+        if not options.spherical:
+            points = Sharded(_compute_points(points_of, data.values), data.shard)
         return [
             replace(clusters, labels=Sharded(clusters.labels, data.shard).gather())
             for clusters in self._cluster_points(points, options, seed)
@@ -198,12 +208,15 @@ class Clusterer:
         processes = data.processes
         rng = np.random.default_rng(seed)
         sample = rng.choice(data.n_rows, KMEANS_ROWS, replace=False, shuffle=False)
-        points = points_of(data.shard.locate(np.sort(sample))[1])
+        rows = data.shard.locate(np.sort(sample))[1]
+        points = _compute_points(points_of, data.values, rows)
         sampled = Sharded(points, processes.shard_from_sizes(len(points)))
         clusterings = self._cluster_points(sampled, options, seed)
         labels = np.empty((len(clusterings), len(data.shard)), np.int32)
         inertia = np.zeros(len(clusterings))
-        for batch in gen_batches(len(data.shard), ASSIGN_ROWS):
+        # The points of the sample are not needed any more.
+        del points, sampled
+        for batch in row_blocks(data.values, BLOCK_ROWS):
             points = points_of(batch)
             for i, clusters in enumerate(clusterings):
                 labels[i, batch], distances = assign(
@@ -263,11 +276,14 @@ class Clusterer:
             )
         zeros = np.zeros((int(labels.max()) + 1, all_points.shape[1]), np.float32)
         centers = cluster_means(all_points, labels, zeros)
-        distances = np.square(all_points - centers[labels], dtype=np.float64)
+        inertia = 0.0
+        for rows in gen_batches(len(all_points), BLOCK_ROWS):
+            offsets = all_points[rows] - centers[labels[rows]]
+            inertia += float(np.square(offsets, dtype=np.float64).sum())
         return Clusters(
             centers=centers,
             labels=labels[points.shard.rows],
-            inertia=float(distances.sum()),
+            inertia=inertia,
             n_iter=1,
             n_empty_before=0,
             n_empty_after=0,
@@ -305,7 +321,7 @@ class Clusterer:
             options = self.kmeans_options
             return lambda rows: embedding[
                 assign(
-                    project(data.values[rows]),
+                    project(_read_rows(data.values, rows)),
                     nodes,
                     backend=options.backend,
                     device=options.device,
@@ -314,6 +330,37 @@ class Clusterer:
         ordered = np.empty((len(rows), embedding.shape[1]), embedding.dtype)
         ordered[rows] = embedding[node_of_row]
         return ordered[data.shard.rows].__getitem__
+
+
+def _read_rows(values: np.ndarray, rows: Rows) -> np.ndarray:
+    """Return consecutive rows as a view, or a copy of single rows."""
+    return values[rows] if isinstance(rows, slice) else take_rows(values, rows)
+
+
+def _compute_points(
+    points_of: PointsOfRows, values: np.ndarray, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the points of single rows, or of all rows, computed in blocks."""
+    n = len(values) if rows is None else len(rows)
+    points: np.ndarray | None = None
+    for block in row_blocks(values if rows is None else rows, BLOCK_ROWS):
+        computed = points_of(block if rows is None else rows[block])
+        if points is None:
+            points = _allocate_points((n, computed.shape[1]))
+            releaser = PageReleaser(points)
+        points[block] = computed
+        releaser.count(block)
+    assert points is not None  # there is at least one block
+    releaser.release()
+    return points
+
+
+def _allocate_points(shape: tuple[int, int]) -> np.ndarray:
+    """Return memory for the points of k-means, or a temporary file."""
+    points = allocate_array(shape, np.float32, None, purpose=POINTS)
+    if points is None:
+        return allocate_in_memory(shape, np.float32, POINTS, MEMORY_REMEDY)
+    return points
 
 
 def run_user_clusterer(

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.sparse import csc_matrix
 
 from .._utils.distributed import SINGLE_PROCESS, Processes
+from .._utils.pages import row_blocks
 
 # Rows that are summed in one product. One sum over a large cluster in float32 drifts.
 BATCH_ROWS = 4096
@@ -21,13 +22,13 @@ def cluster_sums(points: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.
     ones = np.ones(BATCH_ROWS, np.float32)
     column_starts = np.arange(BATCH_ROWS + 1, dtype=np.int32)
     sums = np.zeros((n_clusters, points.shape[1]))
-    for start in range(0, len(points), BATCH_ROWS):
-        batch_labels = labels[start : start + BATCH_ROWS]
+    for rows in row_blocks(points, BATCH_ROWS):
+        batch_labels = labels[rows]
         m = len(batch_labels)
         one_hot = csc_matrix(
             (ones[:m], batch_labels, column_starts[: m + 1]), shape=(n_clusters, m)
         )
-        sums += one_hot @ points[start : start + m]
+        sums += one_hot @ points[rows]
     return sums
 
 

@@ -8,6 +8,7 @@ from sklearn.preprocessing import normalize as scale_rows
 from sklearn.utils import gen_batches
 
 from .._utils.distributed import Sharded
+from .._utils.pages import row_blocks
 
 # Share of the variance that n_components="auto" keeps.
 EXPLAINED_VARIANCE = 0.99
@@ -137,7 +138,10 @@ def principal_components(features: Sharded) -> Components:
         features = Sharded.whole(features.gather())
         multiply = _row_products
     values, processes = features.values, features.processes
-    mean, unit = processes.sum(values.sum(axis=0, dtype=np.float64)) / n, 1.0
+    total = np.zeros(n_features)
+    for rows in row_blocks(values):
+        total += values[rows].sum(axis=0, dtype=np.float64)
+    mean, unit = processes.sum(total) / n, 1.0
     # Squares of tiny or huge values are lost in float32, which the trace shows.
     with np.errstate(over="ignore", invalid="ignore"):
         products = processes.sum(multiply(values, mean, unit)) / max(1, n - 1)
@@ -158,7 +162,7 @@ def principal_components(features: Sharded) -> Components:
 def _centered_batches(
     features: np.ndarray, mean: np.ndarray, unit: float
 ) -> Iterator[np.ndarray]:
-    for rows in gen_batches(len(features), BATCH_ROWS):
+    for rows in row_blocks(features, BATCH_ROWS):
         centered = features[rows] - mean.astype(np.float32)
         yield centered if unit == 1 else centered / np.float32(unit)
 

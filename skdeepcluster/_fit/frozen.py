@@ -10,7 +10,8 @@ from .._training.features import extract_features
 from .._utils.distributed import Sharded
 from .._utils.files import make_folder, write_atomically
 from .._utils.hashing import hash_content
-from .loop import FitSetup
+from .._utils.pages import PageReleaser, row_blocks
+from .loop import FitSetup, sum_values
 
 
 def read_features(setup: FitSetup) -> Sharded:
@@ -38,9 +39,12 @@ def read_features(setup: FitSetup) -> Sharded:
     key = "all", rows.start, rows.stop
     features = _compute_once(setup, key, setup.points.values.shape, extract)
     if features is not setup.points.values:
-        setup.points.values[:] = features
-    with np.errstate(invalid="ignore"):
-        total = float(setup.processes.sum(features.sum(dtype=float)))
+        releaser = PageReleaser(features)
+        for block in row_blocks(setup.points.values):
+            setup.points.values[block] = features[block]
+            releaser.count(block)
+        releaser.release()
+    total = sum_values(setup.points)
     if not np.isfinite(total):
         cure = "Check its weights"
         if setup.recipe.compute.dtype != torch.float32:
@@ -82,5 +86,9 @@ def _compute_once(
             return saved
     features = extract()
     with write_atomically(path) as file:
-        np.save(file, features)
+        # `numpy.save` would bring all pages of mapped features into memory.
+        header = np.lib.format.header_data_from_array_1_0(features)
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in row_blocks(features):
+            file.write(np.ascontiguousarray(features[block]).data)
     return features

@@ -30,6 +30,7 @@ from .._training.network import Network, PointExtractor
 from .._training.sampling import loss_weights, sample_rows, split_into_passes
 from .._utils.distributed import Processes, Shard, Sharded
 from .._utils.hashing import hash_content
+from .._utils.pages import row_blocks
 from .._utils.random import RandomStreams
 from .reporting import PhaseTimer, make_record
 from .stability import STABILITY_ROWS, StabilityProbe
@@ -428,11 +429,19 @@ def points_to_cluster(setup: FitSetup, round_number: int) -> Sharded:
     # saves a pass over the images (Caron et al., NeurIPS 2020, appendix).
     if not setup.clusters_training_points:
         extract_points(setup)
-    with np.errstate(invalid="ignore"):
-        # Infinities of both signs sum to NaN. The check below reports it.
-        total = float(setup.processes.sum(setup.points.values.sum(dtype=float)))
+    total = sum_values(setup.points)
     check_finite_training(total, "sum of features", round_number, setup.recipe)
     return setup.points
+
+
+def sum_values(points: Sharded) -> float:
+    """Return the sum of all values, which is NaN or infinite if one of them is."""
+    total = 0.0
+    # Infinities of both signs sum to NaN.
+    with np.errstate(invalid="ignore"):
+        for rows in row_blocks(points.values):
+            total += float(points.values[rows].sum(dtype=float))
+        return float(points.processes.sum(np.array(total)))
 
 
 def cluster(setup: FitSetup, points: Sharded, round_number: int) -> PseudoLabels:

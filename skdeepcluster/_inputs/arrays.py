@@ -8,6 +8,7 @@ import scipy.sparse
 import torch
 
 from .._utils.messages import warn
+from .._utils.pages import PageReleaser
 from .image_format import NUMBER_TYPES
 from .sources import ArraySource
 
@@ -217,10 +218,13 @@ def check_finite(source: ArraySource) -> None:
     """Raise ValueError for NaN, infinite and too large values, naming the row."""
     if source.values.dtype.kind != "f":
         return
+    releaser = PageReleaser(source.values)
     for rows in source.split(np.arange(len(source))):
+        block = slice(rows[0], rows[-1] + 1)
         # Values too large for float32 become infinite, and are found below.
         with np.errstate(over="ignore"):
-            batch = source.batch(slice(rows[0], rows[-1] + 1)).flatten(1)
+            batch = source.batch(block).flatten(1)
+        releaser.count(block)
         # Both are NaN if there is a NaN. Most data need this single pass only.
         low, high = torch.aminmax(batch)
         if low >= -MAX_ABS_VALUE and high <= MAX_ABS_VALUE:
@@ -239,6 +243,7 @@ def check_finite(source: ArraySource) -> None:
             f"Input X contains {problem} in row {rows[row]}. Remove that row, replace "
             "the value or scale X."
         )
+    releaser.release()
 
 
 def check_numeric(values: np.ndarray) -> None:

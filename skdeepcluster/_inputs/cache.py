@@ -17,6 +17,7 @@ import torch
 from .._utils.allocation import allocate_array
 from .._utils.files import make_folder, write_atomically
 from .._utils.memory import format_bytes
+from .._utils.pages import PageReleaser
 from .._utils.workers import map_in_workers
 from .collection import ImageCollection
 from .images import DecodedSource
@@ -34,7 +35,7 @@ def cache_decoded(source: DecodedSource, cache_dir: str | os.PathLike | None) ->
 
     Files are decoded into a memory-mapped file in `cache_dir`. Its name is a hash of
     the contents of all files. Without `cache_dir`, and for images that are no files,
-    up to 1 GiB is in memory and more in an unnamed temporary file. If the disk has no
+    up to 128 MiB is in memory and more in an unnamed temporary file. If the disk has no
     room, images are decoded in each pass.
 
     Parameters
@@ -65,10 +66,13 @@ def cache_decoded(source: DecodedSource, cache_dir: str | os.PathLike | None) ->
             shape, source.dtype, cache_dir, purpose="the decoded images"
         )
         if values is not None:
-            start = 0
+            releaser, start = PageReleaser(values), 0
             for images in _decode_all(source):
-                values[start : start + len(images)] = images.numpy()
-                start += len(images)
+                rows = slice(start, start + len(images))
+                values[rows] = images.numpy()
+                releaser.count(rows)
+                start = rows.stop
+            releaser.release()
         elif source.skip:
             # Training needs to know the unreadable images beforehand.
             for _ in _decode_all(source):

@@ -1,27 +1,23 @@
 """Sources: indexed images (C, H, W) or rows (d,), which are read by the batch."""
 
 import math
-import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
+from .._utils import pages
+from .._utils.allocation import allocate_array, allocate_in_memory
+from .._utils.pages import PageReleaser, find_memory_map
 from .failures import ReadFailures
 
 # Number of values that are checked or measured at once: 64 MiB of float32.
 CHUNK_VALUES = 2**24
 
-# Size in bytes of the pages of a memory map after which they are released. Otherwise
-# they count as memory of this process.
-MAPPED_BYTES = 2**27
-
-# Number of rows, read one by one, after which the pages of a memory map are released.
-# The system reads 256 KiB of neighboring pages with each row.
-MAPPED_ROWS = 512
+# Purpose of the memory for some of the images, for error messages.
+SAMPLE = "a sample of the images"
 
 
 class Source(ABC):
@@ -70,8 +66,19 @@ class Source(ABC):
         return [rows[start : start + step] for start in range(0, len(rows), step)]
 
     def take(self, rows: np.ndarray) -> "ArraySource":
-        """Read the images at `rows` into memory."""
-        return ArraySource(torch.cat(list(self.batches(self.split(rows)))).numpy())
+        """Read the images at `rows`, into memory or a temporary file."""
+        shape = (len(rows), *self.shape)
+        values = allocate_array(shape, self.dtype, None, purpose=SAMPLE)
+        if values is None:
+            values = allocate_in_memory(shape, self.dtype, purpose=SAMPLE)
+        releaser, start = PageReleaser(values), 0
+        for batch in self.batches(self.split(rows)):
+            block = slice(start, start + len(batch))
+            values[block] = batch.numpy()
+            releaser.count(block)
+            start = block.stop
+        releaser.release()
+        return ArraySource(values)
 
     def statistics(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean and the scale of the images at `rows`, to standardize them.
@@ -137,34 +144,27 @@ class ArraySource(Source):
 
     def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
         """Return the images at `rows` as a new tensor."""
+        n_rows = max(1, pages.RELEASED_BYTES // pages.ROW_BYTES)
         if (
             isinstance(rows, slice)
-            or len(rows) <= MAPPED_ROWS
-            or _find_memory_map(self.values) is None
+            or len(rows) <= n_rows
+            or find_memory_map(self.values) is None
         ):
             return self._read(rows)
-        starts = range(0, len(rows), MAPPED_ROWS)
-        batch_rows = [rows[start : start + MAPPED_ROWS] for start in starts]
+        starts = range(0, len(rows), n_rows)
+        batch_rows = [rows[start : start + n_rows] for start in starts]
         return torch.cat(list(self.batches(batch_rows)))
 
     def batches(
         self, batch_rows: Sequence[slice | np.ndarray]
     ) -> Iterator[torch.Tensor]:
         """Return one batch after another, and release the pages of a memory map."""
-        memory_map = _find_memory_map(self.values)
-        n_mapped = 0
+        releaser = PageReleaser(self.values)
         for rows in batch_rows:
             batch = self.batch(rows)
-            if memory_map is not None:
-                # Single rows bring their neighboring pages along.
-                per_row = 1 if isinstance(rows, slice) else MAPPED_BYTES // MAPPED_ROWS
-                n_mapped += max(batch.nbytes, len(batch) * per_row)
-                if n_mapped >= MAPPED_BYTES:
-                    memory_map.madvise(mmap.MADV_DONTNEED)
-                    n_mapped = 0
+            releaser.count(rows)
             yield batch
-        if memory_map is not None:
-            memory_map.madvise(mmap.MADV_DONTNEED)
+        releaser.release()
 
     def _read(self, rows: slice | np.ndarray) -> torch.Tensor:
         # A slice is a view of the user's memory, fancy indexing has made a copy.
@@ -216,17 +216,3 @@ class RowsSource(Source):
     ) -> Iterator[torch.Tensor]:
         """Return one batch after another, each as `batch` does."""
         return self.source.batches([self.rows[rows] for rows in batch_rows])
-
-
-def _find_memory_map(values: np.ndarray) -> mmap.mmap | None:
-    """Return the memory map below an array, if its pages can be released."""
-    base: Any = values
-    # A view of a memory map may be a plain array with the map among its bases.
-    while base is not None and not isinstance(base, np.memmap):
-        base = getattr(base, "base", None)
-    # The pages of a copy-on-write map hold values that were written to it.
-    if base is None or base.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
-        return None
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    return base

@@ -13,6 +13,7 @@ from .._inputs.sources import Source
 from .._utils.compute import Compute
 from .._utils.distributed import SINGLE_PROCESS, Processes, Shard, Sharded
 from .._utils.memory import explain_memory_error
+from .._utils.pages import PageReleaser
 from .augment import Augment, make_views
 from .batch_norm import synchronized_batch_norm
 from .heads import Head
@@ -296,3 +297,4 @@ def _store_points(
     is_local, positions = training_points.shard.locate(batch_rows)
     batch_points = Sharded(points.cpu().numpy(), shard).gather()
     training_points.values[positions] = batch_points[is_local]
+    PageReleaser(training_points.values).release()

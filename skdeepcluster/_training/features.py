@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from .._inputs.sources import Source
 from .._utils.allocation import allocate_array, allocate_in_memory
 from .._utils.compute import Compute
 from .._utils.memory import explain_memory_error
+from .._utils.pages import PageReleaser
 from .augment import Augment
 from .network import FeatureExtractor
 
@@ -18,6 +20,9 @@ CPU_BATCH_VALUES = 2**17
 ACCELERATOR_BATCH_VALUES = 2**20
 # Range of the number of images in one forward pass.
 MIN_BATCH, MAX_BATCH = 16, 512
+# Number of images whose features are in memory at once if the features are not kept.
+BLOCK_ROWS = 8192
+FORWARD_PASS = "a forward pass", "Lower image_size, or use a smaller backbone."
 
 
 def allocate_features(
@@ -25,7 +30,7 @@ def allocate_features(
 ) -> np.ndarray:
     """Return an uninitialized float32 array for the features of images.
 
-    Up to 1 GiB is in memory. More is in an unnamed temporary file, in `cache_dir` or
+    Up to 128 MiB is in memory. More is in an unnamed temporary file, in `cache_dir` or
     the system's temporary folder, if the disk has room, and otherwise in memory.
 
     Raises
@@ -40,7 +45,7 @@ def allocate_features(
     return features
 
 
-@explain_memory_error("a forward pass", "Lower image_size, or use a smaller backbone.")
+@explain_memory_error(*FORWARD_PASS)
 def extract_features(
     network: FeatureExtractor,
     source: Source,
@@ -71,6 +76,74 @@ def extract_features(
     features : ndarray of shape (n, d), float32
         One batch of images is in memory besides the features.
     """
+    start, stop, _ = (slice(None) if rows is None else rows).indices(len(source))
+    features = out
+    if features is None:
+        features = allocate_features((stop - start, network.n_features), None)
+    releaser, n_done = PageReleaser(features), 0
+    for batch in _extract_batches(network, source, compute, augment, rows):
+        block = slice(n_done, n_done + len(batch))
+        features[block] = batch
+        releaser.count(block)
+        n_done = block.stop
+    releaser.release()
+    return features
+
+
+@explain_memory_error(*FORWARD_PASS)
+def map_features(
+    function: Callable[[np.ndarray], np.ndarray],
+    network: FeatureExtractor,
+    source: Source,
+    compute: Compute,
+    *,
+    augment: Augment | None = None,
+    rows: slice | None = None,
+) -> np.ndarray:
+    """Apply a function to the features of images, without keeping all features.
+
+    Parameters
+    ----------
+    function : callable
+        Function from the features of a block of images to an array with as many rows,
+        in memory of its own.
+    network, source, compute, augment, rows
+        As in `extract_features`.
+
+    Returns
+    -------
+    values : ndarray with n rows
+        Results of the function for all blocks.
+    """
+    start, stop, _ = (slice(None) if rows is None else rows).indices(len(source))
+    n = stop - start
+    block = np.empty((min(n, BLOCK_ROWS), network.n_features), np.float32)
+    values: np.ndarray | None = None
+    n_filled = n_done = 0
+    for batch in _extract_batches(network, source, compute, augment, rows):
+        # A batch may lie in two blocks.
+        while len(batch):
+            part = batch[: len(block) - n_filled]
+            block[n_filled : n_filled + len(part)] = part
+            n_filled, batch = n_filled + len(part), batch[len(part) :]
+            if n_filled == min(len(block), n - n_done):
+                computed = function(block[:n_filled])
+                if values is None:
+                    values = np.empty((n, *computed.shape[1:]), computed.dtype)
+                values[n_done : n_done + n_filled] = computed
+                n_filled, n_done = 0, n_done + n_filled
+    assert values is not None  # there is at least one image
+    return values
+
+
+def _extract_batches(
+    network: FeatureExtractor,
+    source: Source,
+    compute: Compute,
+    augment: Augment | None,
+    rows: slice | None,
+) -> Iterator[np.ndarray]:
+    """Return the features of one batch of images after another."""
     network.eval()
     generator = torch.Generator().manual_seed(0)
     is_cpu = compute.device.type == "cpu"
@@ -81,13 +154,11 @@ def extract_features(
     # number of rows around it.
     min_rows = 64 if len(source.shape) == 1 else 2
     start, stop, _ = (slice(None) if rows is None else rows).indices(len(source))
-    features = out
-    if features is None:
-        features = allocate_features((stop - start, network.n_features), None)
     batches = [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
-    with torch.inference_mode():
-        for batch_rows, batch in zip(batches, source.batches(batches), strict=True):
-            n = len(batch)
+    for batch in source.batches(batches):
+        n = len(batch)
+        # The mode must not last while the caller uses the features.
+        with torch.inference_mode():
             if n < min_rows:
                 batch = batch[torch.arange(min_rows) % n]
             batch = compute.move(batch)
@@ -95,6 +166,5 @@ def extract_features(
                 batch = augment(batch.float(), generator)
             with compute.autocast():
                 extracted = network(batch)
-            local_rows = slice(batch_rows.start - start, batch_rows.start - start + n)
-            features[local_rows] = extracted[:n].cpu().numpy()
-    return features
+            features = extracted[:n].cpu().numpy()
+        yield features

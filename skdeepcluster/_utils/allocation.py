@@ -13,8 +13,9 @@ import numpy as np
 from .files import make_folder
 from .memory import explain_memory_error
 
-# Size in bytes up to which an array stays in memory.
-MEMORY_BYTES = 2**30
+# Size in bytes up to which an array stays in memory. A fit has three of such arrays at
+# a time: decoded images, features and points of k-means.
+MEMORY_BYTES = 2**27
 
 # Largest share of a disk's free space that a temporary file takes. Other processes and
 # the checkpoints of the fit need space as well.
@@ -38,7 +39,7 @@ def allocate_array(
 ) -> np.ndarray | None:
     """Return an array with any values, in memory or mapped to a temporary file.
 
-    Arrays of at most 1 GiB are in memory. Larger arrays, and arrays that memory does
+    Arrays of at most 128 MiB are in memory. Larger arrays, and arrays that memory does
     not hold, are in a file without a name, which is gone with the array.
 
     Parameters
@@ -53,12 +54,12 @@ def allocate_array(
     Returns
     -------
     values : ndarray or None
-        None if the array is larger than 1 GiB and the disk has no room for it.
+        None if the array is larger than 128 MiB and the disk has no room for it.
 
     Raises
     ------
     MemoryError
-        If an array of at most 1 GiB fits neither into memory nor on the disk.
+        If an array of at most 128 MiB fits neither into memory nor on the disk.
     """
     is_small = _count_bytes(shape, dtype) <= MEMORY_BYTES
     if is_small:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import distributed
 
+from .pages import take_rows
+
 T = TypeVar("T")
 
 # Such as "[../third_party/gloo/gloo/transport/tcp/pair.cc:545] Connection closed ...".
@@ -233,10 +235,10 @@ class Sharded:
             Rows of the whole array, the same in each process.
         """
         if self.processes.size == 1:
-            return self.values[rows]
+            return take_rows(self.values, rows)
         taken = np.zeros((len(rows), *self.values.shape[1:]), self.values.dtype)
         is_local, positions = self.shard.locate(rows)
-        taken[is_local] = self.values[positions]
+        taken[is_local] = take_rows(self.values, positions)
         # Each row is zero in all processes but one.
         return self.processes.sum(taken)
 

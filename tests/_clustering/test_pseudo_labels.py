@@ -127,7 +127,7 @@ def test_kmeans_of_a_sample_labels_all_rows(moons, monkeypatch, clusterer, n_nei
 
     monkeypatch.setattr(pseudo_labels_module, "kmeans", kmeans)
     monkeypatch.setattr(pseudo_labels_module, "KMEANS_ROWS", 300)
-    monkeypatch.setattr(pseudo_labels_module, "ASSIGN_ROWS", 70)
+    monkeypatch.setattr(pseudo_labels_module, "BLOCK_ROWS", 70)
     of_features = cluster_features(clusterer, moons[0])
     of_pixels = cluster_pixels(clusterer, moons[0])
     for result in (of_features, of_pixels):
@@ -241,7 +241,7 @@ def test_rows_outside_the_sample_get_nearest_mean(
     moons, monkeypatch, clusterer, method
 ):
     monkeypatch.setattr(pseudo_labels_module, "KMEANS_ROWS", 300)
-    monkeypatch.setattr(pseudo_labels_module, "ASSIGN_ROWS", 70)
+    monkeypatch.setattr(pseudo_labels_module, "BLOCK_ROWS", 70)
     result = cluster_pixels(with_method(clusterer, method, (6, 9)), moons[0])
     assert result.labels.shape == (2, 600)
     for clusters in result.clusters:

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skdeepcluster._inputs import sources as sources_module
 from skdeepcluster._inputs.arrays import read_images, read_rows
 from skdeepcluster._inputs.sources import ArraySource, RowsSource
+from skdeepcluster._utils import pages
 
 RNG = np.random.default_rng(0)
 N, HEIGHT, WIDTH = 6, 5, 7
@@ -185,8 +186,8 @@ def test_pages_of_a_memory_map_are_released(tmp_path, monkeypatch, view):
     # The file has 31 MB.
     np.save(path, np.zeros((40_000, 16, 16, 3), np.uint8))
     X = np.load(path, mmap_mode="r")
-    monkeypatch.setattr(sources_module, "MAPPED_BYTES", 1_000_000)
-    monkeypatch.setattr(sources_module, "MAPPED_ROWS", 100)
+    monkeypatch.setattr(pages, "RELEASED_BYTES", 1_000_000)
+    monkeypatch.setattr(pages, "ROW_BYTES", 10_000)
     if view == "rows as images":
         source = read_rows(np.asarray(X).reshape(40_000, -1), (3, 16, 16))
     else:
@@ -211,7 +212,7 @@ def test_pages_of_a_memory_map_are_released(tmp_path, monkeypatch, view):
 
 def test_values_written_to_a_map_are_kept(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", np.zeros((50, 8, 8), np.uint8))
-    monkeypatch.setattr(sources_module, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(pages, "RELEASED_BYTES", 1)
     for mode in ("c", "r+"):
         X = np.load(tmp_path / "images.npy", mmap_mode=mode)
         X[3] = 7
