@@ -270,14 +270,12 @@ def test_large_images_of_every_source(images, tmp_path, kind):
     X = large_arrays(kind, images[:40])
     for i, image in enumerate(X):
         Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
-    expected = quick().fit(X)
-    assert expected.image_shape_[1:] == (64, 64)
-    embedding = expected.transform(X)
+    from_array, from_folder = (quick(backbone="mlp").fit(x) for x in (X, tmp_path))
+    assert from_array.image_shape_[1:] == (64, 64)
+    assert_array_equal(from_folder.labels_, from_array.labels_)
+    embedding = from_array.transform(X)
     for form in LARGE_SOURCES.values():
-        source = form(X, tmp_path)
-        model = quick().fit(source)
-        assert_array_equal(model.labels_, expected.labels_)
-        assert_array_equal(model.transform(source), embedding)
+        assert_array_equal(from_folder.transform(form(X, tmp_path)), embedding)
 
 
 def test_images_of_another_size_are_resized_from_every_source(images, expected, folder):
@@ -416,9 +414,10 @@ def test_any_mix_gives_finite_features_or_a_clear_error(expected, formats):
             X.append(Image.fromarray(values.astype(np.uint16) << 8))
         else:
             X.append(Image.fromarray(values).convert(mode))
-    modes = [mode for mode, *_ in formats]
-    if "F" in modes:
-        with pytest.raises(ValueError, match=f"row {modes.index('F')}: its pixels are"):
+    # Images of more than 8 bits have no white that the model knows.
+    unlike = [row for row, (mode, *_) in enumerate(formats) if mode in ("I;16", "F")]
+    if unlike:
+        with pytest.raises(ValueError, match=f"row {unlike[0]}: its pixels are"):
             expected.transform(X)
     else:
         assert np.isfinite(expected.transform(X)).all()
@@ -473,6 +472,7 @@ SHAPE_FORMS = {
 
 
 @pytest.mark.filterwarnings("ignore:resize='crop' drops")
+@pytest.mark.filterwarnings("ignore:resize='auto' pads")
 @pytest.mark.parametrize("form", SHAPE_FORMS)
 @pytest.mark.parametrize("resize", ["auto", "crop", "pad", "stretch"])
 def test_new_images_are_resized_as_in_fit(tmp_path, form, resize):
@@ -522,6 +522,7 @@ def test_resize_is_for_images_of_other_shapes(images, expected, resize):
     )
 
 
+@pytest.mark.filterwarnings("ignore:resize='auto' pads")
 def test_stretch_of_arrays(images):
     wide = images.repeat(4, axis=2)
     stretched = quick(image_size=8, resize="stretch").fit(wide)
@@ -529,6 +530,7 @@ def test_stretch_of_arrays(images):
     assert quick(image_size=8).fit(wide).recipe_["resize"] == "pad"
 
 
+@pytest.mark.filterwarnings("ignore:resize='auto' pads")
 def test_warm_start_keeps_the_choice_of_the_first_fit(folder):
     model = quick(image_size=8, warm_start=True).fit(draw_shapes())
     assert model.recipe_["resize"] == "pad"
@@ -642,7 +644,7 @@ def test_skipped_images_change_nothing_else(image_folder, bomb):
         ("04_loop", "symbolic links"),
         ("05_gone", "No such file"),
         ("06_bomb", "decompression bomb"),
-        ("07_float", "black and white are not known"),
+        ("07_float", "floating-point numbers"),
     ],
 )
 def test_broken_file_is_named(image_folder, bomb, make_cache, kind, cause, cache):
@@ -712,7 +714,7 @@ def test_files_after_a_fit_on_other_data(images, folder):
     with pytest.raises(ValueError, match="holds images, but fit saw rows of 8"):
         quick().fit(rows).predict(folder)
     floats = quick().fit(images / 255)
-    with pytest.raises(ValueError, match="bytes from 0 to 255, but fit saw floating"):
+    with pytest.raises(ValueError, match=r"row 0.*bytes from 0 to 255.*floating"):
         floats.predict(folder)
 
 

@@ -64,7 +64,8 @@ def _check_two_dimensional(X, forms: str) -> np.ndarray:
     values = as_array(X)
     if values.ndim == 0:
         if isinstance(X, Mapping):
-            cure = "Pass the array in it, e.g. X['images']"
+            names = [name for name in ("images", "image") if name in X]
+            cure = f"Pass the array in it, e.g. X[{(names or ['images'])[0]!r}]"
         elif isinstance(X, Iterator):
             cure = "Pass list(X)"
         else:
