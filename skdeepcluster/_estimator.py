@@ -190,7 +190,9 @@ class DeepClusterEstimator(
         and returns the input of the backbone. Gray images are repeated to three
         channels, except by a callable. White is 255 for bytes, and 1 for masks and for
         floating-point numbers up to 1. Larger numbers have white at 255 if their
-        maximum lies between 128 and 255, and at their maximum otherwise.
+        maximum lies between 128 and 255, at their maximum below that, and at the number
+        that 99.9 % do not exceed above that. Black is 0, or the minimum of whole
+        numbers with negative values, as in computed tomography.
 
     image_shape : tuple (C, H, W), default=None
         Shape that 2-D rows of `X` are reshaped to. Set it if a preceding transformer
@@ -199,8 +201,8 @@ class DeepClusterEstimator(
     image_size : "auto" or int, default="auto"
         Side, in pixels, of the squares that images of mixed sizes are resized to.
         "auto" keeps images if all have the same size, up to 128 x 128. Otherwise it is
-        the median of the shorter sides, capped at 64. Arrays of images are resized
-        only if it is an int.
+        the median of the shorter sides, capped at 64, in which an image counts by its
+        pixels. Set it if details matter that such small images lose.
 
     resize : {"auto", "crop", "pad", "stretch"}, default="auto"
         How images of other shapes become squares, or get the shape `image_shape`:
@@ -214,7 +216,8 @@ class DeepClusterEstimator(
 
         "auto" is "pad" if crops would drop more than 40 % of the pixels, on average
         over the images of `fit`, and "crop" otherwise. `recipe_` shows the choice,
-        which new images get, too.
+        which new images get, too. A warning comes if crops would drop more than half of
+        most images.
 
     on_error : {"raise", "skip"}, default="raise"
         Reaction to an image that cannot be read. "raise" raises a ValueError with its
@@ -323,7 +326,7 @@ class DeepClusterEstimator(
         Number of CPU threads, and of worker processes that decode images. -1 uses all
         processors. With None, torch and faiss keep their settings, and one worker per
         torch thread decodes images where processes are forked (Linux), else this
-        process.
+        process. With None, this process reads a `Dataset`, too.
 
     random_state : int, RandomState instance or None, default=None
         Seed of all random numbers. The same int gives the same result, bit for bit, on
@@ -658,8 +661,9 @@ class DeepClusterEstimator(
             - the path of a ``.npy`` file, or a memory map, which is read in batches;
             - the path of a folder: its image files, and those in its sub-folders, are
               read in sorted order;
-            - a list, array or Series of paths;
-            - a list of PIL images or arrays, of any sizes (see `image_size`);
+            - a list, array or Series of paths, or a list of (path, label);
+            - a list of PIL images or arrays, of any sizes (see `image_size`), or a
+              column of a Hugging Face data set;
             - a map-style `torch.utils.data.Dataset` of PIL images, arrays or tensors,
               alone or as (image, label), where labels are ignored;
             - rows (n, n_features), see `image_shape`.
@@ -687,6 +691,9 @@ class DeepClusterEstimator(
             before training, if the pseudo-labels did not settle, or if there are fewer
             clusters than `n_clusters`. The warning names the parameter to change.
         UserWarning
+            Before training, if files or folders are left out, if several frames, a
+            fourth band or mixed numbers of bits are read in a way that may not be
+            meant, or if crops or margins take most of many images.
             At the end, if fresh weights were trained on color images of more than 64
             pixels a side, for which given weights would likely do better.
         """
@@ -1014,7 +1021,9 @@ class DeepClusterEstimator(
                 shorter_side=preprocessing.shorter_side,
                 interpolation=preprocessing.interpolation,
             )
-        if setup.is_given and self.fine_tune is not True:
+        if not setup.is_given:
+            spec = replace(spec, shifts_rows=True)
+        elif self.fine_tune is not True:
             spec = replace(spec, reads_once=True)
         data, failures = read_input(X, spec, for_training=True)
         if data.image_format is not None and data.image_format.shorter_side is not None:
@@ -1116,7 +1125,12 @@ class DeepClusterEstimator(
             )
         mean, scale = result.network.input_statistics
         input_format = InputFormat(
-            data.source.shape, data.source.dtype, mean, scale, data.image_format
+            data.source.shape,
+            data.source.dtype,
+            mean,
+            scale,
+            image_format=data.image_format,
+            origin=getattr(data.source, "origin", None),
         )
         attributes = {
             "module_": result.network,

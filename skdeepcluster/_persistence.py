@@ -56,6 +56,9 @@ def save(estimator, path: str | os.PathLike) -> None:
         # Safetensors has no strings.
         paths = b"\0".join(map(_encode_path, estimator.paths_.tolist()))
         arrays["paths"] = np.frombuffer(paths, np.uint8)
+    origin = estimator._input_format.origin
+    if origin is not None:
+        arrays["origin"] = origin
     tensors = {
         name: torch.from_numpy(np.array(array, order="C"))
         for name, array in arrays.items()
@@ -290,6 +293,11 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
     estimator._n_features_out = network.n_features
     estimator._dtype = DTYPES[metadata["dtype"]]
     dtype = IMAGE_DTYPES[metadata["image_dtype"]]
+    origin = None
+    if "origin" in arrays:
+        origin = check_array(arrays, "origin", np.float64, ndim=1)
+        if shape is not None or len(origin) != n_features_in:
+            raise ValueError("its origin does not fit its rows")
     estimator._input_format = InputFormat(
         shape or (n_features_in,),
         dtype,
@@ -297,6 +305,7 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
         image_format=None
         if shape is None
         else _load_image_format(metadata, shape, dtype),
+        origin=origin,
     )
 
 

@@ -20,6 +20,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from torch.utils.data import Dataset, Subset, TensorDataset
@@ -742,3 +743,34 @@ def test_workers_end_with_the_process_that_started_them(folder):
         [sys.executable, "-c", SCRIPT, folder], timeout=120, stdout=subprocess.PIPE
     )
     assert process.returncode == -signal.SIGKILL
+
+
+FAR_ROWS = {
+    "timestamps": lambda rows: 1.76e9 + 600 * rows,
+    "map coordinates": lambda rows: 100 * rows + [5_342_000.0, 691_000.0],
+    "integers": lambda rows: (2**40 + 1000 * rows).astype(np.int64),
+    "one far column": lambda rows: rows + [0, 1e8],
+    "negative": lambda rows: rows - 3e7,
+}
+
+
+@pytest.mark.parametrize("kind", FAR_ROWS)
+def test_rows_far_from_zero(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    classes = np.repeat(range(4), 40)
+    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    rows = corners[classes] + rng.normal(0, 0.05, (160, 2))
+    X = FAR_ROWS[kind](rows)
+    model = quick(n_clusters=4, n_pseudo_labels=4).fit(X)
+    assert adjusted_rand_score(classes, model.labels_) == 1
+    assert_array_equal(model.predict(X[50:53]), model.labels_[50:53])
+    model.save(tmp_path / "model")
+    loaded = DeepClusterEstimator.load(tmp_path / "model")
+    assert_array_equal(loaded.transform(X[:9]), model.transform(X[:9]))
+
+
+def test_embeddings_far_from_zero_are_not_shifted():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4)) + 100
+    model = DeepClusterEstimator(2, fine_tune=False, random_state=0).fit(X)
+    assert_array_equal(model.transform(X), X.astype(np.float32))

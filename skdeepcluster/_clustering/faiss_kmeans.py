@@ -20,11 +20,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from .._inputs.tables import ROW_FORMS, check_rows
+from .._utils.coordinates import Coordinates, batches_of, choose_coordinates
 from .._utils.device import resolve_device
 from .._utils.distributed import Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams
-from .coordinates import Coordinates, batches_of, choose_coordinates
 from .kmeans import KMeansOptions, kmeans
 from .nearest_centers import assign
 

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from .._utils.pages import PageReleaser
 from .._utils.workers import map_in_workers
 from .collection import ImageCollection
 from .decoding import decode, describe_failure
@@ -36,6 +37,8 @@ def _decode_rows(
         # A dataset of the user, and a broken file, may raise any error.
         except Exception as error:
             messages[row] = describe_failure(image, error)
+    if collection.is_array:
+        PageReleaser(collection.sequence).release()
     return torch.from_numpy(images), messages
 
 

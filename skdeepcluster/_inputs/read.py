@@ -1,5 +1,6 @@
 """Reading of X, in any form that `fit` and `transform` take, into a source."""
 
+import math
 import multiprocessing
 import os
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from .._utils.coordinates import choose_coordinates
 from .._utils.device import count_threads
 from .._utils.messages import warn
 from .arrays import (
@@ -53,8 +55,9 @@ COMMON_QUANTILE = 0.999
 # Number of images with values that are compared with the range of values in the fit.
 RANGE_ROWS = 16
 
-# Number of images whose values are compared with each other.
+# Number of images, and of values, that are compared with each other.
 UNIT_ROWS = 64
+UNIT_VALUES = 2**24
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,8 @@ def _check_units(source: Source) -> None:
     """
     if source.dtype == np.uint8:
         return
-    rows = np.linspace(0, len(source) - 1, min(len(source), UNIT_ROWS)).astype(int)
+    n_rows = max(2, min(UNIT_ROWS, UNIT_VALUES // math.prod(source.shape)))
+    rows = np.linspace(0, len(source) - 1, min(len(source), n_rows)).astype(int)
     values = source.batch(rows).numpy().reshape(len(rows), -1)
     high, is_whole = values.max(axis=1), (values == values.round()).all(axis=1)
     is_positive = values.min(axis=1) >= 0
@@ -297,17 +301,17 @@ def _expected_shape(X: np.ndarray, fitted: InputFormat) -> tuple[int, int, int] 
         )
     channels, height, width = image_shape
     if X.ndim == 3:
-        is_single = channels in (X.shape[0], X.shape[2])
-        if channels == 1:
-            is_single = X.shape == (height, width, 1) != (height, height, width)
+        is_color = channels > 1 and channels in (X.shape[0], X.shape[2])
+        is_single = is_color or X.shape == (height, width, 1)
         return image_shape if is_single else None
     if X.shape[1:] in (image_shape, (height, width, channels)):
         # The shape of the fit also tells which dimension holds the channels.
         return image_shape
-    n_channels = {X.shape[1], X.shape[3]}
-    is_convertible = X.dtype == np.uint8 and channels in PIL_CHANNELS
-    allowed = {channels, 1} | (set(PIL_CHANNELS) if is_convertible else set())
-    return None if n_channels & allowed else image_shape
+    # The smaller dimension holds the channels.
+    n_channels = min(X.shape[1], X.shape[3])
+    is_color_or_gray = {channels, n_channels} <= set(PIL_CHANNELS)
+    can_convert = n_channels == 1 or (X.dtype == np.uint8 and is_color_or_gray)
+    return None if n_channels == channels or can_convert else image_shape
 
 
 def _array_format(source: ArraySource, spec: InputSpec) -> ImageFormat | None:
@@ -350,9 +354,23 @@ def _read_row_array(X, spec: InputSpec) -> ArraySource:
     # Values too large for float32 become infinite here; check_finite reports them.
     with np.errstate(over="ignore"):
         values = check_rows(X, IMAGE_FORMS, validate)
-    source = read_rows(values, image_shape)
+    source = replace(
+        read_rows(values, image_shape), origin=_find_origin(values, image_shape, spec)
+    )
     check_finite(source)
     return source
+
+
+def _find_origin(
+    values: np.ndarray, image_shape: tuple[int, int, int] | None, spec: InputSpec
+) -> np.ndarray | None:
+    """Return the origin of rows, or None if float32 holds them as they are."""
+    if spec.fitted is not None:
+        return spec.fitted.origin
+    if image_shape is not None or not spec.shifts_rows or values.dtype == np.float32:
+        return None
+    coordinates = choose_coordinates(values, shifts=True)
+    return coordinates.origin if coordinates.origin.any() else None
 
 
 def _read_collection(

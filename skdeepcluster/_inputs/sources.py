@@ -112,7 +112,7 @@ class Source(ABC):
         return mean, scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArraySource(Source):
     """Images or rows in memory or in a memory map.
 
@@ -120,9 +120,13 @@ class ArraySource(Source):
     ----------
     values : ndarray of shape (n, C, H, W) or (n, d)
         View of the user's array in its own data type. All rows are never copied.
+    origin : ndarray of shape (d,), float64, or None, default=None
+        Values that are subtracted from each row before it becomes float32, for rows
+        that lie far from zero.
     """
 
     values: np.ndarray
+    origin: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of images or rows."""
@@ -140,7 +144,7 @@ class ArraySource(Source):
 
     def subset(self, rows: slice) -> "ArraySource":
         """Return consecutive rows as a source, without reading them."""
-        return ArraySource(self.values[rows])
+        return ArraySource(self.values[rows], self.origin)
 
     def batch(self, rows: slice | np.ndarray) -> torch.Tensor:
         """Return the images at `rows` as a new tensor."""
@@ -170,6 +174,9 @@ class ArraySource(Source):
         # A slice is a view of the user's memory, fancy indexing has made a copy.
         # order="K" keeps channels-last images in that layout, which torch prefers.
         is_view = isinstance(rows, slice)
+        if self.origin is not None:
+            shifted = self.values[rows] - self.origin
+            return torch.from_numpy(shifted.astype(self.dtype))
         return torch.from_numpy(
             self.values[rows].astype(self.dtype, order="K", copy=is_view)
         )

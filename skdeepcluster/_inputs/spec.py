@@ -26,6 +26,8 @@ class InputFormat:
         or for each feature of rows.
     image_format : ImageFormat or None, default=None
         Format into which new images are decoded. With None, `shape` and `dtype` decide.
+    origin : ndarray of shape (n_features,), float64, or None, default=None
+        See `ArraySource`.
     """
 
     shape: tuple[int, ...]
@@ -33,6 +35,7 @@ class InputFormat:
     mean: np.ndarray
     scale: np.ndarray
     image_format: ImageFormat | None = None
+    origin: np.ndarray | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -72,6 +75,9 @@ class InputSpec:
     reads_once : bool, default=False
         Whether a fit reads all images only once, so that decoded images need not be
         kept.
+    shifts_rows : bool, default=False
+        Whether rows that lie far from zero are shifted before they become float32. Rows
+        that are embeddings already, or input of given weights, are used as they are.
     fitted : InputFormat or None, default=None
         Format that X must have, in place of `image_shape`, `image_size`, `resize`,
         `shorter_side` and `interpolation`.
@@ -89,4 +95,5 @@ class InputSpec:
     auto_size: int | None = None
     max_auto_size: int | None = None
     reads_once: bool = False
+    shifts_rows: bool = False
     fitted: InputFormat | None = None

@@ -78,7 +78,7 @@ def batches_of(values: np.ndarray):
 
 
 def choose_coordinates(values: np.ndarray, shifts: bool) -> Coordinates:
-    """Return the coordinates for a k-means of rows.
+    """Return the coordinates in which float32 holds rows.
 
     Columns that lie near zero keep their values. The unit is 1 unless squares of
     the coordinates would be zero, or their sums infinite.
