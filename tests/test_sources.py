@@ -747,9 +747,9 @@ def test_workers_end_with_the_process_that_started_them(folder):
 
 FAR_ROWS = {
     "timestamps": lambda rows: 1.76e9 + 600 * rows,
-    "map coordinates": lambda rows: 100 * rows + [5_342_000.0, 691_000.0],
+    "map coordinates": lambda rows: np.add(100 * rows, [5_342_000, 691_000]),
     "integers": lambda rows: (2**40 + 1000 * rows).astype(np.int64),
-    "one far column": lambda rows: rows + [0, 1e8],
+    "one far column": lambda rows: np.add(rows, [0, 1e8]),
     "negative": lambda rows: rows - 3e7,
 }
 

@@ -42,8 +42,9 @@ MIN_ROWS_FOR_WORKERS = 64
 # Numbers of channels of color images, without and with transparency.
 COLOR_CHANNELS = (3, 4)
 
-# Data types of 2-D data that are kept. scikit-learn converts other types to the first.
-ROW_DTYPES = (np.float32, np.float64, np.uint8, np.float16)
+# Data types of 2-D data that are kept. scikit-learn converts other types to the first,
+# which holds timestamps in integers.
+ROW_DTYPES = (np.float64, np.float32, np.uint8, np.float16)
 
 # Number of standard deviations from the mean that hardly any pixel lies beyond.
 MAX_DEVIATIONS = 100
