@@ -186,6 +186,7 @@ def test_paths_and_skipped_rows_are_saved(images, tmp_path):
     assert_array_equal(loaded.labels_, model.labels_)
 
 
+@pytest.mark.filterwarnings("ignore:resize='auto' pads")
 @pytest.mark.parametrize(
     ("sizes", "choice"), [([(40, 10), (10, 40)], "pad"), ([(12, 10)], "crop")]
 )
@@ -337,7 +338,7 @@ JSON_VALUES = st.recursive(
 )
 FIELDS = ["format", "params", "custom_backbone", "clusters", "dtype", "image_dtype"]
 FIELDS += ["image_shape", "feature_names", "n_features_in", "n_iter", "history"]
-FIELDS += ["device", "cluster_names", "resizing"]
+FIELDS += ["device", "cluster_names", "decoding"]
 
 
 @settings(max_examples=60)
@@ -373,10 +374,14 @@ def test_invalid_header_raises_value_error(saved_path, tmp_path_factory, field, 
         (lambda t: t.update(cluster_names=["1", "0", "2", "3"]), "is a number"),
         (lambda t: t.update(cluster_names=[0, 1, 2, 3]), "not str"),
         (lambda t: t.update(dtype="float64"), "float64"),
-        (lambda t: t["resizing"].update(resize="auto"), "resize='auto'"),
-        (lambda t: t["resizing"].update(interpolation=3), "interpolation=3"),
-        (lambda t: t["resizing"].update(shorter_side=7), "7 pixels"),
-        (lambda t: t["resizing"].update(shorter_side=8.5), "in place of a number"),
+        (lambda t: t["decoding"].update(resize="auto"), "resize='auto'"),
+        (lambda t: t["decoding"].update(interpolation=3), "interpolation=3"),
+        (lambda t: t["decoding"].update(shorter_side=7), "7 pixels"),
+        (lambda t: t["decoding"].update(number_types=["words"]), "words"),
+        (lambda t: t["decoding"].update(white=-1), "white is -1"),
+        (lambda t: t["decoding"].update(path="x"), "path"),
+        (lambda t: t["decoding"].pop("has_alpha"), "decoding"),
+        (lambda t: t["decoding"].update(shorter_side=8.5), "in place of a number"),
     ],
 )
 def test_forged_header_is_refused(saved_path, tmp_path, change, message):
