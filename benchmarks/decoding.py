@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from skdeepcluster._inputs.collection import find_images
-from skdeepcluster._inputs.decoding import ImageFormat
+from skdeepcluster._inputs.image_format import ImageFormat
 from skdeepcluster._inputs.images import DecodedSource
 from skdeepcluster._training.augment import RandomCrop
 

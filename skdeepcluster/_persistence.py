@@ -310,7 +310,7 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
 
 
 def _load_setup(estimator, values: dict) -> BackboneSetup:
-    """Return what `_describe_setup` has described."""
+    """Return the setup that `_describe_setup` has described."""
     preprocessing = values["preprocessing"]
     if preprocessing is not None:
         preprocessing = Preprocessing(**_lists_to_tuples(preprocessing))

@@ -162,7 +162,7 @@ def as_channels_first(image) -> np.ndarray:
 
 
 def _describe_non_image(value) -> str:
-    """Return why a value is no image, and what to pass."""
+    """Return why a value is no image, and the way to pass images."""
     if value is None:
         return (
             "None is not an image. cv2.imread returns None for a file that it cannot "

@@ -41,7 +41,7 @@ MAX_AUTO_SIDES = (128, 64)
 # network bars that tell landscape from portrait.
 MAX_DROPPED_SHARE = 0.4
 
-# A crop that drops more than the first share of an image loses much of it. A warning
+# A crop that drops more than the first share of the pixels loses much. A warning
 # comes if the second share of the images, or more, lose much.
 MUCH_DROPPED = 0.5
 WARNED_SHARE = 0.1
@@ -221,8 +221,8 @@ def _name_file(collection: ImageCollection, row: int, cause: str) -> str:
 def _choose_number_types(table: HeaderTable) -> tuple[str, ...]:
     """Return the names in `NUMBER_TYPES` that the images may have.
 
-    They are those of most images. Files of 8 bits and of more can be mixed, since
-    integers of more bits can be scaled to bytes.
+    Most images have numbers of these types. Files of 8 bits and of more can be mixed,
+    since integers of more bits can be scaled to bytes.
     """
     names, counts = np.unique(table.number_types, return_counts=True)
     n_images = dict(zip(names.tolist(), counts.tolist(), strict=True))
@@ -322,7 +322,7 @@ def _typical_side(shapes: np.ndarray, max_side: int) -> int:
 
     Icons and spacers of a few pixels hardly count, however many they are: photographs
     that are scaled down to their size would lose everything. An image counts for at
-    most `max_side` squared, so that one huge image does not outweigh all others.
+    most `max_side` squared, so that one huge image does not decide alone.
     """
     sides = np.sort(shapes[:, 1:].min(axis=1)).astype(np.int64)
     weights = np.cumsum(np.minimum(sides, max_side) ** 2)

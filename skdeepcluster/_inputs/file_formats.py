@@ -1,4 +1,4 @@
-"""Formats of image files: which endings a folder is searched for, and what is opened.
+"""Formats of image files, with the endings that a folder is searched for.
 
 Pillow opens a file by its content, whatever its name. A file of PostScript (EPS) with
 the ending .jpg would start Ghostscript, which runs the code in the file. All files are

@@ -70,7 +70,7 @@ AMBIGUOUS_FOLDER = re.compile(
 EXPORT_FILES = ("index.html", "clusters.csv")
 EXPORT_THUMBNAILS = "thumbnails"
 
-# Errors of text that is the path of nothing. All others are errors of a folder.
+# Errors of text that is the path of nothing. Any different error is a folder's.
 NO_PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 
 # Number of endings and of folders that a warning names.
@@ -326,7 +326,7 @@ def _to_error(folder: str | os.PathLike, cause: str) -> ValueError:
 
 
 def _describe_left_out(content: FolderContent, folder: str | os.PathLike) -> list[str]:
-    """Return one sentence or more for each reason to leave out what may be images."""
+    """Return one sentence or more for each reason to leave out possible images."""
     reports = []
     if content.endings:
         reports.append(_describe_endings(content.endings, len(content.images)))

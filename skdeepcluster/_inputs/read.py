@@ -1,6 +1,5 @@
 """Reading of X, in any form that `fit` and `transform` take, into a source."""
 
-import math
 import multiprocessing
 import os
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from .images import DecodedSource, find_error
 from .sources import ArraySource, Source
 from .spec import InputFormat, InputSpec
 from .tables import IMAGE_FORMS, check_rows
+from .units import check_range, check_units
 
 # Label of an image that cannot be read.
 NO_CLUSTER = -1
@@ -45,20 +45,6 @@ COLOR_CHANNELS = (3, 4)
 # Data types of 2-D data that are kept. scikit-learn converts other types to the first,
 # which holds timestamps in integers.
 ROW_DTYPES = (np.float64, np.float32, np.uint8, np.float16)
-
-# Number of standard deviations from the mean that hardly any pixel lies beyond.
-MAX_DEVIATIONS = 100
-
-# Share of the values that are compared with the range in the fit. A broken pixel of a
-# camera is no sign of another unit.
-COMMON_QUANTILE = 0.999
-
-# Number of images with values that are compared with the range of values in the fit.
-RANGE_ROWS = 16
-
-# Number of images, and of values, that are compared with each other.
-UNIT_ROWS = 64
-UNIT_VALUES = 2**24
 
 
 @dataclass(frozen=True)
@@ -174,9 +160,9 @@ def read_input(
     # Files of bytes need no check, which would decode them.
     is_file_of_bytes = data.paths is not None and data.source.dtype == np.uint8
     if spec.fitted is not None and spec.fitted.image_shape and not is_file_of_bytes:
-        _check_range(data.source.subset(slice(RANGE_ROWS)), spec.fitted)
+        check_range(data.source, spec.fitted)
     if spec.fitted is None and data.image_format is not None:
-        _check_units(data.source)
+        check_units(data.source)
     if for_training and len(data.rows) < 2:
         raise ValueError(
             f"Found array with {len(data.rows)} sample(s) (n_samples="
@@ -184,45 +170,6 @@ def read_input(
             "clustered."
         )
     return data, failures
-
-
-def _check_range(source: Source, fitted: InputFormat) -> None:
-    """Warn if the values seem to have another unit than the values of the fit."""
-    values = source.batch(slice(None)).numpy()
-    low, high = float(values.min()), float(np.quantile(values, COMMON_QUANTILE))
-    mean, scale = float(fitted.mean.max()), float(fitted.scale.max())
-    # Values between 0 and 1 have a mean of at most 1 and a deviation of at most 0.5.
-    is_smaller = 0 <= low < high <= 1 and (mean > 1 or scale > 0.5)
-    if is_smaller or high > mean + MAX_DEVIATIONS * scale:
-        warn(
-            f"X holds values from {low:.3g} to {high:.3g}, but values as in fit have a "
-            f"mean of about {mean:.3g}. Scale X as in fit: pixels from 0 to 1 are not "
-            "pixels from 0 to 255."
-        )
-
-
-def _check_units(source: Source) -> None:
-    """Warn if some images seem to have white at 1, and others at 255.
-
-    Readers of files return both: matplotlib's are floats up to 1 for PNG, and bytes for
-    JPEG. A conversion to floats hides that.
-    """
-    if source.dtype == np.uint8:
-        return
-    n_rows = max(2, min(UNIT_ROWS, UNIT_VALUES // math.prod(source.shape)))
-    rows = np.linspace(0, len(source) - 1, min(len(source), n_rows)).astype(int)
-    values = source.batch(rows).numpy().reshape(len(rows), -1)
-    high, is_whole = values.max(axis=1), (values == values.round()).all(axis=1)
-    is_positive = values.min(axis=1) >= 0
-    has_low_white = is_positive & ~is_whole & (high <= 1)
-    has_high_white = is_positive & is_whole & (high > 1)
-    if has_low_white.any() and has_high_white.any():
-        warn(
-            f"X mixes units: row {rows[has_low_white][0]} holds fractions up to 1, and "
-            f"row {rows[has_high_white][0]} whole numbers up to "
-            f"{high[has_high_white][0]:.0f}. Scale all images to one black and white, "
-            "such as uint8 from 0 to 255."
-        )
 
 
 def _open_array(path: str | os.PathLike) -> np.ndarray:

@@ -6,7 +6,7 @@ from PIL import Image
 # PIL modes with a band of transparency.
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
-# Largest value of the darkest channel of a pixel that can be told from white.
+# Largest value of the darkest channel of a pixel that is visible on white.
 MAX_DARK = 223
 
 # Share of the visible pixels that has to differ from white on a white ground.
@@ -16,7 +16,7 @@ MIN_DARK_SHARE = 0.02
 def flatten(image: Image.Image, has_alpha: bool) -> Image.Image:
     """Return an image without transparency.
 
-    The ground is white, or black if hardly any visible pixel could be told from white.
+    The ground is white, or black if hardly any opaque pixel is visible on white.
     An image without a visible pixel shows the colors below a band of transparency.
 
     Parameters

@@ -296,7 +296,7 @@ class Network(nn.Module):
         """Set training mode, except for a backbone with given weights."""
         super().train(mode)
         if self.setup.is_given:
-            # Statistics of few images would replace what the weights were trained with.
+            # Statistics of few images would replace the statistics of the training.
             self.trunk.eval()
         return self
 
@@ -352,7 +352,7 @@ class BackboneSetup:
 
     @property
     def name_of_preprocessing(self) -> str:
-        """Name or formula of what happens to pixels, for `recipe_`."""
+        """Name or formula of the preprocessing of pixels, for `recipe_`."""
         if self.function is not None:
             return name_of_function(self.function)
         assert self.preprocessing is not None
@@ -374,7 +374,7 @@ def name_of_function(function: Callable) -> str:
 
 
 def _format(values: tuple[float, ...]) -> str:
-    """Return one number if all values are equal, otherwise all of them."""
+    """Return one number if all values are equal, otherwise all values."""
     values = values[:1] if len(set(values)) == 1 else values
     return ", ".join(f"{value:.4g}" for value in values)
 
@@ -409,7 +409,7 @@ def build_network(
     setup : BackboneSetup or None
         None is fresh weights, and standardization by the data.
     loads_weights : bool, default=True
-        False leaves out given weights, since others replace them later.
+        False leaves out given weights, since later weights replace them.
 
     Raises
     ------
@@ -508,7 +508,7 @@ def find_pixel_range(sample: Source) -> tuple[float, float]:
 def _first_layer(
     shape: tuple[int, ...], mean: np.ndarray, scale: np.ndarray, setup: BackboneSetup
 ) -> nn.Module:
-    """Return the module that maps X to what the backbone takes."""
+    """Return the module that maps X to the input of the backbone."""
     if setup.function is not None:
         return CustomInput(setup.function, mean, scale, len(shape))
     is_image = len(shape) == 3

@@ -1,0 +1,62 @@
+"""Warnings about images in another unit than the images of the fit, or of the set."""
+
+import math
+
+import numpy as np
+
+from .._utils.messages import warn
+from .sources import Source
+from .spec import InputFormat
+
+# Number of standard deviations from the mean that hardly any pixel lies beyond.
+MAX_DEVIATIONS = 100
+
+# Share of the values that are compared with the range in the fit. A broken pixel of a
+# camera is no sign of another unit.
+COMMON_QUANTILE = 0.999
+
+# Number of images with values that are compared with the range of values in the fit.
+RANGE_ROWS = 16
+
+# Number of images, and of values, that are compared with each other.
+UNIT_ROWS = 64
+UNIT_VALUES = 2**24
+
+
+def check_range(source: Source, fitted: InputFormat) -> None:
+    """Warn if the values seem to have another unit than the values of the fit."""
+    values = source.batch(slice(RANGE_ROWS)).numpy()
+    low, high = float(values.min()), float(np.quantile(values, COMMON_QUANTILE))
+    mean, scale = float(fitted.mean.max()), float(fitted.scale.max())
+    # Values between 0 and 1 have a mean of at most 1 and a deviation of at most 0.5.
+    is_smaller = 0 <= low < high <= 1 and (mean > 1 or scale > 0.5)
+    if is_smaller or high > mean + MAX_DEVIATIONS * scale:
+        warn(
+            f"X holds values from {low:.3g} to {high:.3g}, but values as in fit have a "
+            f"mean of about {mean:.3g}. Scale X as in fit: pixels from 0 to 1 are not "
+            "pixels from 0 to 255."
+        )
+
+
+def check_units(source: Source) -> None:
+    """Warn if white seems to be 1 in some images, and 255 in different images.
+
+    matplotlib reads PNG files as floats up to 1, and JPEG files as bytes. A conversion
+    of the bytes to floats hides the difference.
+    """
+    if source.dtype == np.uint8:
+        return
+    n_rows = max(2, min(UNIT_ROWS, UNIT_VALUES // math.prod(source.shape)))
+    rows = np.linspace(0, len(source) - 1, min(len(source), n_rows)).astype(int)
+    values = source.batch(rows).numpy().reshape(len(rows), -1)
+    high, is_whole = values.max(axis=1), (values == values.round()).all(axis=1)
+    is_positive = values.min(axis=1) >= 0
+    has_low_white = is_positive & ~is_whole & (high <= 1)
+    has_high_white = is_positive & is_whole & (high > 1)
+    if has_low_white.any() and has_high_white.any():
+        warn(
+            f"X mixes units: row {rows[has_low_white][0]} holds fractions up to 1, and "
+            f"row {rows[has_high_white][0]} whole numbers up to "
+            f"{high[has_high_white][0]:.0f}. Scale all images to one black and white, "
+            "such as uint8 from 0 to 255."
+        )
