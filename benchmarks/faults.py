@@ -567,7 +567,7 @@ SHORTAGES = {
         make_color_images, {"backbone": WideNetwork()}, 500, "cache_dir"
     ),
     "search": Shortage(make_color_images, {}, 100, "n_jobs"),
-    "images": Shortage(LargeDataset, {}, 500, "cache_dir"),
+    "images": Shortage(LargeDataset, {}, 300, "n_jobs"),
 }
 
 

@@ -573,7 +573,8 @@ def test_weights_are_not_suggested_where_they_would_not_help(tmp_path):
     large = rng.integers(0, 255, (12, 3, 96, 96), np.uint8)
     quick(**FEW_CLUSTERS).fit(large[:, :, :64, :64])
     quick(**FEW_CLUSTERS).fit(large[:, 0])
-    quick(**FEW_CLUSTERS, image_shape=(1, 32, 32), image_size=32).fit(large)
+    gray = list(map(Image.fromarray, large.transpose(0, 2, 3, 1)))
+    quick(**FEW_CLUSTERS, image_shape=(1, 32, 32)).fit(gray)
     module = nn.Sequential(nn.Conv2d(3, 6, 3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     quick(**FEW_CLUSTERS, backbone=module).fit(large)
     torch.save(small_convnet((3, 96, 96)).state_dict(), tmp_path / "weights.pt")
@@ -612,9 +613,9 @@ BAD_INPUT = {
     "missing file": (lambda X: ["a.png"] * 9, ValueError, r"row 0: a.png: No such"),
     "missing .npy": (lambda X: "some.npy", ValueError, r"'some.npy' is no"),
     "mixed channels": (
-        lambda X: [X[0], X[1][:5], *np.ones((9, 2, 8, 8))],
+        lambda X: [X[0], X[1][:5], *np.ones((9, 2, 8, 8), np.uint8)],
         ValueError,
-        r"row 0: an image of 1 channels.* 2",
+        r"row 1: an image of 1 channels.* 2",
     ),
     "no pixels": (lambda X: X[:, :0], ValueError, r"without pixels"),
     "too few images": (lambda X: X[:4], ValueError, r"n_samples=4 .* n_clusters=5"),
@@ -855,8 +856,8 @@ def test_predict_names_the_type_of_wrong_input(fitted, X, error, message):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((4, 3, 8, 8), r"\(3, 8, 8\), but fit saw images of shape \(1, 8, 8\)"),
-        ((4, 9, 9), r"\(1, 9, 9\), but fit saw"),
+        ((4, 4, 8, 8), r"\(4, 8, 8\), but fit saw images of shape \(1, 8, 8\)"),
+        ((4, 9, 9, 2), r"\(2, 9, 9\), but fit saw"),
         ((4, 64), r"2 dimensions, but fit saw images of shape \(1, 8, 8\)"),
     ],
 )

@@ -24,6 +24,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from torch import nn
 from torchvision import models
+from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster.evaluation import TrainingCurvesDisplay
@@ -196,8 +197,9 @@ def test_torchvision_embedding_of_arrays(shape, resnet18, resnet18_trunk, tmp_pa
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 3, *shape), dtype=np.uint8)
     model = make_model(2, backbone="resnet18", weights=str(path)).fit(images)
-    batch = models.ResNet18_Weights.DEFAULT.transforms()(torch.from_numpy(images))
-    expected = compute(resnet18_trunk, batch)
+    transforms = models.ResNet18_Weights.DEFAULT.transforms()
+    batch = [transforms(Image.fromarray(x.transpose(1, 2, 0))) for x in images]
+    expected = compute(resnet18_trunk, torch.stack(batch))
     assert_allclose(model.transform(images), expected, **TOLERANCE)
     model.save(tmp_path / "model")
     loaded = DeepClusterEstimator.load(tmp_path / "model")
@@ -837,7 +839,10 @@ def test_function_replaces_the_preprocessing_of_named_weights(images, tmp_path):
         weights=tmp_path / "weights.pth",
         preprocess=lambda batch: batch / 255,
     ).fit(images)
-    expected = compute(network, torch.from_numpy(images) / 255)
+    # The size of the images is the one that the weights expect.
+    resize = Compose([Resize(256), CenterCrop(224), PILToTensor()])
+    batch = [resize(Image.fromarray(x.transpose(1, 2, 0))) for x in images]
+    expected = compute(network, torch.stack(batch) / 255)
     assert_allclose(model.transform(images), expected, **TOLERANCE)
 
 

@@ -166,8 +166,8 @@ def _convert(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
         return np.ascontiguousarray(
             resize(pixels, image_format), dtype=image_format.dtype
         )
-    if values.shape[0] == 1:
-        # One gray channel serves for all channels.
+    if values.shape[0] == 1 and channels == 3:
+        # Gray numbers of more than 8 bits become color as bytes do.
         return np.repeat(_resize_channel(values[0], image_format), channels, axis=0)
     if values.shape[0] != channels:
         cure = "convert it"

@@ -258,7 +258,8 @@ def _expected_shape(X: np.ndarray, fitted: InputFormat) -> tuple[int, int, int] 
     # The smaller dimension holds the channels.
     n_channels = min(X.shape[1], X.shape[3])
     is_color_or_gray = {channels, n_channels} <= set(PIL_CHANNELS)
-    can_convert = n_channels == 1 or (X.dtype == np.uint8 and is_color_or_gray)
+    becomes_color = (n_channels, channels) == (1, 3)
+    can_convert = becomes_color or (X.dtype == np.uint8 and is_color_or_gray)
     return None if n_channels == channels or can_convert else image_shape
 
 

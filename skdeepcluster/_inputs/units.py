@@ -15,6 +15,9 @@ MAX_DEVIATIONS = 100
 # camera is no sign of another unit.
 COMMON_QUANTILE = 0.999
 
+# Differences that have no meaning in float32.
+TINY = 1e-30
+
 # Number of images with values that are compared with the range of values in the fit.
 RANGE_ROWS = 16
 
@@ -29,7 +32,8 @@ def check_range(source: Source, fitted: InputFormat) -> None:
     low, high = float(values.min()), float(np.quantile(values, COMMON_QUANTILE))
     mean, scale = float(fitted.mean.max()), float(fitted.scale.max())
     # Values between 0 and 1 have a mean of at most 1 and a deviation of at most 0.5.
-    is_smaller = 0 <= low < high <= 1 and (mean > 1 or scale > 0.5)
+    is_fraction = low >= 0 and low + TINY < high <= 1
+    is_smaller = is_fraction and (mean > 1 or scale > 0.5)
     if is_smaller or high > mean + MAX_DEVIATIONS * scale:
         warn(
             f"X holds values from {low:.3g} to {high:.3g}, but values as in fit have a "

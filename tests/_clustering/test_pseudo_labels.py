@@ -211,7 +211,7 @@ def test_outliers_are_assigned_to_nearest_mean():
     points = np.vstack([points, [[3, 3], [6, 6]]]).astype(np.float32)
     dbscan = DBSCAN(eps=1.0)
     assert (dbscan.fit_predict(points)[-2:] == -1).all()
-    labels = run_user_clusterer(dbscan, points, 7, seed=0)
+    labels = run_user_clusterer(dbscan, points, 7, seed=0, reported=set())
     assert adjusted_rand_score([*blobs, 0, 1], labels) == 1
 
 
@@ -219,7 +219,7 @@ def test_clusterer_with_outliers_only_is_refused():
     points = np.random.default_rng(0).standard_normal((30, 2)).astype(np.float32)
     message = r"clusterer=DBSCAN labels all images as outliers.*parameters"
     with pytest.raises(ValueError, match=message):
-        run_user_clusterer(DBSCAN(eps=1e-9), points, 7, seed=0)
+        run_user_clusterer(DBSCAN(eps=1e-9), points, 7, seed=0, reported=set())
 
 
 class ReturnsRows(KMeans):
@@ -233,7 +233,7 @@ def test_clusterer_without_integer_labels_is_refused():
     points = np.zeros((30, 2), np.float32)
     message = r"clusterer=ReturnsRows must return an integer"
     with pytest.raises(ValueError, match=message):
-        run_user_clusterer(ReturnsRows(), points, 7, seed=0)
+        run_user_clusterer(ReturnsRows(), points, 7, seed=0, reported=set())
 
 
 @pytest.mark.parametrize("method", ["pic", AgglomerativeClustering()], ids=["pic", "_"])
