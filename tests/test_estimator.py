@@ -615,7 +615,7 @@ BAD_INPUT = {
     "mixed channels": (
         lambda X: [X[0], X[1][:5], *np.ones((9, 2, 8, 8), np.uint8)],
         ValueError,
-        r"row 1: an image of 1 channels.* 2",
+        r"row 0: an image of 1 channels.* 2",
     ),
     "no pixels": (lambda X: X[:, :0], ValueError, r"without pixels"),
     "too few images": (lambda X: X[:4], ValueError, r"n_samples=4 .* n_clusters=5"),
