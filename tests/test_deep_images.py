@@ -1,5 +1,6 @@
 """Images of more than 8 bits: read once for the set, from files as from arrays."""
 
+import contextlib
 import struct
 import zlib
 
@@ -158,6 +159,64 @@ def test_mixed_depths_share_black_and_white(write, white):
     embedding = model.transform(paths)
     # Rounding to bytes moves a pixel by one step at most.
     assert_allclose(embedding[1:N], embedding[N + 1 :], atol=0.2)
+
+
+def test_numbers_beyond_white_are_refused(write):
+    # The brightest image is not among the images from which white is found.
+    flat = write(BYTES, ".png", save_pil)
+    images = (np.concatenate([SHADES] * 4) * 4095).astype(np.uint16)
+    images[1] *= 3
+    paths = [*flat, *write(images, ".png", save_pil, name="deep")]
+    with (
+        pytest.warns(UserWarning, match="white at 4095"),
+        pytest.raises(ValueError, match=r"row 25: .*white, 4095.*8 bits"),
+    ):
+        quick().fit(paths)
+    negative = write(KINDS["hounsfield"][0], ".tif", save_pil, name="negative")
+    with (
+        pytest.warns(UserWarning, match="more than 8 bits"),
+        pytest.raises(ValueError, match=r"between -\d+ and .*black"),
+    ):
+        quick().fit([*flat, *negative])
+
+
+def save_unsigned32(values, path):
+    """Write a TIFF file of 32 bits without a sign, which PIL reads with a sign."""
+    Image.fromarray(values.astype(np.uint32).view(np.int32)).save(path)
+    content = bytearray(path.read_bytes())
+    offset = int.from_bytes(content[4:8], "little")
+    for entry in range(int.from_bytes(content[offset : offset + 2], "little")):
+        start = offset + 2 + 12 * entry
+        if int.from_bytes(content[start : start + 2], "little") == 339:
+            content[start + 8 : start + 10] = (1).to_bytes(2, "little")
+    path.write_bytes(content)
+
+
+def test_large_numbers_without_a_sign(write):
+    images = (SHADES * (2**32 - 1)).astype(np.uint32)
+    paths = write(images, ".tif", save_unsigned32)
+    model = quick().fit(paths)
+    assert_array_equal(model.labels_, quick().fit(images).labels_)
+    assert_array_equal(model.predict(images), model.labels_)
+
+
+@pytest.mark.parametrize("kind", ["12 bits, color PNG", "8 bits, color TIFF"])
+def test_opened_images_can_be_read_again(write, kind):
+    images, ending, save = KINDS[kind]
+    with contextlib.ExitStack() as stack:
+        paths = write(images, ending, save)
+        opened = [stack.enter_context(Image.open(path)) for path in paths]
+        model = quick().fit(opened)
+        assert_array_equal(model.labels_, quick().fit(images).labels_)
+        assert_array_equal(model.predict(opened), model.labels_)
+
+
+@pytest.mark.parametrize(("fit", "new"), [(255, 4095), (4095, 255), (255, 65535)])
+def test_arrays_of_other_bits_warn(fit, new):
+    types = {255: np.uint8, 4095: np.uint16, 65535: np.uint16}
+    model = quick().fit((SHADES * fit).astype(types[fit]))
+    with pytest.warns(UserWarning, match="Scale X as in fit"):
+        model.predict((SHADES * new).astype(types[new]))
 
 
 @pytest.mark.parametrize("kind", ["12 bits in TIFF", "hounsfield", "floats"])

@@ -22,14 +22,14 @@ HEADERS_PER_TASK = 256
 # Number of images of a dataset that are decoded to find the format of all images.
 SAMPLED_IMAGES = 256
 
-# Number of files that are decoded to find white, or whether a band is transparency.
+# Number of images that are decoded to find white, or the meaning of a fourth band.
 DECODED_IMAGES = 32
 
 # Share of the pixels that are neither opaque nor fully transparent, above which the
 # last band of an image is no transparency.
 MAX_PARTIAL_SHARE = 0.5
 
-# Numbers of bits of cameras and scanners.
+# Numbers of bits of cameras, scanners and tomographs.
 BITS = (8, 10, 12, 14, 16, 32)
 
 # Longest side, in pixels, up to which images of one size keep their size, and largest
@@ -221,13 +221,13 @@ def _name_file(collection: ImageCollection, row: int, cause: str) -> str:
 def _choose_number_types(table: HeaderTable) -> tuple[str, ...]:
     """Return the names in `NUMBER_TYPES` that the images may have.
 
-    Most images have numbers of these types. Files of 8 bits and of more can be mixed,
-    since integers of more bits can be scaled to bytes.
+    Most images have numbers of these types. Files and PIL images of 8 bits and of more
+    can be mixed, since integers of more bits can be scaled to bytes.
     """
     names, counts = np.unique(table.number_types, return_counts=True)
     n_images = dict(zip(names.tolist(), counts.tolist(), strict=True))
-    is_file = not table.is_array.any()
-    if is_file and {"bytes", "integers"} <= n_images.keys():
+    has_arrays = table.is_array.any()
+    if not has_arrays and {"bytes", "integers"} <= n_images.keys():
         return "bytes", "integers"
     # Of equally many, the first name is chosen.
     return (max(NUMBER_TYPES, key=lambda name: n_images.get(name, 0)),)
@@ -236,8 +236,9 @@ def _choose_number_types(table: HeaderTable) -> tuple[str, ...]:
 def _find_white(collection: ImageCollection, table: HeaderTable) -> float:
     """Return white in files of more than 8 bits that are mixed with files of 8 bits.
 
-    It is the largest number of the least bits that hold all values: a camera of 12 bits
-    stores white as 4095, in files of 16 bits.
+    It is the largest number of the least bits that hold the values of a sample: a
+    camera of 12 bits stores white as 4095, in files of 16 bits. Images that exceed it
+    count as unreadable.
     """
     is_deep = table.number_types == "integers"
     highest = _decode_some(

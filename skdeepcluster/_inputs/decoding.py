@@ -10,7 +10,9 @@ from .file_formats import open_image
 from .headers import (
     deep_layout,
     drop_label,
+    find_orientation,
     has_alpha_band,
+    is_unsigned32,
     pil_number_type,
     read_deep_color,
 )
@@ -73,9 +75,12 @@ def read_numbers(image: Image.Image) -> np.ndarray:
     if layout is not None:
         values = read_deep_color(image, layout).transpose(2, 0, 1)
     else:
+        # The tags of a TIFF file are asked for before PIL rotates the image.
+        is_unsigned = is_unsigned32(image)
         values = np.asarray(image)[None]
+        values = values.view(np.uint32) if is_unsigned else values
     # PIL rotates a TIFF file when it loads it, and then removes the orientation.
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    orientation = find_orientation(image)
     values = values.astype(np.float32)
     if not (np.abs(values) <= MAX_ABS_VALUE).all():
         raise ValueError("its pixels are NaN, infinite or beyond 1e30")
@@ -161,11 +166,10 @@ def _convert(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
     channels = image_format.shape[0]
     is_pil_like = values.dtype == np.uint8 and values.shape[0] in PIL_CHANNELS
     if is_pil_like and channels in PIL_CHANNELS:
-        image = Image.fromarray(values.transpose(1, 2, 0).squeeze())
-        pixels = _to_mode(image, channels)
-        return np.ascontiguousarray(
-            resize(pixels, image_format), dtype=image_format.dtype
-        )
+        pixels = values[0] if len(values) == 1 else values.transpose(1, 2, 0)
+        image = Image.fromarray(pixels)
+        resized = resize(_to_mode(image, channels), image_format)
+        return np.ascontiguousarray(resized, dtype=image_format.dtype)
     if values.shape[0] == 1 and channels == 3:
         # Gray numbers of more than 8 bits become color as bytes do.
         return np.repeat(_resize_channel(values[0], image_format), channels, axis=0)
@@ -192,10 +196,23 @@ def _resize_channel(values: np.ndarray, image_format: ImageFormat) -> np.ndarray
 
 
 def _scale_to_bytes(values: np.ndarray, white: float | None) -> np.ndarray:
-    """Return numbers as bytes, from black at 0 or at the minimum of the image."""
+    """Return numbers as bytes, from black at 0 or at the minimum of the image.
+
+    Raises
+    ------
+    ValueError
+        If a number is darker than black or brighter than white.
+    """
     black = 0.0
+    low, high = float(values.min()), float(values.max())
     if white is None:
-        black, white = float(values.min()), float(values.max())
+        black, white = low, high
+    elif low < black or high > white:
+        raise ValueError(
+            f"its pixels lie between {low:.6g} and {high:.6g}, and not between black, "
+            f"0, and white, {white:.6g}, of the other images of more than 8 bits: "
+            "convert all images to 8 bits"
+        )
     scale = 255 / (white - black) if white > black else 0.0
     return ((values - black) * scale).round().clip(0, 255).astype(np.uint8)
 

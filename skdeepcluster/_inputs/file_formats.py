@@ -82,6 +82,8 @@ POSTSCRIPT_FORMATS = ("EPS", "PS")
 POSTSCRIPT_ENDINGS = (".eps", ".epsf", ".epsi", ".epi", ".ps", ".ai")
 POSTSCRIPT_SIGNATURES = (b"%!PS", b"\x04%!PS", b"\xc5\xd0\xd3\xc6")
 
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 # Formats that need no look at their plug-in.
 KNOWN_FORMATS = frozenset((*FORMATS, *LISTED_FORMATS, *POSTSCRIPT_FORMATS))
 
@@ -192,6 +194,11 @@ def _describe_format(path: str | os.PathLike) -> str | None:
     """Return why a file is not read that no plug-in takes, or None if unknown."""
     with open(path, "rb") as file:
         start = file.read(16)
+    if start.startswith(TIFF_SIGNATURES):
+        return (
+            "Pillow cannot read this kind of TIFF file: read it by another package, "
+            "such as tifffile, and pass the arrays"
+        )
     if start.startswith(POSTSCRIPT_SIGNATURES):
         return (
             "PostScript (EPS) is not read, since Ghostscript would run the code in it: "

@@ -21,17 +21,21 @@ GRAY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F", "LA", "La")
 # EXIF orientations that swap height and width.
 SWAPPED_ORIENTATIONS = (5, 6, 7, 8)
 
-# Layouts of files with three bands of 16 bits, of which PIL reads the upper 8 bits.
+# Layouts of RGB files of 16 bits per band, of which PIL reads the upper 8 bits. The
+# fourth band of RGBX has no meaning.
 DEEP_LAYOUTS = ("RGB;16", "RGBX;16")
 
 # Tags of a TIFF file, by their name.
 TIFF_TAGS = {tag.name: number for number, tag in TAGS_V2.items()}
 
-# Values of the tag ExtraSamples for transparency.
+# Values of the tag ExtraSamples that stand for transparency.
 TIFF_ALPHA = (1, 2)
 
 # Value of the tag PlanarConfiguration for one plane after another.
 SEPARATE_PLANES = 2
+
+# Value of the tag SampleFormat for integers without a sign, also if the tag is missing.
+UNSIGNED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,33 +159,61 @@ def read_deep_color(image: Any, layout: str) -> np.ndarray:
     if order == "N":
         order = "L" if sys.byteorder == "little" else "B"
     swapped = layout[:-1] + ("B" if order == "L" else "L")
-    lower_tiles = []
+    # The image itself stays unloaded, since PIL forgets the layout when it loads it.
+    position = image.fp.tell()
+    image.fp.seek(0)
+    content = image.fp.read()
+    image.fp.seek(position)
+    upper = _open_again(content, image.format, layout)
+    lower = _open_again(content, image.format, swapped)
+    upper_bytes = np.asarray(upper.convert("RGB"), dtype=np.uint16)
+    return upper_bytes * 256 + np.asarray(lower.convert("RGB"), dtype=np.uint16)
+
+
+def is_unsigned32(image: Image.Image) -> bool:
+    """Return whether PIL shows integers of 32 bits without a sign as negative numbers.
+
+    PIL has integers with a sign only.
+    """
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None or image.mode != "I":
+        return False
+    bits = np.atleast_1d(tags.get(TIFF_TAGS["BitsPerSample"], 1))
+    sample_format = np.atleast_1d(tags.get(TIFF_TAGS["SampleFormat"], UNSIGNED))
+    return bool(bits.max() == 32 and sample_format[0] == UNSIGNED)
+
+
+def find_orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation in the header of an image.
+
+    PIL would decode a PNG file to search for it behind the pixels, too.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        return None
+    return image.getexif().get(ExifTags.Base.Orientation)
+
+
+def _open_again(content: bytes, image_format: str, layout: str) -> Any:
+    """Return an image from the content of its file, to be read in a layout."""
+    image: Any = Image.open(io.BytesIO(content), formats=[image_format])
+    tiles = []
     for tile in image.tile:
         is_name = isinstance(tile.args, str)
-        args = swapped if is_name else (swapped, *tile.args[1:])
-        lower_tiles.append(tile._replace(args=args))
-    file = image.fp
-    position = file.tell()
-    file.seek(0)
-    lower_image = Image.open(io.BytesIO(file.read()), formats=[image.format])
-    file.seek(position)
-    lower_image.tile = lower_tiles
-    upper = np.asarray(image.convert("RGB"), dtype=np.uint16)
-    return upper * 256 + np.asarray(lower_image.convert("RGB"), dtype=np.uint16)
+        args = layout if is_name else (layout, *tile.args[1:])
+        tiles.append(tile._replace(args=args))
+    image.tile = tiles
+    return image
 
 
 def _read_pil_header(image: Image.Image) -> ImageHeader:
-    # The layout of 16 bits is known only until PIL loads the image, which it does to
-    # find the orientation in a PNG file.
-    numbers, is_animated = pil_number_type(image), _is_animated(image)
     width, height = image.size
-    if image.getexif().get(ExifTags.Base.Orientation) in SWAPPED_ORIENTATIONS:
+    if find_orientation(image) in SWAPPED_ORIENTATIONS:
         width, height = height, width
     return ImageHeader(
         shape=(1 if image.mode in GRAY_MODES else 3, height, width),
-        number_type=numbers,
+        number_type=pil_number_type(image),
         has_alpha=has_alpha_band(image),
-        is_animated=is_animated,
+        is_animated=_is_animated(image),
     )
 
 

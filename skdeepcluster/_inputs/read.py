@@ -422,7 +422,9 @@ def _fitted_format(collection: ImageCollection, fitted: InputFormat) -> ImageFor
     if image_format.dtype != np.uint8 and image_format.number_types is not None:
         # Integers and the same numbers as floats are alike. Bytes of files have their
         # own black and white.
-        return replace(image_format, number_types=("floats", "integers"))
+        own = image_format.number_types[0]
+        other = "floats" if own == "integers" else "integers"
+        return replace(image_format, number_types=(own, other))
     return image_format
 
 

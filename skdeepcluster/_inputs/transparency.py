@@ -44,7 +44,13 @@ def flatten(image: Image.Image, has_alpha: bool) -> Image.Image:
 
 
 def partial_share(image: Image.Image) -> float:
-    """Return the share of pixels that are neither opaque nor fully transparent."""
+    """Return the share of pixels that are neither opaque nor fully transparent.
+
+    It is 0 if all pixels have one color: then transparency is all that there is to see,
+    as in drawings of smoke.
+    """
+    if not _has_detail(image.convert("RGB")):
+        return 0.0
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     return float(np.mean((alpha > 0) & (alpha < 255)))
 

@@ -15,6 +15,9 @@ MAX_DEVIATIONS = 100
 # camera is no sign of another unit.
 COMMON_QUANTILE = 0.999
 
+# Largest byte.
+MAX_BYTE = 255
+
 # Differences that have no meaning in float32.
 TINY = 1e-30
 
@@ -34,11 +37,15 @@ def check_range(source: Source, fitted: InputFormat) -> None:
     # Values between 0 and 1 have a mean of at most 1 and a deviation of at most 0.5.
     is_fraction = low >= 0 and low + TINY < high <= 1
     is_smaller = is_fraction and (mean > 1 or scale > 0.5)
-    if is_smaller or high > mean + MAX_DEVIATIONS * scale:
+    # Bytes beside integers of more bits have another white, and the other way around.
+    exceeds_bytes = fitted.dtype == np.uint8 and high > MAX_BYTE
+    are_bytes = mean > MAX_BYTE and source.dtype == np.uint8
+    is_larger = exceeds_bytes or high > mean + MAX_DEVIATIONS * scale
+    if is_smaller or is_larger or are_bytes:
         warn(
             f"X holds values from {low:.3g} to {high:.3g}, but values as in fit have a "
             f"mean of about {mean:.3g}. Scale X as in fit: pixels from 0 to 1 are not "
-            "pixels from 0 to 255."
+            "pixels from 0 to 255, nor are pixels of 12 or 16 bits."
         )
 
 
@@ -48,7 +55,7 @@ def check_units(source: Source) -> None:
     matplotlib reads PNG files as floats up to 1, and JPEG files as bytes. A conversion
     of the bytes to floats hides the difference.
     """
-    if source.dtype == np.uint8:
+    if source.dtype == np.uint8 or len(source) == 0:
         return
     n_rows = max(2, min(UNIT_ROWS, UNIT_VALUES // math.prod(source.shape)))
     rows = np.linspace(0, len(source) - 1, min(len(source), n_rows)).astype(int)

@@ -301,6 +301,16 @@ def test_pil_image_is_not_changed(tmp_path):
         assert image.size == (300, 200)
 
 
+@pytest.mark.parametrize("shape", [(20, 1, 3), (1, 20), (20, 1), (1, 1)])
+def test_images_of_one_pixel_in_height_or_width(shape):
+    values = np.full(shape, 60, np.uint8)
+    values[..., 0] = 250
+    channels = 3 if len(shape) == 3 else 1
+    image_format = ImageFormat((channels, 8, 8), np.uint8, "stretch")
+    form = Image.fromarray(values)
+    assert_array_equal(decode(values, image_format), decode(form, image_format))
+
+
 def test_floats_are_resized_as_floats():
     values = make_gradient(16, 16) / 255
     decoded = decode(values, ImageFormat((1, 8, 8), np.float32))

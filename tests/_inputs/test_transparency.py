@@ -69,6 +69,15 @@ def test_soft_edges_and_shadows_stay_visible():
     assert values[8, 8] - values[0, 0] > 100
 
 
+def test_drawings_in_the_transparency_alone(tmp_path):
+    for i in range(6):
+        smoke = np.zeros((16, 16, 4), np.uint8)
+        smoke[..., 3] = 20 + RNG.integers(0, 200, (16, 16))
+        Image.fromarray(smoke).save(tmp_path / f"{i}.png")
+    image_format, _ = find_common_format(find_images(tmp_path), None, "auto", 0)
+    assert all(decode(path, image_format).std() > 5 for path in tmp_path.iterdir())
+
+
 def test_hidden_colors_of_an_invisible_image():
     colors = RNG.integers(0, 256, (16, 16, 3)).astype(np.uint8)
     image = Image.fromarray(np.dstack([colors, np.zeros((16, 16), np.uint8)]))
