@@ -15,8 +15,12 @@ MAX_DEVIATIONS = 100
 # camera is no sign of another unit.
 COMMON_QUANTILE = 0.999
 
-# Largest byte.
+# Largest numbers of 8 and of 16 bits.
 MAX_BYTE = 255
+MAX_PIXEL = 65535
+
+# Images of fractions have a pixel of at least this share of white.
+MIN_FRACTION = 0.05
 
 # Differences that have no meaning in float32.
 TINY = 1e-30
@@ -62,8 +66,8 @@ def check_units(source: Source) -> None:
     values = source.batch(rows).numpy().reshape(len(rows), -1)
     high, is_whole = values.max(axis=1), (values == values.round()).all(axis=1)
     is_positive = values.min(axis=1) >= 0
-    has_low_white = is_positive & ~is_whole & (high <= 1)
-    has_high_white = is_positive & is_whole & (high > 1)
+    has_low_white = is_positive & ~is_whole & (high >= MIN_FRACTION) & (high <= 1)
+    has_high_white = is_positive & is_whole & (high > 1) & (high <= MAX_PIXEL)
     if has_low_white.any() and has_high_white.any():
         warn(
             f"X mixes units: row {rows[has_low_white][0]} holds fractions up to 1, and "
