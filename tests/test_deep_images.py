@@ -11,6 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from skdeepcluster import DeepClusterEstimator
+from skdeepcluster._inputs.decoding import decode
+from skdeepcluster._inputs.headers import read_header
+from skdeepcluster._inputs.image_format import ImageFormat
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -28,7 +31,7 @@ def quick(**params):
     return DeepClusterEstimator(2, **options)
 
 
-def save_png16(values, path):
+def save_png16(values, path, orientation=None):
     """Write a color PNG file of 16 bits per channel, which PIL cannot write."""
     height, width, _ = values.shape
 
@@ -38,25 +41,29 @@ def save_png16(values, path):
 
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    exif = Image.Exif()
+    exif[0x0112] = orientation or 1
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
+        + (chunk(b"eXIf", exif.tobytes()[6:]) if orientation else b"")
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
 
 
-def save_tiff16(values, path, order="<"):
+def save_tiff16(values, path, order="<", orientation=1):
     """Write an uncompressed color TIFF file of 16 bits per channel."""
     height, width, _ = values.shape
     pixels = values.astype(f"{order}u2").tobytes()
     entries = [
         (256, 4, 1, width),
         (257, 4, 1, height),
-        (258, 3, 3, 134),
+        (258, 3, 3, 146),
         (259, 3, 1, 1),
         (262, 3, 1, 2),
-        (273, 4, 1, 140),
+        (273, 4, 1, 152),
+        (274, 3, 1, orientation),
         (277, 3, 1, 3),
         (278, 4, 1, height),
         (279, 4, 1, len(pixels)),
@@ -74,7 +81,7 @@ def save_tiff16(values, path, order="<"):
     header = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
     bits = struct.pack(order + "HHH", 16, 16, 16)
     content = header + ifd
-    path.write_bytes(content.ljust(134, b"\0") + bits + pixels)
+    path.write_bytes(content.ljust(146, b"\0") + bits + pixels)
 
 
 def save_pil(values, path):
@@ -133,6 +140,19 @@ def test_files_are_read_as_arrays(write, kind, tmp_path):
     loaded = DeepClusterEstimator.load(tmp_path / "model")
     assert_array_equal(loaded.transform(paths[5:7]), embedding[5:7])
     assert_array_equal(loaded.transform([native[5]]), embedding[5:6])
+
+
+@pytest.mark.parametrize("save", [save_png16, save_tiff16])
+@pytest.mark.parametrize(("orientation", "n_turns"), [(3, 2), (6, 3), (8, 1)])
+def test_rotations_of_many_bits(tmp_path, save, orientation, n_turns):
+    image = (COLORS[0, :, :8] * 4095).astype(np.uint16)
+    path = tmp_path / "image"
+    save(image, path, orientation=orientation)
+    expected = np.rot90(image, n_turns).transpose(2, 0, 1)
+    header = read_header(path)
+    assert header.shape == expected.shape
+    image_format = ImageFormat(header.shape, np.float32)
+    assert_array_equal(decode(path, image_format), expected)
 
 
 @pytest.mark.parametrize("size", [(140, 200), (90, 130)])

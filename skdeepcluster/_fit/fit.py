@@ -15,12 +15,8 @@ from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.class_labels import UNKNOWN_CLASS
 from .._inputs.sources import Source
 from .._training.features import allocate_features, extract_features
-from .._training.network import (
-    BackboneSetup,
-    Network,
-    build_network,
-    find_pixel_range,
-)
+from .._training.network import BackboneSetup, Network, build_network
+from .._training.pixel_statistics import find_pixel_range
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators

@@ -10,10 +10,11 @@ from PIL import Image
 from .._utils.messages import warn
 from .._utils.workers import map_in_workers
 from .collection import ImageCollection
-from .decoding import describe_failure, describe_type, read_numbers
+from .decoding import describe_failure, describe_type
 from .file_formats import open_image
 from .headers import ImageHeader, drop_label, read_header
 from .image_format import NUMBER_TYPES, ImageFormat, dtype_of
+from .many_bits import read_numbers
 from .transparency import partial_share
 
 # Number of headers that a worker reads at once.

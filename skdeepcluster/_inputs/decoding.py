@@ -3,22 +3,15 @@
 import os
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .arrays import MAX_ABS_VALUE, as_channels_first, number_type
+from .arrays import as_channels_first, number_type
 from .file_formats import open_image
-from .headers import (
-    deep_layout,
-    drop_label,
-    find_orientation,
-    has_alpha_band,
-    is_unsigned32,
-    pil_number_type,
-    read_deep_color,
-)
+from .headers import drop_label
 from .image_format import NUMBER_TYPES, ImageFormat
+from .many_bits import pil_number_type, read_numbers, scale_to_bytes
 from .resizing import resize
-from .transparency import flatten
+from .transparency import flatten, has_alpha_band
 
 # Numbers of channels of bytes that PIL reads: gray and RGB.
 PIL_CHANNELS = (1, 3)
@@ -67,26 +60,6 @@ def decode(image, image_format: ImageFormat) -> np.ndarray:
     if isinstance(image, Image.Image):
         return _decode_pil(image, image_format)
     return _decode_array(image, image_format)
-
-
-def read_numbers(image: Image.Image) -> np.ndarray:
-    """Return the numbers of a PIL image of more than 8 bits, float32 (C, H, W)."""
-    layout = deep_layout(image)
-    if layout is not None:
-        values = read_deep_color(image, layout).transpose(2, 0, 1)
-    else:
-        # The tags of a TIFF file are asked for before PIL rotates the image.
-        is_unsigned = is_unsigned32(image)
-        values = np.asarray(image)[None]
-        values = values.view(np.uint32) if is_unsigned else values
-    # PIL rotates a TIFF file when it loads it, and then removes the orientation.
-    orientation = find_orientation(image)
-    values = values.astype(np.float32)
-    if not (np.abs(values) <= MAX_ABS_VALUE).all():
-        raise ValueError("its pixels are NaN, infinite or beyond 1e30")
-    if orientation is None:
-        return values
-    return np.stack([_rotate(channel, orientation) for channel in values])
 
 
 def describe_failure(image, error: Exception) -> str:
@@ -142,7 +115,7 @@ def _decode_pil(image: Image.Image, image_format: ImageFormat) -> np.ndarray:
         return np.ascontiguousarray(values, dtype=image_format.dtype)
     values = read_numbers(image)
     if image_format.dtype == np.uint8:
-        values = _scale_to_bytes(values, image_format.white)
+        values = scale_to_bytes(values, image_format.white)
     return _convert(values, image_format)
 
 
@@ -193,35 +166,6 @@ def _resize_channel(values: np.ndarray, image_format: ImageFormat) -> np.ndarray
         # Bicubic interpolation overshoots.
         return resized.round().clip(0, 255).astype(np.uint8)
     return resized
-
-
-def _scale_to_bytes(values: np.ndarray, white: float | None) -> np.ndarray:
-    """Return numbers as bytes, from black at 0 or at the minimum of the image.
-
-    Raises
-    ------
-    ValueError
-        If a number is darker than black or brighter than white.
-    """
-    black = 0.0
-    low, high = float(values.min()), float(values.max())
-    if white is None:
-        black, white = low, high
-    elif low < black or high > white:
-        raise ValueError(
-            f"its pixels lie between {low:.6g} and {high:.6g}, and not between black, "
-            f"0, and white, {white:.6g}, of the other images of more than 8 bits: "
-            "convert all images to 8 bits"
-        )
-    scale = 255 / (white - black) if white > black else 0.0
-    return ((values - black) * scale).round().clip(0, 255).astype(np.uint8)
-
-
-def _rotate(channel: np.ndarray, orientation: int) -> np.ndarray:
-    """Return one channel, float32 (H, W), after its EXIF rotation."""
-    image = Image.fromarray(channel)
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    return np.asarray(ImageOps.exif_transpose(image))
 
 
 def _to_mode(image: Image.Image, channels: int, has_alpha: bool = True) -> Image.Image:

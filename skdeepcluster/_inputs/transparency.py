@@ -1,16 +1,34 @@
 """Transparent images on an opaque ground."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 # PIL modes with a band of transparency.
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+
+# Values of the tag ExtraSamples that stand for transparency.
+TIFF_ALPHA = (1, 2)
 
 # Largest value of the darkest channel of a pixel that is visible on white.
 MAX_DARK = 223
 
 # Share of the visible pixels that has to differ from white on a white ground.
 MIN_DARK_SHARE = 0.02
+
+
+def has_alpha_band(image: Image.Image) -> bool:
+    """Return whether the last band of a PIL image may be transparency.
+
+    In a TIFF file a tag says so. PIL takes a fourth band for transparency, too, if the
+    tag is missing.
+    """
+    if image.mode not in ALPHA_MODES:
+        return False
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None or image.mode == "PA":
+        return True
+    extra_samples = tags.get(TiffImagePlugin.EXTRASAMPLES, ())
+    return any(sample in TIFF_ALPHA for sample in np.atleast_1d(extra_samples))
 
 
 def flatten(image: Image.Image, has_alpha: bool) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Mean and scale of the pixels that a module was trained with."""
+"""Pixels that given weights expect, and the black and white of the images."""
 
 import contextlib
 import math
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .._inputs.sources import Source
 from .pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 # Means and standard deviations of common preprocessings of pixels from 0 to 1: that of
@@ -19,6 +20,13 @@ COMMON_STATISTICS = (
 # Largest divergence of a preprocessing that is taken for that of a module. Two
 # photographs are few, so that even the right one has some.
 MAX_DIVERGENCE = 0.2
+
+# Half of the range of bytes.
+BYTE_HALF = 128
+# Share of the pixels that are no brighter than white, in images of more than 8 bits.
+WHITE_QUANTILE = 0.999
+# Number of values of which the quantile is computed.
+QUANTILE_VALUES = 1_000_000
 
 
 def guess_statistics(
@@ -101,3 +109,44 @@ def _divergence(module: nn.Module, batch: torch.Tensor) -> float:
         for hook in hooks:
             hook.remove()
     return result
+
+
+def find_pixel_range(sample: Source) -> tuple[float, float]:
+    """Return black and white in images, from a sample of them.
+
+    Returns
+    -------
+    black : float
+        0, or the lowest value of whole numbers with negative values, as in computed
+        tomography.
+    white : float
+        255 for bytes, 1 for masks and fractions. Of larger numbers 99.9 % are at most
+        white, so that single broken pixels of a camera do not make all images dark.
+
+    Raises
+    ------
+    ValueError
+        If fractions are negative, so that black is unknown.
+    """
+    values = sample.batch(slice(None)).numpy()
+    low, high = float(values.min()), float(values.max())
+    # Bytes of a mask are 0 or 1.
+    if sample.dtype == np.uint8 and high > 1:
+        return 0.0, 255.0
+    is_whole = sample.dtype != np.uint8 and bool((values == np.round(values)).all())
+    if low < 0 and not is_whole:
+        raise ValueError(
+            f"Networks with given weights take pixels from black, 0, to white, but X "
+            f"holds values from {low:.3g} to {high:.3g}. Pass pixels, or set "
+            "preprocess=nn.Identity() if they are standardized already."
+        )
+    black = min(low, 0.0)
+    if high <= 1 and black == 0:
+        return 0.0, 1.0
+    # Dark images of bytes that have become floats still have white at 255.
+    if BYTE_HALF <= high <= 255 and black == 0:
+        return 0.0, 255.0
+    if high - black > 255:
+        step = max(1, values.size // QUANTILE_VALUES)
+        high = float(np.quantile(values.ravel()[::step], WHITE_QUANTILE))
+    return black, max(high, black + 1)

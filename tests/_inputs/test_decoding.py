@@ -13,7 +13,7 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from skdeepcluster._inputs.decoding import decode, describe_failure
 from skdeepcluster._inputs.headers import read_header
-from skdeepcluster._inputs.image_format import ImageFormat
+from skdeepcluster._inputs.image_format import ImageFormat, dtype_of
 
 RNG = np.random.default_rng(0)
 GRAY, COLOR = ImageFormat((1, 8, 8), np.uint8), ImageFormat((3, 8, 8), np.uint8)
@@ -93,17 +93,19 @@ def test_transparent_color_of_a_palette_becomes_white(tmp_path):
     assert (decode(tmp_path / "image.png", COLOR) == 255).all()
 
 
+@pytest.mark.parametrize("ending", ["png", "tif"])
 @pytest.mark.parametrize(("orientation", "n_turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
-def test_exif_rotations_are_applied(tmp_path, orientation, n_turns):
+def test_exif_rotations_are_applied(tmp_path, orientation, n_turns, ending):
+    path = tmp_path / f"image.{ending}"
     values = make_pil_image("L", 8, 8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    values.save(tmp_path / "image.png", exif=exif)
+    values.save(path, exif=exif)
     expected = np.rot90(np.asarray(values), n_turns)
-    assert_array_equal(decode(tmp_path / "image.png", GRAY)[0], expected)
-    make_pil_image("L", 10, 8).save(tmp_path / "image.png", exif=exif)
+    assert_array_equal(decode(path, GRAY)[0], expected)
+    make_pil_image("L", 10, 8).save(path, exif=exif)
     sides = (10, 8) if n_turns % 2 else (8, 10)
-    assert read_header(tmp_path / "image.png").shape == (1, *sides)
+    assert read_header(path).shape == (1, *sides)
 
 
 @pytest.mark.parametrize("size", [(40, 8), (80, 16), (160, 32)])
@@ -124,7 +126,9 @@ def test_longer_side_is_cropped_around_the_center(size):
 @pytest.mark.parametrize("form", [Image.fromarray, np.asarray, np.float32])
 def test_pad_keeps_the_whole_image(form):
     width, height = 40, 20
-    image_format = ImageFormat((1, 8, 8), read_header(form(GRADIENT)).dtype, "pad")
+    image_format = ImageFormat(
+        (1, 8, 8), dtype_of(read_header(form(GRADIENT)).number_type), "pad"
+    )
     values = decode(form(make_gradient(width, height)), image_format)[0].astype(int)
     # The width is scaled from 40 to 8, and the height from 20 to 4.
     assert values[4, 0] < 20
@@ -144,7 +148,7 @@ def test_pad_has_the_color_of_the_border(size, mode):
     image.paste(ink, (width // 3, height // 2, width, height // 2 + 1))
     channels = len(mode) if mode == "RGB" else 1
     for form in (image, np.asarray(image), np.asarray(image, np.float32)):
-        dtype = read_header(form).dtype
+        dtype = dtype_of(read_header(form).number_type)
         values = decode(form, ImageFormat((channels, 16, 16), dtype, "pad"))
         edge = values[:, 0] if width > height else values[:, :, 0]
         assert_array_equal(edge, np.broadcast_to(np.c_[paper].T, edge.shape))
@@ -160,7 +164,7 @@ def test_pad_of_transparent_images_is_white():
 
 @pytest.mark.parametrize("form", [Image.fromarray, np.asarray, np.float32])
 def test_stretch_scales_both_sides(form):
-    dtype = read_header(form(GRADIENT)).dtype
+    dtype = dtype_of(read_header(form(GRADIENT)).number_type)
     for values in (make_gradient(80, 20), make_gradient(20, 80)):
         row = decode(form(values), ImageFormat((1, 8, 8), dtype, "stretch"))[0]
         assert_allclose(row[0], 255 * (np.arange(8) + 0.5) / 8, atol=5)
@@ -438,7 +442,7 @@ def test_any_array_becomes_its_format(
     # The last dimension would be read as the channels.
     if channels > width:
         return
-    dtype = read_header(values).dtype
+    dtype = dtype_of(read_header(values).number_type)
     image_format = ImageFormat((channels, h, w), dtype, resize, shorter_side)
     decoded = decode(values, image_format)
     assert decoded.shape == image_format.shape

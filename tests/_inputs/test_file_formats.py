@@ -11,7 +11,7 @@ from skdeepcluster._inputs.decoding import decode
 from skdeepcluster._inputs.file_formats import list_endings, open_image
 from skdeepcluster._inputs.folders import list_image_files
 from skdeepcluster._inputs.headers import read_header
-from skdeepcluster._inputs.image_format import ImageFormat
+from skdeepcluster._inputs.image_format import ImageFormat, dtype_of
 from skdeepcluster._inputs.read import read_input
 from skdeepcluster._inputs.spec import InputSpec
 
@@ -21,7 +21,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uin
 def as_it_is(path):
     """Return the format in which an image keeps its shape and its numbers."""
     header = read_header(path)
-    return ImageFormat(header.shape, header.dtype)
+    return ImageFormat(header.shape, dtype_of(header.number_type))
 
 
 @pytest.fixture
