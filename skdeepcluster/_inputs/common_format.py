@@ -8,13 +8,14 @@ import numpy as np
 from PIL import Image
 
 from .._utils.messages import warn
-from .._utils.workers import map_in_workers
 from .collection import ImageCollection
-from .decoding import describe_failure, describe_type
+from .decoding import describe_type
+from .failures import ReadFailures
 from .file_formats import open_image
 from .headers import ImageHeader, drop_label, read_header
 from .image_format import NUMBER_TYPES, ImageFormat, dtype_of
 from .many_bits import read_numbers
+from .row_readers import RowReader, read_each
 from .transparency import partial_share
 
 # Number of headers that a worker reads at once.
@@ -60,7 +61,7 @@ def find_common_format(
     resize: str = "auto",
     auto_size: int | None = None,
     max_auto_size: int | None = None,
-) -> tuple[ImageFormat | None, dict[int, str]]:
+) -> tuple[ImageFormat | None, ReadFailures]:
     """Return the format into which all images are decoded, from their headers.
 
     Parameters
@@ -86,7 +87,7 @@ def find_common_format(
     image_format : ImageFormat or None
         Color if any image has color, bytes if all images are bytes. None if no header
         can be read.
-    messages : dict of int to str
+    failures : ReadFailures
         Cause for each row with an unreadable header, or with other numbers than most
         images: bytes and floating-point numbers have no common black and white.
 
@@ -97,16 +98,17 @@ def find_common_format(
         and of more are mixed; if a band is taken for something else than transparency;
         or if images have several frames.
     """
-    table, messages = _read_headers(collection, n_workers)
+    table, failures = _read_headers(collection, n_workers)
     number_types = _choose_number_types(table)
     is_other = ~np.isin(table.number_types, number_types)
     for row, name in zip(
         table.rows[is_other].tolist(), table.number_types[is_other], strict=True
     ):
-        messages[row] = _name_file(collection, row, describe_type(name, number_types))
+        cause = _name_file(collection, row, describe_type(name, number_types))
+        failures.record({row: cause})
     table = table.select(~is_other)
     if not len(table):
-        return None, messages
+        return None, failures
     if image_size == "auto" and auto_size is not None:
         image_size = auto_size
     max_kept, max_side = (max_auto_size,) * 2 if max_auto_size else MAX_AUTO_SIDES
@@ -123,7 +125,7 @@ def find_common_format(
     if table.has_alpha.any() and not _is_transparency(collection, table):
         image_format = replace(image_format, has_alpha=False)
     _warn_of_frames(table)
-    return image_format, messages
+    return image_format, failures
 
 
 @dataclass(frozen=True)
@@ -176,42 +178,41 @@ class HeaderTable:
 
 def _read_headers(
     collection: ImageCollection, n_workers: int
-) -> tuple[HeaderTable, dict[int, str]]:
+) -> tuple[HeaderTable, ReadFailures]:
     """Return the headers of all files, or of a sample of other images."""
     rows = np.arange(len(collection))
     # Images of a dataset have to be decoded to find their format, which takes long.
     if collection.paths is None:
         rows = np.random.default_rng(0).permutation(rows)[:SAMPLED_IMAGES]
         n_workers = 0
+    reader = RowReader(
+        collection,
+        read=partial(_read_some_headers, collection),
+        blank=lambda rows: HeaderTable.from_headers([], []),
+        concatenate=HeaderTable.concatenate,
+    )
     tasks = np.array_split(rows, max(1, len(rows) // HEADERS_PER_TASK))
-    function = partial(_read_some_headers, collection)
     tables: list[HeaderTable] = []
-    messages: dict[int, str] = {}
-    for table, task_messages in map_in_workers(function, tasks, n_workers):
+    failures = ReadFailures()
+    for table, task_failures in reader.map(tasks, n_workers):
         tables.append(table)
-        messages |= task_messages
-    return HeaderTable.concatenate(tables), messages
+        failures.update(task_failures)
+    return HeaderTable.concatenate(tables), failures
 
 
 def _read_some_headers(
     collection: ImageCollection, rows: np.ndarray
-) -> tuple[HeaderTable, dict[int, str]]:
-    """Return some headers, and the cause for each unreadable header."""
+) -> tuple[HeaderTable, ReadFailures]:
+    """Return some headers, and the record of the unreadable ones."""
     read_rows: list[int] = []
     headers: list[ImageHeader] = []
-    messages: dict[int, str] = {}
-    for row in rows.tolist():
-        image = None
-        try:
-            image = collection.sequence[row]
-            headers.append(read_header(image))
-            read_rows.append(row)
-        except MemoryError:
-            raise
-        # A dataset of the user may raise any error.
-        except Exception as error:
-            messages[row] = describe_failure(image, error)
-    return HeaderTable.from_headers(read_rows, headers), messages
+
+    def read(position: int, image) -> None:
+        headers.append(read_header(image))
+        read_rows.append(int(rows[position]))
+
+    failures = read_each(collection, rows, read)
+    return HeaderTable.from_headers(read_rows, headers), failures
 
 
 def _name_file(collection: ImageCollection, row: int, cause: str) -> str:

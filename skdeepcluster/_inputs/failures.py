@@ -8,6 +8,7 @@ import numpy as np
 from .._utils.distributed import Processes
 from .._utils.files import escape_path
 from .._utils.messages import warn
+from .._utils.workers import as_picklable
 
 
 class ReadFailures:
@@ -24,14 +25,32 @@ class ReadFailures:
 
     def __init__(self, messages: Mapping[int, str] | None = None):
         self._messages = dict(messages or {})
+        # One error, for its traceback, and its row.
+        self._error: Exception | None = None
+        self._error_row: int | None = None
+
+    def __getstate__(self) -> dict:
+        # Workers send their records to this process.
+        error = self._error
+        return vars(self) | {"_error": error and as_picklable(error)}
 
     def __len__(self) -> int:
         """Return the number of unreadable rows."""
         return len(self._messages)
 
-    def record(self, messages: Mapping[int, str]) -> None:
-        """Add rows, with the cause for each row."""
+    def record(
+        self, messages: Mapping[int, str], error: Exception | None = None
+    ) -> None:
+        """Add rows, with the cause for each row, and the error of the first one."""
         self._messages.update(messages)
+        if error is not None and self._error is None:
+            self._error, self._error_row = error, min(messages)
+
+    def update(self, other: "ReadFailures") -> None:
+        """Add the rows of another record."""
+        self._messages.update(other._messages)
+        if self._error is None:
+            self._error, self._error_row = other._error, other._error_row
 
     @property
     def messages(self) -> Mapping[int, str]:
@@ -52,8 +71,8 @@ class ReadFailures:
 
         All processes have to call this method.
         """
-        for messages in processes.all_gather_object(self._messages):
-            self.record(messages)
+        for failures in processes.all_gather_object(self):
+            self.update(failures)
 
     def warn(self, n: int) -> None:
         """Warn if any of the `n` rows of X cannot be read."""
@@ -76,4 +95,7 @@ class ReadFailures:
         count = f" ({len(self)} such rows so far)" if len(self) > 1 else ""
         cure = "Remove it, or set on_error='skip'" if skippable else "Pass images"
         cause = escape_path(self._messages[row])
-        return ValueError(f"X cannot be read in row {row}: {cause}{count}. {cure}.")
+        error = ValueError(f"X cannot be read in row {row}: {cause}{count}. {cure}.")
+        if row == self._error_row:
+            error.__cause__ = self._error
+        return error

@@ -8,68 +8,32 @@ import numpy as np
 import torch
 
 from .._utils.pages import PageReleaser
-from .._utils.workers import map_in_workers
 from .collection import ImageCollection
-from .decoding import decode, describe_failure
+from .decoding import decode
 from .failures import ReadFailures
-from .headers import read_header
 from .image_format import ImageFormat
+from .row_readers import RowReader, read_each
 from .sources import Source
 
 
 def _decode_rows(
     collection: ImageCollection, image_format: ImageFormat, rows: np.ndarray
-) -> tuple[torch.Tensor, dict[int, str]]:
-    """Return a batch of images, blank if unreadable, and the cause for each of these.
+) -> tuple[np.ndarray, ReadFailures]:
+    """Return a batch of images, blank if unreadable, and the record of these."""
+    images = _make_blank(image_format, rows)
 
-    Workers call this function.
-    """
-    shape = (len(rows), *image_format.shape)
-    images: np.ndarray = np.zeros(shape, image_format.dtype)
-    messages: dict[int, str] = {}
-    for position, row in enumerate(rows.tolist()):
-        image = None
-        try:
-            image = collection.sequence[row]
-            images[position] = decode(image, image_format)
-        except MemoryError:
-            raise
-        # A dataset of the user, and a broken file, may raise any error.
-        except Exception as error:
-            messages[row] = describe_failure(image, error)
+    def read(position: int, image) -> None:
+        images[position] = decode(image, image_format)
+
+    failures = read_each(collection, rows, read)
     if collection.is_array:
         PageReleaser(collection.sequence).release()
-    return torch.from_numpy(images), messages
+    return images, failures
 
 
-def find_error(
-    collection: ImageCollection, row: int, image_format: ImageFormat | None
-) -> Exception | None:
-    """Return the error of an unreadable image, which a worker has only described.
-
-    Parameters
-    ----------
-    collection : ImageCollection
-    row : int
-    image_format : ImageFormat or None
-        None reads the header alone.
-
-    Returns
-    -------
-    error : Exception or None
-        None if the image can be read now.
-    """
-    try:
-        image = collection.sequence[row]
-        if image_format is None:
-            read_header(image)
-        else:
-            decode(image, image_format)
-    except MemoryError:
-        raise
-    except Exception as error:
-        return error
-    return None
+def _make_blank(image_format: ImageFormat, rows: np.ndarray) -> np.ndarray:
+    """Return images for rows that cannot be read."""
+    return np.zeros((len(rows), *image_format.shape), image_format.dtype)
 
 
 @dataclass(frozen=True)
@@ -125,11 +89,15 @@ class DecodedSource(Source):
         self, batch_rows: Sequence[slice | np.ndarray]
     ) -> Iterator[torch.Tensor]:
         """Return one batch after another; workers decode the next batches."""
+        reader = RowReader(
+            self.collection,
+            read=partial(_decode_rows, self.collection, self.image_format),
+            blank=partial(_make_blank, self.image_format),
+            concatenate=np.concatenate,
+        )
         tasks = [self.rows[rows] for rows in batch_rows]
-        function = partial(_decode_rows, self.collection, self.image_format)
-        for images, messages in map_in_workers(function, tasks, self.n_workers):
-            if messages and not self.skip:
-                cause = find_error(self.collection, min(messages), self.image_format)
-                raise ReadFailures(messages).to_error() from cause
-            self.failures.record(messages)
-            yield images
+        for images, failures in reader.map(tasks, self.n_workers):
+            if failures and not self.skip:
+                raise failures.to_error()
+            self.failures.update(failures)
+            yield torch.from_numpy(images)

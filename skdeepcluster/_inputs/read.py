@@ -27,7 +27,7 @@ from .common_format import find_common_format
 from .decoding import PIL_CHANNELS
 from .failures import ReadFailures
 from .image_format import ImageFormat
-from .images import DecodedSource, find_error
+from .images import DecodedSource
 from .sources import ArraySource, Source
 from .spec import InputFormat, InputSpec
 from .tables import IMAGE_FORMS, check_rows
@@ -383,7 +383,7 @@ def _choose_format(
     collection: ImageCollection, spec: InputSpec, n_workers: int
 ) -> tuple[ImageFormat, ReadFailures]:
     """Return the format of all images, and the images with a broken header."""
-    image_format, messages = find_common_format(
+    image_format, failures = find_common_format(
         collection,
         image_shape=check_image_shape(spec.image_shape),
         image_size=spec.image_size,
@@ -392,11 +392,8 @@ def _choose_format(
         auto_size=spec.auto_size,
         max_auto_size=spec.max_auto_size,
     )
-    failures = ReadFailures(messages)
     if image_format is None or (failures and spec.on_error != "skip"):
-        row = int(failures.rows[0])
-        cause = find_error(collection, row, image_format=None)
-        raise failures.to_error(skippable=image_format is not None) from cause
+        raise failures.to_error(skippable=image_format is not None)
     image_format = replace(
         image_format,
         shorter_side=spec.shorter_side,

@@ -1,18 +1,32 @@
-"""Calls of a function in worker processes, in order."""
+"""Calls of a function in worker processes, in order.
+
+All work in other processes goes through `map_in_workers`. Each worker computes every
+n-th task and sends its results through a pipe of its own, which has no name in any file
+system. The pipe bounds the memory: a worker waits with one result until this process
+has read the result before it. Nothing is placed in shared memory, which containers
+limit to 64 MB.
+"""
 
 import contextlib
 import multiprocessing
 import os
+import pickle
+import random
 import signal
 import stat
 import threading
+import traceback
+import weakref
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import joblib
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
+from .interrupts import delay_interrupts
 from .messages import warn
 
 try:
@@ -21,53 +35,262 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-# Number of results that each worker computes before they are needed.
-PREFETCHED = 4
+# Seconds after which a silent worker is checked to be alive. Its pipe says so at once,
+# unless another process has inherited the other end.
+SECONDS_BETWEEN_CHECKS = 1.0
+# Seconds that an ended worker may take until the system has removed it.
+SECONDS_TO_EXIT = 5.0
+
+# Maps in progress, for each thread. See `stop_workers_at_end`.
+_THREAD = threading.local()
 
 
-def map_in_workers(function: Callable, tasks: list, n_workers: int) -> Iterator:
+def map_in_workers(
+    function: Callable,
+    tasks: list,
+    n_workers: int,
+    on_death: Callable[[Any, str], Any] | None = None,
+) -> Iterator:
     """Return an iterator over the results of a function, computed in worker processes.
 
     Results come in the order of the tasks, and workers start on later tasks while the
     caller uses a result. This process calls the function itself if there are no
     workers, if there is a single task, or if it may not start processes: a worker of
-    Dask is a daemon. A worker that is killed is replaced, with a warning.
+    Dask is a daemon. If the system has no room for processes, it does so with a
+    warning. A worker that is killed is replaced, with a warning.
 
     Parameters
     ----------
     function : callable
-        Takes a task and returns a result.
+        Takes a task and returns a result, which can be pickled.
     tasks : list
     n_workers : int
         Number of processes; 0 for this process alone.
+    on_death : callable or None
+        Function that returns the result of a task that has killed two workers. It takes
+        the task and the cause.
 
     Raises
     ------
     RuntimeError
-        If workers are killed twice without a result in between.
+        If a task kills two workers and there is no `on_death`.
     """
     is_daemon = multiprocessing.current_process().daemon
     if n_workers == 0 or len(tasks) < 2 or is_daemon:
         return map(function, tasks)
-    return _map_in_processes(function, tasks, n_workers)
+    return _map_in_processes(function, tasks, n_workers, on_death)
 
 
-class _FunctionDataset(Dataset):
-    """Function in the form that a DataLoader's workers call."""
+@contextlib.contextmanager
+def stop_workers_at_end() -> Iterator[None]:
+    """Stop the workers that this thread has started in the block, at its end.
 
-    def __init__(self, function: Callable):
+    The traceback of an error, such as Ctrl-C, keeps iterators alive, and so would their
+    workers.
+    """
+    outer = getattr(_THREAD, "pools", None)
+    # Finished pools are not kept.
+    pools: weakref.WeakSet[_WorkerPool] = weakref.WeakSet()
+    _THREAD.pools = pools
+    try:
+        yield
+    finally:
+        _THREAD.pools = outer
+        for pool in pools:
+            pool.stop()
+
+
+class WorkerDeath(Exception):
+    """A worker has ended before it has sent its result."""
+
+
+class _WorkerPool:
+    """Processes that compute tasks: worker i computes every n-th task, from task i.
+
+    Parameters
+    ----------
+    function : callable
+    tasks : list
+    n_workers : int
+    """
+
+    def __init__(self, function: Callable, tasks: list, n_workers: int):
         self.function = function
+        self.tasks = tasks
+        self.n_workers = n_workers
+        self.workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        pools = getattr(_THREAD, "pools", None)
+        if pools is not None:
+            pools.add(self)
 
-    def __getitem__(self, task):
-        return self.function(task)
+    def start(self, task: int) -> None:
+        """Start the worker of a task, which begins with this task."""
+        context = multiprocessing.get_context()
+        with delay_interrupts():
+            # A forked worker closes the ends of the pipes of other workers. If it kept
+            # them, the other workers would not notice the end of this process.
+            inherited: list[Connection] = []
+            if context.get_start_method() == "fork":
+                inherited = [pipe for _, pipe in self.workers.values()]
+            pipe, worker_pipe = context.Pipe(duplex=False)
+            tasks = self.tasks[task :: self.n_workers]
+            # torch and numpy start with the same random numbers in each worker of a
+            # pool, but not in two workers.
+            arguments = (self.function, tasks, worker_pipe, [*inherited, pipe], task)
+            process = context.Process(target=_work, args=arguments, daemon=True)
+            try:
+                process.start()
+            except BaseException:
+                pipe.close()
+                raise
+            finally:
+                # The death of the worker then ends the wait for its results.
+                worker_pipe.close()
+            self.workers[task % self.n_workers] = process, pipe
+
+    def receive(self, task: int) -> Any:
+        """Return the result of a task.
+
+        Raises
+        ------
+        WorkerDeath
+            If the worker has ended.
+        Exception
+            The error of the function.
+        """
+        process, pipe = self.workers[task % self.n_workers]
+        try:
+            while not pipe.poll(SECONDS_BETWEEN_CHECKS):
+                if not process.is_alive() and not pipe.poll():
+                    raise EOFError
+            error, result = pickle.loads(pipe.recv_bytes())
+        # A result may end in its middle.
+        except (EOFError, OSError) as end:
+            process.join(SECONDS_TO_EXIT)
+            raise WorkerDeath(_describe_exit(process.exitcode)) from end
+        if error is not None:
+            raise error
+        return result
+
+    def stop_worker(self, task: int) -> None:
+        """Stop the worker of a task."""
+        with delay_interrupts():
+            process, pipe = self.workers.pop(task % self.n_workers)
+            pipe.close()
+            process.kill()
+            process.join(SECONDS_TO_EXIT)
+            # A process that waits for a broken disk cannot be killed.
+            if process.exitcode is not None:
+                process.close()
+
+    def stop(self) -> None:
+        """Stop all workers."""
+        with delay_interrupts():
+            for task in [*self.workers]:
+                self.stop_worker(task)
 
 
-def _pass_through(result):
-    """Return the result of a worker, where a DataLoader would make a batch."""
-    return result
+def _map_in_processes(
+    function: Callable, tasks: list, n_workers: int, on_death: Callable | None
+) -> Iterator:
+    pool = _WorkerPool(function, tasks, min(n_workers, len(tasks), joblib.cpu_count()))
+    try:
+        try:
+            try:
+                for task in range(pool.n_workers):
+                    pool.start(task)
+            except OSError as error:
+                pool.stop()
+                warn(
+                    f"Worker processes cannot be started ({error}). This process "
+                    "decodes the images by itself, which takes longer."
+                )
+                yield from map(function, tasks)
+            else:
+                yield from _receive_all(pool, on_death)
+        finally:
+            pool.stop()
+    finally:
+        # Ctrl-C may come just before the line above.
+        pool.stop()
 
 
-def _separate_file_positions(worker: int) -> None:
+def _receive_all(pool: _WorkerPool, on_death: Callable | None) -> Iterator:
+    """Return the results of all tasks, and replace workers that have ended."""
+    for task, content in enumerate(pool.tasks):
+        try:
+            result = pool.receive(task)
+        except WorkerDeath as death:
+            warn(f"A worker process was killed ({death}). It is replaced.")
+            pool.stop_worker(task)
+            pool.start(task)
+            try:
+                result = pool.receive(task)
+            except WorkerDeath as second_death:
+                if on_death is None:
+                    raise RuntimeError(
+                        f"Worker processes are killed again and again ({second_death}),"
+                        " perhaps for lack of memory. Lower n_jobs: n_jobs=1 decodes "
+                        "in this process."
+                    ) from second_death
+                pool.stop_worker(task)
+                result = on_death(content, str(second_death))
+                if task + pool.n_workers < len(pool.tasks):
+                    pool.start(task + pool.n_workers)
+        yield result
+
+
+def _describe_exit(code: int | None) -> str:
+    """Return how a process has ended."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _work(
+    function: Callable,
+    tasks: list,
+    pipe: Connection,
+    inherited: list[Connection],
+    seed: int,
+) -> None:
+    """Compute tasks and send their results. This is the life of a worker process."""
+    # Ctrl-C reaches all processes of a terminal, and this one is stopped by its parent.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A handler of the parent is not meant for this process.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in inherited:
+        other.close()
+    _separate_file_positions()
+    # A forked process cannot use the threads that its parent had.
+    torch.set_num_threads(1)
+    # Datasets with random transforms would otherwise repeat the draws of other workers.
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    # The pipe is closed if this process's parent has ended or needs no more results.
+    with contextlib.suppress(BrokenPipeError):
+        for task in tasks:
+            try:
+                content = pickle.dumps((None, function(task)), pickle.HIGHEST_PROTOCOL)
+            except Exception as error:
+                content = pickle.dumps((as_picklable(error), None))
+            pipe.send_bytes(content)
+
+
+def as_picklable(error: Exception) -> Exception:
+    """Return an error with the text of its traceback, which pickles leave out."""
+    error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _separate_file_positions() -> None:
     """Give this process its own positions in the files that it has inherited.
 
     Forked processes share the position of an open file: while one of them reads from a
@@ -92,66 +315,3 @@ def _separate_file_positions(worker: int) -> None:
             os.lseek(opened, position, os.SEEK_SET)
             os.dup2(opened, descriptor, inheritable=is_inheritable)
             os.close(opened)
-
-
-def _map_in_processes(function: Callable, tasks: list, n_workers: int) -> Iterator:
-    n_results = 0
-    n_results_at_death = -1
-    while n_results < len(tasks):
-        remaining = tasks[n_results:]
-        loader = DataLoader(
-            _FunctionDataset(function),
-            sampler=remaining,
-            batch_size=None,
-            collate_fn=_pass_through,
-            num_workers=min(n_workers, len(remaining), joblib.cpu_count()),
-            prefetch_factor=PREFETCHED,
-            worker_init_fn=_separate_file_positions,
-            # Seeds of workers must not be drawn from the global generator.
-            generator=torch.Generator(),
-        )
-        results = _start_workers(loader)
-        try:
-            for result in results:
-                n_results += 1
-                yield result
-        except (RuntimeError, OSError, EOFError) as error:
-            if not _is_worker_death(error):
-                raise
-            if n_results == n_results_at_death:
-                raise RuntimeError(
-                    "Workers that decode images are killed again and again, perhaps "
-                    "for lack of memory. Lower n_jobs: n_jobs=1 decodes in this "
-                    f"process. ({error})"
-                ) from error
-            warn("A worker that decodes images was killed. It is replaced.")
-            n_results_at_death = n_results
-        finally:
-            # Otherwise the workers live as long as the traceback of an error.
-            results._shutdown_workers()
-
-
-def _is_worker_death(error: Exception) -> bool:
-    """Return whether a worker was killed, rather than its function raised the error."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker (pid")
-    # A result was lost on its way, since the worker itself hands over its tensors.
-    return not str(error).startswith("Caught ")
-
-
-def _start_workers(loader: DataLoader) -> Any:
-    """Start the workers, and keep the handler of SIGCHLD that the caller had.
-
-    torch's handler raises the death of a worker at any line of the main thread, also in
-    the middle of an update of the network. Without the handler, the death is noticed by
-    the code that waits for a result.
-    """
-    is_main_thread = threading.current_thread() is threading.main_thread()
-    if not hasattr(signal, "SIGCHLD") or not is_main_thread:
-        return iter(loader)
-    handler = signal.getsignal(signal.SIGCHLD)
-    results = iter(loader)
-    # None is a handler that was not installed by Python, and cannot be set again.
-    if handler is not None:
-        signal.signal(signal.SIGCHLD, handler)
-    return results

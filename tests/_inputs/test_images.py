@@ -61,11 +61,11 @@ class ArrayDataset(Dataset):
 )
 def test_common_size(sizes, image_size, shape):
     images = [Image.new("L", (width, height)) for height, width in sizes]
-    image_format, messages = find_common_format(
+    image_format, failures = find_common_format(
         find_images(images), None, image_size, 0
     )
     assert (image_format.shape, image_format.dtype) == (shape, np.uint8)
-    assert not messages
+    assert not failures
 
 
 def test_one_color_image_makes_all_images_color():
@@ -146,15 +146,15 @@ def test_unreadable_headers(monkeypatch, paths, n_workers):
     paths[4].write_bytes(b"")
     paths[7].unlink()
     collection = find_images(paths)
-    image_format, messages = find_common_format(collection, None, "auto", n_workers)
+    image_format, failures = find_common_format(collection, None, "auto", n_workers)
     assert image_format.shape == (1, 9, 7)
-    assert sorted(messages) == [4, 7]
-    assert messages[4] == f"{paths[4]}: the file is empty"
+    assert failures.rows.tolist() == [4, 7]
+    assert failures.messages[4] == f"{paths[4]}: the file is empty"
     for path in paths:
         path.unlink(missing_ok=True)
-    image_format, messages = find_common_format(collection, None, "auto", n_workers)
+    image_format, failures = find_common_format(collection, None, "auto", n_workers)
     assert image_format is None
-    assert len(messages) == N
+    assert len(failures) == N
 
 
 # DecodedSource.
