@@ -164,10 +164,14 @@ def resolve_recipe(
         raise ValueError(
             "sobel=True needs images, but X holds rows. Set image_shape=(C, H, W)."
         )
+    fine_tune = resolve_fine_tune(parameters, is_given, is_image)
     n_crops = resolve_n_crops(parameters)
-    augment = resolve_augment(
-        parameters, n_clusters, n_crops, source, streams, processes
-    )
+    augment = None
+    # A network that is only read sees no training batches.
+    if fine_tune:
+        augment = resolve_augment(
+            parameters, n_clusters, n_crops, source, streams, processes
+        )
     device = processes.local_device(resolve_device(parameters.device))
     precision = parameters.precision
     if precision == "auto" and not is_image:
@@ -186,7 +190,7 @@ def resolve_recipe(
         kmeans_options=kmeans_options,
     )
     recipe = Recipe(
-        fine_tune=resolve_fine_tune(parameters, is_given, is_image),
+        fine_tune=fine_tune,
         init=resolve_init(parameters, is_given),
         max_iter=parameters.max_iter,
         steps_per_round=resolve_steps(parameters, n),

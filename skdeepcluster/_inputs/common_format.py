@@ -191,7 +191,9 @@ def _read_headers(
         blank=lambda rows: HeaderTable.from_headers([], []),
         concatenate=HeaderTable.concatenate,
     )
-    tasks = np.array_split(rows, max(1, len(rows) // HEADERS_PER_TASK))
+    # Few headers are read in workers, too, since a broken file may end its process.
+    n_tasks = max(1, 2 * n_workers, len(rows) // HEADERS_PER_TASK)
+    tasks = np.array_split(rows, min(n_tasks, len(rows)))
     tables: list[HeaderTable] = []
     failures = ReadFailures()
     for table, task_failures in reader.map(tasks, n_workers):

@@ -54,10 +54,11 @@ def map_in_workers(
     """Return an iterator over the results of a function, computed in worker processes.
 
     Results come in the order of the tasks, and workers start on later tasks while the
-    caller uses a result. This process calls the function itself if there are no
-    workers, if there is a single task, or if it may not start processes: a worker of
-    Dask is a daemon. If the system has no room for processes, it does so with a
-    warning. A worker that is killed is replaced, with a warning.
+    caller uses a result. A single task is computed in a worker, too, since it may end
+    its process. This process calls the function itself if there are no workers, or if
+    it may not start processes: a worker of Dask is a daemon. If the system has no room
+    for processes, it does so with a warning. A worker that is killed is replaced, with
+    a warning.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def map_in_workers(
         If a task kills two workers and there is no `on_death`.
     """
     is_daemon = multiprocessing.current_process().daemon
-    if n_workers == 0 or len(tasks) < 2 or is_daemon:
+    if n_workers == 0 or not tasks or is_daemon:
         return map(function, tasks)
     return _map_in_processes(function, tasks, n_workers, on_death)
 
