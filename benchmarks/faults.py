@@ -37,6 +37,7 @@ import joblib
 import numpy as np
 import torch
 from PIL import Image
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Dataset
@@ -44,6 +45,7 @@ from torch.utils.data import Dataset
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._fit import checkpoints
 from skdeepcluster.datasets import load_fashion_mnist
+from skdeepcluster.io import write_embeddings
 
 # A fork server imports torch once, so that each process starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -298,6 +300,86 @@ def interrupt_fits(n, folder, **params) -> Result:
         n_recovered += not attributes and resumed == expected
     rounds = ", ".join(map(str, recovered_rounds))
     return Result(f"Ctrl-C (recover returned rounds: {rounds})", n, n_recovered)
+
+
+# Calls that are interrupted, by their name.
+CALLS = {
+    "fit": lambda model, X, path: clone(model).fit(X),
+    "transform": lambda model, X, path: model.transform(X),
+    "predict": lambda model, X, path: model.predict(X),
+    "write_embeddings": write_embeddings,
+}
+
+
+def _call_with_interrupt(call, model, X, path, seconds):
+    """Press Ctrl-C some seconds after the start of a call, and return the error."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        call(model, X, path)
+        timer.cancel()
+        timer.join()
+    except KeyboardInterrupt as error:
+        timer.join()
+        # The traceback is alive while the resources are counted.
+        return error
+    return None
+
+
+def _interrupt_calls(n, folder):
+    """Return the clean ends of n interrupted calls each, and what the others left."""
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    tempfile.tempdir = str(temporary)
+    X = write_images(folder / "images")
+    path = folder / "embeddings.npy"
+    model = DeepClusterEstimator(**QUICK | {"n_jobs": 2, "max_iter": 2}).fit(X)
+    embedding = model.transform(X)
+    rng = np.random.default_rng(0)
+    n_clean, n_interrupts, losses = 0, 0, []
+    for name, call in CALLS.items():
+        start = time.perf_counter()
+        call(model, X, path)
+        moments = rng.uniform(0, time.perf_counter() - start, n)
+        path.unlink(missing_ok=True)
+        # The first of them is the memory, which may grow by the traceback.
+        before = _measure_resources(temporary)[1:]
+        for seconds in moments:
+            error = _call_with_interrupt(call, model, X, path, seconds)
+            n_interrupts += error is not None
+            left = _measure_resources(temporary)[1:] - before
+            del error
+            is_complete = not path.exists() or np.array_equal(np.load(path), embedding)
+            path.unlink(missing_ok=True)
+            # An interrupted call changes nothing, and the next one works.
+            is_same = np.array_equal(model.transform(X), embedding)
+            if is_complete and is_same and (left <= 0).all():
+                n_clean += 1
+            else:
+                amounts = zip(left.tolist(), RESOURCES[1:], strict=True)
+                losses.append(
+                    f"{name}: " + ", ".join(f"{k:+.0f} {r}" for k, r in amounts)
+                )
+        call(model, X, path)
+        if path.exists() and not np.array_equal(np.load(path), embedding):
+            losses.append(f"{name}: the next call returns other embeddings")
+        path.unlink(missing_ok=True)
+    return n_clean, n_interrupts, losses
+
+
+def interrupt_calls(n, folder) -> Result:
+    """Press Ctrl-C at random moments of several calls: nothing is left behind."""
+    result = Job(_interrupt_calls, n, folder).result()
+    n_trials = n * len(CALLS)
+    if isinstance(result, str):
+        return Result("Ctrl-C in calls", n_trials, 0, loss=last_line(result))
+    n_clean, n_interrupts, losses = result
+    return Result(
+        f"Ctrl-C in {', '.join(CALLS)} ({n_interrupts} in time)",
+        n_trials,
+        n_clean,
+        "; ".join(losses[:3]) or "nothing",
+    )
 
 
 def last_line(text):
@@ -807,6 +889,7 @@ def measure_fashion(folder):
 FAULTS = {
     "killed": lambda folder: kill_fits(20, folder),
     "interrupted": lambda folder: interrupt_fits(5, folder),
+    "interrupted_calls": lambda folder: interrupt_calls(50, folder),
     "disk_full": lambda folder: fill_disk(3, folder),
     "damaged": lambda folder: damage_checkpoints(10, folder),
     "worker_killed": lambda folder: kill_workers(3, folder),

@@ -27,6 +27,7 @@ def faults():
 TRIALS = {
     "killed": lambda faults, folder: faults.kill_fits(3, folder),
     "interrupted": lambda faults, folder: faults.interrupt_fits(1, folder, max_iter=2),
+    "interrupted calls": lambda faults, folder: faults.interrupt_calls(3, folder),
     "disk full": lambda faults, folder: faults.fill_disk(1, folder),
     "damaged": lambda faults, folder: faults.damage_checkpoints(2, folder),
     "worker killed": lambda faults, folder: faults.kill_workers(1, folder, n_kills=1),
