@@ -77,6 +77,16 @@ def fit_until(n_batches, images, folder, **parameters):
         model.fit(images)
 
 
+def list_files(folder):
+    """Return the checkpoints of all fits, the latest last."""
+    return sorted(folder.glob("*/*"))
+
+
+def end(history, fitted):
+    """End a fit after its first round."""
+    return True
+
+
 def assert_same_fit(model, expected, images):
     assert_array_equal(model.labels_, expected.labels_)
     assert_array_equal(model.transform(images), expected.transform(images))
@@ -130,8 +140,8 @@ def copy_checkpoints(images, tmp_path_factory):
 
     def copy(folder, n_rounds, name="defaults", seconds=120.0):
         folder.mkdir(exist_ok=True)
-        for path in interrupt(n_rounds, name, seconds).iterdir():
-            shutil.copy(path, folder)
+        interrupted = interrupt(n_rounds, name, seconds)
+        shutil.copytree(interrupted, folder, dirs_exist_ok=True)
 
     return copy
 
@@ -154,7 +164,7 @@ def test_resumed_fit_equals_uninterrupted_fit(
 ):
     copy_checkpoints(tmp_path, n_rounds, name)
     complete_rounds = range(max(1, n_rounds - 1), n_rounds + 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert [path.name for path in list_files(tmp_path)] == [
         f"round_{number:06d}.safetensors" for number in complete_rounds
     ]
     model = quick(augment=Interrupt(), checkpoint_dir=tmp_path, **PARAMETERS[name])
@@ -197,23 +207,53 @@ def test_warm_start_resumes(images, tmp_path):
         ({"backbone": nn.Sequential(nn.Flatten(), nn.Linear(64, 2))}, "backbone"),
     ],
 )
-def test_other_parameters_raise(images, tmp_path, copy_checkpoints, parameters, names):
+def test_fit_with_other_parameters_warns_and_starts_from_the_beginning(
+    images, tmp_path, copy_checkpoints, parameters, names
+):
     copy_checkpoints(tmp_path, n_rounds=1)
-    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    contents = {path: path.read_bytes() for path in list_files(tmp_path)}
     parameters = {"augment": Interrupt(), **parameters}
-    model = quick(checkpoint_dir=tmp_path, **parameters)
-    with pytest.raises(ValueError, match=f"another fit: {names} differ"):
+    model = quick(checkpoint_dir=tmp_path, callbacks=end, **parameters)
+    with pytest.warns(UserWarning, match=f"but {names} differ.*from the beginning"):
         model.fit(images)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
+    assert model.n_iter_ == 1
+    with pytest.raises(ValueError, match=f"another fit: {names} differ"):
+        model.recover(images)
+    # The other fit can still resume.
+    assert {path: path.read_bytes() for path in list_files(tmp_path)} == contents
 
 
-def test_other_images_raise(images, tmp_path, copy_checkpoints):
+def test_fit_on_other_images_warns(images, tmp_path, copy_checkpoints):
     copy_checkpoints(tmp_path, n_rounds=1)
-    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    contents = {path: path.read_bytes() for path in list_files(tmp_path)}
     for other_images in (images[::-1], images[:100]):
+        model = quick(checkpoint_dir=tmp_path, augment=Interrupt(), callbacks=end)
+        with pytest.warns(UserWarning, match="but X differ.*from the beginning"):
+            model.fit(other_images)
         with pytest.raises(ValueError, match="another fit: X differ"):
-            quick(checkpoint_dir=tmp_path, augment=Interrupt()).fit(other_images)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
+            model.recover(other_images)
+    # Other parameters on other images are no mistake.
+    model.set_params(n_clusters=3).fit(images[:100])
+    assert {path: path.read_bytes() for path in list_files(tmp_path)} == contents
+
+
+@pytest.mark.parametrize(
+    ("parameters", "equal_parameters"),
+    [
+        ({"n_clusters": np.int64(4)}, {"n_clusters": 4}),
+        ({"max_iter": 4, "momentum": np.float32(0.5)}, {"momentum": 0.5}),
+        ({"n_crops": [2, 0]}, {"n_crops": (2, 0)}),
+        ({"n_pseudo_labels": (np.int32(6), 9)}, {"n_pseudo_labels": [6, 9]}),
+        ({"device": torch.device("cpu")}, {"device": "cpu"}),
+        ({"weight_decay": 0}, {"weight_decay": 0.0}),
+    ],
+)
+def test_equal_parameters_resume(images, tmp_path, parameters, equal_parameters):
+    fit_until(BATCHES_PER_ROUND + 2, images, tmp_path, **parameters)
+    augment = Interrupt()
+    model = quick(augment=augment, checkpoint_dir=tmp_path, **equal_parameters)
+    model.fit(images)
+    assert -1 - augment.n_batches == (N_ROUNDS - 1) * BATCHES_PER_ROUND
 
 
 def test_some_parameters_may_change(images, tmp_path, copy_checkpoints):
@@ -237,7 +277,7 @@ def test_older_checkpoint_replaces_damaged_one(
     images, tmp_path, uninterrupted, copy_checkpoints, damage
 ):
     copy_checkpoints(tmp_path, n_rounds=3)
-    older, latest = sorted(tmp_path.iterdir())
+    older, latest = list_files(tmp_path)
     content = bytearray(latest.read_bytes())
     content[len(content) // 2] ^= 1
     damaged = {"cut": content[:999], "empty": b"", "flipped": content}
@@ -252,7 +292,7 @@ def test_fit_without_intact_checkpoint_starts_from_the_beginning(
     images, tmp_path, uninterrupted, copy_checkpoints
 ):
     copy_checkpoints(tmp_path, n_rounds=1)
-    (path,) = tmp_path.iterdir()
+    (path,) = list_files(tmp_path)
     path.write_bytes(b"")
     with pytest.warns(UserWarning, match=rf"{path} .*starts from the beginning"):
         model = quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
@@ -263,7 +303,7 @@ def test_other_format_raises_and_keeps_the_file(
     images, tmp_path, copy_checkpoints, monkeypatch
 ):
     copy_checkpoints(tmp_path, n_rounds=1)
-    (path,) = tmp_path.iterdir()
+    (path,) = list_files(tmp_path)
     format_of_file = checkpoints_module.CHECKPOINT_FORMAT
     monkeypatch.setattr(checkpoints_module, "CHECKPOINT_FORMAT", 99)
     message = rf"another version .*format {format_of_file}, not 99\."
@@ -289,7 +329,7 @@ def test_fit_resumes_inside_a_round(
     n_steps = n_rounds * BATCHES_PER_ROUND + n_batches
     fit_until(n_steps + 1, images, tmp_path, **PARAMETERS[name])
     suffix = f"_{n_steps:09d}" if n_batches else ""
-    latest = max(path.stem for path in tmp_path.iterdir())
+    latest = list_files(tmp_path)[-1].stem
     assert latest == f"round_{n_rounds:06d}{suffix}"
     augment = Interrupt()
     model = quick(augment=augment, checkpoint_dir=tmp_path, **PARAMETERS[name])
@@ -318,7 +358,7 @@ def test_random_crops_resume(images, tmp_path, every_batch, expected, monkeypatc
 
 def test_two_files_and_the_last_complete_round_are_kept(tmp_path, copy_checkpoints):
     copy_checkpoints(tmp_path, n_rounds=2, seconds=-1.0)
-    assert sorted(path.stem for path in tmp_path.iterdir()) == [
+    assert [path.stem for path in list_files(tmp_path)] == [
         "round_000002",
         f"round_000002_{2 * BATCHES_PER_ROUND + 2:09d}",
         f"round_000002_{2 * BATCHES_PER_ROUND + 3:09d}",
@@ -327,7 +367,7 @@ def test_two_files_and_the_last_complete_round_are_kept(tmp_path, copy_checkpoin
 
 def test_files_inside_a_round_are_rare(tmp_path, copy_checkpoints):
     copy_checkpoints(tmp_path, n_rounds=1, seconds=1e9)
-    assert [path.stem for path in tmp_path.iterdir()] == ["round_000001"]
+    assert [path.stem for path in list_files(tmp_path)] == ["round_000001"]
 
 
 # Recovery of the last complete round.
@@ -338,13 +378,13 @@ def test_recover_equals_fit_that_ended_with_the_round(
     images, tmp_path, copy_checkpoints, name
 ):
     copy_checkpoints(tmp_path, n_rounds=2, name=name, seconds=-1.0)
-    paths = sorted(tmp_path.iterdir())
+    paths = list_files(tmp_path)
     model = quick(augment=Interrupt(), checkpoint_dir=tmp_path, **PARAMETERS[name])
     model.recover(images)
     assert model.n_iter_ == 2
     assert_array_equal(model.predict(images), model.labels_)
     # The checkpoints are kept, so that the fit can still resume.
-    assert sorted(tmp_path.iterdir()) == paths
+    assert list_files(tmp_path) == paths
 
     ended = quick(
         augment=Interrupt(),
@@ -363,7 +403,7 @@ def test_recover_without_checkpoint_dir_raises(images):
 def test_recover_without_complete_round_raises(images, tmp_path, copy_checkpoints):
     copy_checkpoints(tmp_path, n_rounds=0, seconds=-1.0)
     # There are checkpoints, but only inside the first round.
-    assert list(tmp_path.iterdir())
+    assert list_files(tmp_path)
     model = quick(augment=Interrupt(), checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="holds no complete round"):
         model.recover(images)
@@ -405,7 +445,7 @@ def test_weights_that_are_nan_are_not_written(images, tmp_path, every_batch):
     model = quick(backbone=backbone, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match=r"loss is nan in round 2: .*learning_rate"):
         model.fit(images)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert [path.name for path in list_files(tmp_path)] == [
         "round_000001.safetensors",
         "round_000001_000000007.safetensors",
     ]
