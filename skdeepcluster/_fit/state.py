@@ -173,7 +173,7 @@ class FitState:
             "optimizer": optimizer_state(self.optimizer),
             "n_steps": self.n_steps,
             "history": self.history,
-            "diffusion_maps": self.diffusion_maps,
+            "diffusion_maps": list(self.diffusion_maps),
             "n_rounds": self.n_rounds,
             "seconds": self.seconds,
             "training": None if training is None else training.state_dict(processes),

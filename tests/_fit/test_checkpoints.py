@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._fit import checkpoints as checkpoints_module
+from skdeepcluster._utils.tensors import read_tensors, write_tensors
 
 # Fits this short may warn about their symptoms.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -203,7 +205,7 @@ def test_warm_start_resumes(images, tmp_path):
         ({"random_state": 1}, "random_state"),
         ({"max_iter": 9}, "max_iter"),
         ({"augment": None}, "augment"),
-        ({"augment": functools.partial(np.multiply, 2)}, "augment"),
+        ({"augment": functools.partial(torch.mul, other=2)}, "augment"),
         ({"backbone": nn.Sequential(nn.Flatten(), nn.Linear(64, 2))}, "backbone"),
     ],
 )
@@ -249,11 +251,19 @@ def test_fit_on_other_images_warns(images, tmp_path, copy_checkpoints):
     ],
 )
 def test_equal_parameters_resume(images, tmp_path, parameters, equal_parameters):
-    fit_until(BATCHES_PER_ROUND + 2, images, tmp_path, **parameters)
-    augment = Interrupt()
-    model = quick(augment=augment, checkpoint_dir=tmp_path, **equal_parameters)
-    model.fit(images)
-    assert -1 - augment.n_batches == (N_ROUNDS - 1) * BATCHES_PER_ROUND
+    def interrupt(history, fitted):
+        n_complete.append(len(history))
+        if n_complete == [1, 2]:
+            raise Interruption
+        return len(n_complete) == 3
+
+    n_complete = []
+    common = {"callbacks": interrupt, "checkpoint_dir": tmp_path}
+    with pytest.raises(Interruption):
+        quick(**common, **parameters).fit(images)
+    quick(**common, **equal_parameters).fit(images)
+    # The second round was not complete, but the first one was.
+    assert n_complete == [1, 2, 2]
 
 
 def test_some_parameters_may_change(images, tmp_path, copy_checkpoints):
@@ -310,6 +320,151 @@ def test_other_format_raises_and_keeps_the_file(
     with pytest.raises(ValueError, match=message):
         quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
     assert path.exists()
+
+
+# Forged files, whose checksum is that of their content.
+
+
+def forge_metadata(path, *keys, value=None, remove=False):
+    """Replace or remove a value of the metadata, at nested keys."""
+    metadata, tensors = read_tensors(path)
+    *parents, last = keys
+    nested = metadata
+    for key in parents:
+        nested = nested[key]
+    if remove:
+        del nested[last]
+    else:
+        nested[last] = value(nested[last]) if callable(value) else value
+    write_tensors(path, metadata, tensors)
+
+
+def forge_tensor(path, name, function):
+    """Replace a tensor, or remove it if the function returns None."""
+    metadata, tensors = read_tensors(path)
+    (name,) = [key for key in tensors if key.endswith(name)]
+    value = function(tensors.pop(name))
+    write_tensors(path, metadata, tensors | ({} if value is None else {name: value}))
+
+
+FIT = ("state", "fit")
+TRAINING = ("state", "fit", "training")
+HUGE = 10**400
+FORGED_VALUES = [
+    *((("format",), value) for value in (None, "8", 7, [])),
+    *((("fit",), value) for value in (None, {}, [], "fit")),
+    *((("state",), value) for value in (None, {}, [], 3)),
+    *((("state", name), "x") for name in ("fit", "network", "entropy", "generators")),
+    *((("state", "entropy"), value) for value in (-1, 1.5, HUGE, True)),
+    *((("state", "generators"), value) for value in ([["x"]], {}, [[None, None]])),
+    (("state", "network", "front.0.mean"), 3.0),
+    (("state", "network", "front.0.mean"), {"tensor": "no such tensor"}),
+    (("state", "network", "front.0.mean"), {"array": "state.network.front.0.mean"}),
+    (("state", "network", "another"), 3.0),
+    *(((*FIT, "initial_stability"), value) for value in ("x", float("nan"), HUGE)),
+    *(((*FIT, "labels"), value) for value in (None, [0, 1], "x")),
+    *(((*FIT, "optimizer"), value) for value in (None, {}, [])),
+    ((*FIT, "optimizer", "learning_rate"), 1e30),
+    ((*FIT, "optimizer", "learning_rate"), -0.1),
+    ((*FIT, "optimizer", "momenta"), lambda momenta: momenta[:-1]),
+    ((*FIT, "optimizer", "momenta"), lambda momenta: momenta[::-1]),
+    ((*FIT, "optimizer", "momenta"), lambda momenta: ["x"] * len(momenta)),
+    *(((*FIT, "n_steps"), value) for value in (-1, HUGE, 1.5, None)),
+    *(((*FIT, "n_rounds"), value) for value in (-1, 4, HUGE, 2.0, None)),
+    *(((*FIT, "history"), value) for value in ([], None, [{}, {}], [1, 2])),
+    ((*FIT, "history", 0, "n_pseudo_labels"), 0),
+    ((*FIT, "history", 0, "loss"), "x"),
+    *(((*FIT, "diffusion_maps"), value) for value in (None, [1.0], [None] * 99)),
+    *(((*FIT, "seconds"), value) for value in (None, [], {"train": "x"})),
+    *(((*FIT, "training"), value) for value in ({}, [], 3)),
+    ((*FIT, "training_points"), 3),
+    *(((*TRAINING, "losses"), value) for value in (None, ["x"], [0.1] * 2, {})),
+    *(((*TRAINING, "n_batches"), value) for value in (-3, None, 0.5)),
+    *(((*TRAINING, "total_losses"), value) for value in ([], ["x"], 3, [HUGE])),
+    *(((*TRAINING, name), None) for name in ("head", "optimizer", "generator")),
+]
+REMOVED = [
+    ("format",),
+    ("fit",),
+    ("state",),
+    *(("state", name) for name in ("fit", "network", "entropy", "generators")),
+    *((*FIT, name) for name in ("labels", "n_rounds", "history", "training")),
+    *((*TRAINING, name) for name in ("head", "losses", "generator")),
+    ("state", "network", "front.0.scale"),
+    (*FIT, "optimizer", "momenta"),
+]
+FORGED_TENSORS = [
+    ("fit.labels", lambda t: t.double()),
+    ("fit.labels", lambda t: t[:, :-1]),
+    ("fit.labels", lambda t: t + 1),
+    ("fit.labels", lambda t: t - 1),
+    ("fit.labels", lambda t: t * 2**20),
+    ("fit.labels", lambda t: None),
+    ("network.front.0.mean", lambda t: t.double()),
+    ("network.front.0.mean", lambda t: t.repeat(2, 1, 1, 1)),
+    ("classifiers.0.weight", lambda t: t[:-1]),
+    ("classifiers.0.weight", lambda t: t * torch.nan),
+    ("classifiers.0.weight", lambda t: t.bfloat16()),
+    ("fit.optimizer.momenta.0", lambda t: t * torch.inf),
+    ("fit.optimizer.momenta.0", lambda t: t.flatten()),
+    ("fit.diffusion_maps.0", lambda t: t[:-1]),
+    ("fit.diffusion_maps.0", lambda t: t * torch.nan),
+    ("fit.diffusion_maps.0", lambda t: t[..., None]),
+    ("training.generator", lambda t: t[:-1]),
+    ("training.generator", lambda t: torch.full_like(t, 255)),
+    ("generators.0.0", lambda t: t.float()),
+    ("generators.0.0", lambda t: torch.full_like(t, 255)),
+]
+
+
+def assert_refused_or_replaced(images, folder, path, expected):
+    """Assert that a forged file is an error with its name, or that it is not used."""
+    model = quick(augment=Interrupt(), checkpoint_dir=folder)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model.fit(images)
+        except ValueError as error:
+            assert str(path) in str(error)
+            return
+    assert f"{path} cannot be read" in str(caught[0].message)
+    assert_same_fit(model, expected, images)
+
+
+@pytest.fixture
+def forged_path(tmp_path, copy_checkpoints):
+    """A checkpoint inside the third round that may be forged."""
+    copy_checkpoints(tmp_path, n_rounds=2, seconds=-1.0)
+    return list_files(tmp_path)[-1]
+
+
+@pytest.mark.parametrize(("keys", "value"), FORGED_VALUES)
+def test_forged_values(images, tmp_path, uninterrupted, forged_path, keys, value):
+    forge_metadata(forged_path, *keys, value=value)
+    assert_refused_or_replaced(images, tmp_path, forged_path, uninterrupted())
+
+
+@pytest.mark.parametrize("keys", REMOVED)
+def test_removed_values(images, tmp_path, uninterrupted, forged_path, keys):
+    forge_metadata(forged_path, *keys, remove=True)
+    assert_refused_or_replaced(images, tmp_path, forged_path, uninterrupted())
+
+
+@pytest.mark.parametrize(("name", "function"), FORGED_TENSORS)
+def test_forged_tensors(images, tmp_path, uninterrupted, forged_path, name, function):
+    forge_tensor(forged_path, name, function)
+    assert_refused_or_replaced(images, tmp_path, forged_path, uninterrupted())
+
+
+def test_forged_weights_of_any_size_are_errors(images, tmp_path, forged_path):
+    def multiply(weights):
+        return weights * 1e37
+
+    metadata, _ = read_tensors(forged_path)
+    name = next(n for n in metadata["state"]["network"] if n.endswith("weight"))
+    forge_tensor(forged_path, f"state.network.{name}", multiply)
+    with pytest.raises(ValueError, match="diverged"):
+        quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
 
 
 # Inside a round.

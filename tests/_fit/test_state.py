@@ -21,10 +21,10 @@ CPU = torch.device("cpu")
 
 
 def prepare(images, **parameters):
-    """Return the setup of a quick fit of two rounds, always with the same weights."""
+    """Return the setup of a quick fit of three rounds, always with the same weights."""
     source = ArraySource(images[:, None])
     estimator = DeepClusterEstimator(
-        4, max_iter=2, epochs_per_iter=1, batch_size=32, **parameters
+        4, max_iter=3, epochs_per_iter=1, batch_size=32, **parameters
     )
     parameters = Parameters(**estimator.get_params(deep=False))
     streams = RandomStreams(0)
@@ -121,4 +121,4 @@ def test_complete_round_prepares_the_next_round(digits_images):
         assert_array_equal(state.diffusion_maps[-1], finished.diffusion_map)
         assert state.training is None
         assert state.seconds == {}
-    assert state.n_rounds == len(state.history) == len(state.diffusion_maps) == 2
+    assert state.n_rounds == len(state.history) == len(state.diffusion_maps) == 3
