@@ -347,71 +347,30 @@ def forge_tensor(path, name, function):
     write_tensors(path, metadata, tensors | ({} if value is None else {name: value}))
 
 
-FIT = ("state", "fit")
-TRAINING = ("state", "fit", "training")
+# The state inside "fit" is forged in test_state.py, in more ways.
 HUGE = 10**400
 FORGED_VALUES = [
-    *((("format",), value) for value in (None, "8", 7, [])),
-    *((("fit",), value) for value in (None, {}, [], "fit")),
-    *((("state",), value) for value in (None, {}, [], 3)),
+    *((("format",), value) for value in (None, "8", 7)),
+    *((("fit",), value) for value in (None, {}, "fit")),
+    *((("state",), value) for value in (None, {}, 3)),
     *((("state", name), "x") for name in ("fit", "network", "entropy", "generators")),
-    *((("state", "entropy"), value) for value in (-1, 1.5, HUGE, True)),
-    *((("state", "generators"), value) for value in ([["x"]], {}, [[None, None]])),
+    *((("state", "entropy"), value) for value in (-1, HUGE, True)),
+    *((("state", "generators"), value) for value in ([["x"]], [[None, None]])),
     (("state", "network", "front.0.mean"), 3.0),
     (("state", "network", "front.0.mean"), {"tensor": "no such tensor"}),
     (("state", "network", "front.0.mean"), {"array": "state.network.front.0.mean"}),
     (("state", "network", "another"), 3.0),
-    *(((*FIT, "initial_stability"), value) for value in ("x", float("nan"), HUGE)),
-    *(((*FIT, "labels"), value) for value in (None, [0, 1], "x")),
-    *(((*FIT, "optimizer"), value) for value in (None, {}, [])),
-    ((*FIT, "optimizer", "learning_rate"), 1e30),
-    ((*FIT, "optimizer", "learning_rate"), -0.1),
-    ((*FIT, "optimizer", "momenta"), lambda momenta: momenta[:-1]),
-    ((*FIT, "optimizer", "momenta"), lambda momenta: momenta[::-1]),
-    ((*FIT, "optimizer", "momenta"), lambda momenta: ["x"] * len(momenta)),
-    *(((*FIT, "n_steps"), value) for value in (-1, HUGE, 1.5, None)),
-    *(((*FIT, "n_rounds"), value) for value in (-1, 4, HUGE, 2.0, None)),
-    *(((*FIT, "history"), value) for value in ([], None, [{}, {}], [1, 2])),
-    ((*FIT, "history", 0, "n_pseudo_labels"), 0),
-    ((*FIT, "history", 0, "loss"), "x"),
-    *(((*FIT, "diffusion_maps"), value) for value in (None, [1.0], [None] * 99)),
-    *(((*FIT, "seconds"), value) for value in (None, [], {"train": "x"})),
-    *(((*FIT, "training"), value) for value in ({}, [], 3)),
-    ((*FIT, "training_points"), 3),
-    *(((*TRAINING, "losses"), value) for value in (None, ["x"], [0.1] * 2, {})),
-    *(((*TRAINING, "n_batches"), value) for value in (-3, None, 0.5)),
-    *(((*TRAINING, "total_losses"), value) for value in ([], ["x"], 3, [HUGE])),
-    *(((*TRAINING, name), None) for name in ("head", "optimizer", "generator")),
+    (("state", "fit"), {}),
+    (("state", "fit", "n_rounds"), 4),
+    (("state", "fit", "training", "losses"), ["x"]),
 ]
-REMOVED = [
-    ("format",),
-    ("fit",),
-    ("state",),
-    *(("state", name) for name in ("fit", "network", "entropy", "generators")),
-    *((*FIT, name) for name in ("labels", "n_rounds", "history", "training")),
-    *((*TRAINING, name) for name in ("head", "losses", "generator")),
-    ("state", "network", "front.0.scale"),
-    (*FIT, "optimizer", "momenta"),
-]
+REMOVED = [("format",), ("fit",), ("state", "network"), ("state", "fit", "labels")]
 FORGED_TENSORS = [
-    ("fit.labels", lambda t: t.double()),
-    ("fit.labels", lambda t: t[:, :-1]),
-    ("fit.labels", lambda t: t + 1),
-    ("fit.labels", lambda t: t - 1),
     ("fit.labels", lambda t: t * 2**20),
     ("fit.labels", lambda t: None),
     ("network.front.0.mean", lambda t: t.double()),
     ("network.front.0.mean", lambda t: t.repeat(2, 1, 1, 1)),
-    ("classifiers.0.weight", lambda t: t[:-1]),
-    ("classifiers.0.weight", lambda t: t * torch.nan),
-    ("classifiers.0.weight", lambda t: t.bfloat16()),
     ("fit.optimizer.momenta.0", lambda t: t * torch.inf),
-    ("fit.optimizer.momenta.0", lambda t: t.flatten()),
-    ("fit.diffusion_maps.0", lambda t: t[:-1]),
-    ("fit.diffusion_maps.0", lambda t: t * torch.nan),
-    ("fit.diffusion_maps.0", lambda t: t[..., None]),
-    ("training.generator", lambda t: t[:-1]),
-    ("training.generator", lambda t: torch.full_like(t, 255)),
     ("generators.0.0", lambda t: t.float()),
     ("generators.0.0", lambda t: torch.full_like(t, 255)),
 ]
@@ -420,15 +379,18 @@ FORGED_TENSORS = [
 def assert_refused_or_replaced(images, folder, path, expected):
     """Assert that a forged file is an error with its name, or that it is not used."""
     model = quick(augment=Interrupt(), checkpoint_dir=folder)
+    error = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             model.fit(images)
-        except ValueError as error:
-            assert str(path) in str(error)
-            return
-    assert f"{path} cannot be read" in str(caught[0].message)
-    assert_same_fit(model, expected, images)
+        except ValueError as raised:
+            error = raised
+    if error is None:
+        assert f"{path} cannot be read" in str(caught[0].message)
+        assert_same_fit(model, expected, images)
+    else:
+        assert str(path) in str(error)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from skdeepcluster._fit.loop import FitSetup, resume, run_rounds
 from skdeepcluster._fit.recipe import Parameters, resolve_recipe
 from skdeepcluster._inputs.sources import ArraySource
 from skdeepcluster._training.network import build_network
+from skdeepcluster._utils.content import InvalidContent
 from skdeepcluster._utils.distributed import SINGLE_PROCESS
 from skdeepcluster._utils.random import RandomStreams, isolated_torch_rng
 from skdeepcluster._utils.tensors import pack, unpack
@@ -88,7 +89,7 @@ def test_state_dict_round_trip(digits_images, head, n_rounds, n_batches):
     saved = run_until(prepare(images, head=head), n_rounds, n_batches).state_dict()
     saved = copy_as_from_file(saved)
     state = resume(prepare(images, head=head), saved)
-    loaded = state.state_dict()
+    loaded = copy_as_from_file(state.state_dict())
     assert (saved["training"] is None) == (n_batches == 0)
     assert_equal_states(loaded, saved)
     assert state.n_steps == 4 * n_rounds + n_batches
@@ -122,3 +123,79 @@ def test_complete_round_prepares_the_next_round(digits_images):
         assert state.training is None
         assert state.seconds == {}
     assert state.n_rounds == len(state.history) == len(state.diffusion_maps) == 3
+
+
+# Forged states.
+
+NAN, HUGE = float("nan"), 10**400
+FORGED = [
+    *(("initial_stability", value) for value in ("x", NAN, HUGE, None, True)),
+    *(("labels", value) for value in (None, [0, 1], "x", 3)),
+    *(("optimizer", value) for value in (None, {}, [])),
+    *(("optimizer.learning_rate", value) for value in (1e30, -0.1, "x", NAN)),
+    ("optimizer.momenta", lambda momenta: momenta[:-1]),
+    ("optimizer.momenta", lambda momenta: momenta[::-1]),
+    ("optimizer.momenta", lambda momenta: ["x"] * len(momenta)),
+    *(("n_steps", value) for value in (-1, HUGE, 1.5, None, True)),
+    *(("n_rounds", value) for value in (-1, 3, HUGE, 1.0, None)),
+    *(("history", value) for value in ([], None, [{}], [1], {})),
+    ("history.0.n_pseudo_labels", 0),
+    ("history.0.loss", "x"),
+    *(("diffusion_maps", value) for value in (None, [1.0], [None] * 99)),
+    *(("seconds", value) for value in (None, [], {"train": "x"}, {"train": -1})),
+    *(("training", value) for value in ({}, [], 3)),
+    ("training_points", 3),
+    *(("training.losses", value) for value in (None, ["x"], [0.1], {})),
+    *(("training.n_batches", value) for value in (-3, None, 0.5, HUGE)),
+    *(("training.total_losses", value) for value in ([], ["x"], 3, [HUGE])),
+    *((f"training.{name}", None) for name in ("head", "optimizer", "generator")),
+    ("labels", lambda labels: labels.astype(float)),
+    ("labels", lambda labels: labels[:, :-1]),
+    ("labels", lambda labels: labels + 1),
+    ("labels", lambda labels: labels - 1),
+    ("labels", lambda labels: labels * 2**20),
+    ("labels", torch.from_numpy),
+    ("optimizer.momenta.0", lambda momentum: momentum * torch.inf),
+    ("optimizer.momenta.0", lambda momentum: momentum.flatten()),
+    ("optimizer.momenta.0", lambda momentum: momentum.bfloat16()),
+    ("diffusion_maps.0", lambda points: points[:-1]),
+    ("diffusion_maps.0", lambda points: points * np.nan),
+    ("diffusion_maps.0", lambda points: points[..., None]),
+    ("training.head", lambda weights: dict(list(weights.items())[1:])),
+    ("training.head", lambda weights: {n: w[:-1] for n, w in weights.items()}),
+    ("training.head", lambda weights: {n: w * NAN for n, w in weights.items()}),
+    ("training.generator", lambda state: state[:-1]),
+    ("training.generator", lambda state: torch.full_like(state, 255)),
+]
+
+
+@pytest.fixture(scope="module")
+def setup(digits_images):
+    return prepare(digits_images[0][:100])
+
+
+@pytest.fixture(scope="module")
+def saved_inside_a_round(digits_images):
+    setup = prepare(digits_images[0][:100])
+    return run_until(setup, n_rounds=1, n_batches=2).state_dict()
+
+
+@pytest.mark.parametrize(("path", "value"), FORGED)
+def test_forged_state_is_refused(setup, saved_inside_a_round, path, value):
+    saved = copy_as_from_file(saved_inside_a_round)
+    *parents, key = [int(k) if k.isdigit() else k for k in path.split(".")]
+    nested = saved
+    for parent in parents:
+        nested = nested[parent]
+    nested[key] = value(nested[key]) if callable(value) else value
+    with pytest.raises(InvalidContent, match=parents[0] if parents else key):
+        resume(setup, saved)
+
+
+@pytest.mark.parametrize("path", ["", "optimizer", "training"])
+def test_each_missing_value_is_refused(setup, saved_inside_a_round, path):
+    for key in list(saved_inside_a_round.get(path, saved_inside_a_round)):
+        saved = copy_as_from_file(saved_inside_a_round)
+        del saved.get(path, saved)[key]
+        with pytest.raises(InvalidContent, match=key):
+            resume(setup, saved)
