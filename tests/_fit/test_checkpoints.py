@@ -4,12 +4,15 @@ import functools
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.cluster import KMeans
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from skdeepcluster import DeepClusterEstimator
@@ -586,3 +589,156 @@ def test_full_disk_warns_and_the_fit_continues(
         model = quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
     assert model.n_iter_ == N_ROUNDS
     assert_same_fit(model, uninterrupted(), images)
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmdir"])
+def test_checkpoints_that_cannot_be_removed_are_a_warning(
+    images, tmp_path, monkeypatch, uninterrupted, copy_checkpoints, name
+):
+    def raise_read_only(path, missing_ok=False):
+        raise OSError(30, "Read-only file system")
+
+    copy_checkpoints(tmp_path, n_rounds=3)
+    (folder,) = tmp_path.iterdir()
+    monkeypatch.setattr(Path, name, raise_read_only)
+    message = f"{folder} cannot be removed: .*The fit is complete"
+    with pytest.warns(UserWarning, match=message):
+        model = quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
+    assert_same_fit(model, uninterrupted(), images)
+
+
+def test_old_checkpoints_that_cannot_be_removed_are_a_warning(
+    images, tmp_path, monkeypatch
+):
+    def raise_read_only(path, missing_ok=False):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", raise_read_only)
+    with (
+        pytest.warns(UserWarning, match="No checkpoint round_000003 .*not permitted"),
+        pytest.warns(UserWarning, match="cannot be removed"),
+    ):
+        model = quick(checkpoint_dir=tmp_path).fit(images)
+    assert model.n_iter_ == N_ROUNDS
+
+
+# Files of the user, and of other fits.
+
+
+def test_files_that_the_fit_did_not_write_are_kept(images, tmp_path, copy_checkpoints):
+    copy_checkpoints(tmp_path, n_rounds=3)
+    (folder,) = tmp_path.iterdir()
+    path = list_files(tmp_path)[0]
+    metadata, tensors = read_tensors(path)
+    contents = {
+        "round_000001.safetensors": b"mine",
+        "round_000007.safetensors": safetensors.torch.save({"mine": torch.ones(2)}),
+        "round_of_golf.safetensors": b"",
+        ".round_000001.safetensors-notes": b"mine",
+    }
+    for place in (tmp_path, folder):
+        for name, content in contents.items():
+            (place / name).write_bytes(content)
+    # The mark of another fit.
+    other = folder / "round_000000.safetensors"
+    write_tensors(other, metadata | {"fit": {"X": "another"}}, tensors)
+    # Parts of files that this fit was writing when it was killed.
+    unfinished = folder / f".{path.name}-{16 * 'a'}"
+    unfinished.write_bytes(path.read_bytes()[:-99])
+    (folder / f".{path.name}-{16 * 'b'}").write_bytes(b"")
+    with pytest.warns(UserWarning, match="round_000007.* cannot be read"):
+        quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert kept.pop(other)
+    assert kept == {
+        place / name: content
+        for place in (tmp_path, folder)
+        for name, content in contents.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["checkpoint_dir", "cache_dir"])
+def test_load_sets_no_folder(images, tmp_path, name):
+    model = quick(max_iter=1).fit(images).set_params(**{name: tmp_path / "stranger"})
+    model.save(tmp_path / "model")
+    loaded = DeepClusterEstimator.load(tmp_path / "model")
+    assert getattr(loaded, name) is None
+    assert_array_equal(loaded.labels_, model.labels_)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"learning_rate": 0.02}])
+def test_fits_share_a_folder_at_the_same_time(
+    images, tmp_path, uninterrupted, parameters
+):
+    """Another fit, or the same one, starts and ends within a fit."""
+    augment, other_augment = Interrupt(), Interrupt()
+    others = []
+
+    def fit_other(history, fitted):
+        if len(history) == 2:
+            other = quick(augment=other_augment, checkpoint_dir=tmp_path, **parameters)
+            others.append(other.fit(images))
+        if len(history) == 3:
+            (folder,) = tmp_path.iterdir()
+            names = [path.name for path in list_files(folder.parent)]
+            assert names == ["round_000001.safetensors", "round_000002.safetensors"]
+
+    model = quick(augment=augment, checkpoint_dir=tmp_path, callbacks=fit_other)
+    model.fit(images)
+    assert_same_fit(model, uninterrupted(), images)
+    assert list(tmp_path.iterdir()) == []
+    assert others[0].n_iter_ == N_ROUNDS
+
+
+def test_interrupted_search_resumes(images, tmp_path):
+    """Each fit of a search has its own checkpoints, and none causes a warning."""
+    n_calls = []
+
+    def interrupt(history, fitted):
+        n_calls.append(len(history))
+        if len(n_calls) == 6:
+            raise KeyboardInterrupt
+
+    model = quick(max_iter=2, checkpoint_dir=tmp_path, callbacks=interrupt)
+    search = GridSearchCV(
+        model,
+        {"n_clusters": [3, 4]},
+        cv=2,
+        scoring=lambda model, X, y=None: 1.0,
+        refit=False,
+        error_score="raise",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(images)
+    assert len(list(tmp_path.iterdir())) == 1
+    del n_calls[6:]
+    search.fit(images)
+    # The first two fits were complete, and the third resumes after its first round.
+    assert n_calls[6:] == [1, 2, 1, 2, 2, 1, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits(images, tmp_path, dtype):
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8)).to(dtype)
+
+        def forward(self, x):
+            return self.layers(x.to(dtype)).float()
+
+    def interrupt(history, fitted):
+        if len(history) == 2:
+            raise Interruption
+
+    torch.manual_seed(0)
+    model = quick(backbone=Half(), checkpoint_dir=tmp_path, callbacks=interrupt)
+    with pytest.raises(Interruption):
+        model.fit(images)
+    model.set_params(callbacks=None).fit(images)
+    expected = quick(backbone=model.backbone).fit(images)
+    assert_same_fit(model, expected, images)
+    model.save(tmp_path / "model")
+    loaded = DeepClusterEstimator.load(tmp_path / "model", backbone=Half())
+    assert_array_equal(loaded.transform(images), model.transform(images))
