@@ -679,9 +679,9 @@ def test_fits_share_a_folder_at_the_same_time(
             other = quick(augment=other_augment, checkpoint_dir=tmp_path, **parameters)
             others.append(other.fit(images))
         if len(history) == 3:
-            (folder,) = tmp_path.iterdir()
-            names = [path.name for path in list_files(folder.parent)]
-            assert names == ["round_000001.safetensors", "round_000002.safetensors"]
+            # The other fit has removed its own files alone.
+            (path, *_) = list_files(tmp_path)[-2:]
+            assert path.stem in ("round_000001", "round_000002")
 
     model = quick(augment=augment, checkpoint_dir=tmp_path, callbacks=fit_other)
     model.fit(images)
