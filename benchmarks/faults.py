@@ -217,7 +217,7 @@ def kill_fits(
                 job.process.join()
                 n_kills += 1
                 # The name of a checkpoint inside a round has two numbers.
-                n_kills_in_round += any(checkpoint_dir.glob("round_*_*"))
+                n_kills_in_round += any(checkpoint_dir.glob("*/round_*_*"))
                 continue
         # A complete fit leaves no checkpoints behind.
         is_same.append(job.result() == expected and not any(checkpoint_dir.iterdir()))
@@ -262,7 +262,7 @@ def _fit_until_interrupt(checkpoint_dir, X, **params):
 
 def _interrupt(job, checkpoint_dir, seconds):
     """Send Ctrl-C some seconds after the first checkpoint; return the job's result."""
-    while not (job.pipe.poll() or any(checkpoint_dir.glob("round_*"))):
+    while not (job.pipe.poll() or any(checkpoint_dir.glob("*/round_*"))):
         time.sleep(0.01)
     time.sleep(seconds)
     # Python loses a signal in the middle of a fork, so the signal is repeated.
@@ -475,7 +475,7 @@ def _fit_on_small_disk(folder, X):
     with contextlib.suppress(UserError):
         DeepClusterEstimator(**params, augment=ScheduledAugment(actions)).fit(X)
     disk.free()
-    names = [path.stem for path in checkpoint_dir.glob("round_*")]
+    names = [path.stem for path in checkpoint_dir.glob("*/round_*")]
     resumed = fit_and_hash(
         X, NEVER, checkpoint_dir=checkpoint_dir, augment=ScheduledAugment()
     )
@@ -507,7 +507,7 @@ def _fit_with_damaged_checkpoint(checkpoint_dir, X, seed):
     augment = ScheduledAugment({int(rng.integers(20, 55)): raise_user_error})
     with contextlib.suppress(UserError):
         DeepClusterEstimator(**params, augment=augment).fit(X)
-    path = max(checkpoint_dir.glob("round_*"))
+    path = max(checkpoint_dir.glob("*/round_*"))
     content = bytearray(path.read_bytes())
     position = int(rng.integers(len(content)))
     # Half of the trials truncate the file, the remaining ones flip a bit.

@@ -356,7 +356,7 @@ class DeepClusterEstimator(
         inside a round. After an interruption, the same call of `fit` on the same images
         resumes from the last checkpoint, and returns the same result as an
         uninterrupted fit. `recover` ends the fit at the last complete round instead.
-        Each fit needs its own folder, which is emptied at the end of the fit.
+        Fits may share the folder: each has a subfolder, which is removed at its end.
 
     tol : float, default=0.0
         Training ends when 1 - NMI between successive pseudo-labels is at most `tol`.

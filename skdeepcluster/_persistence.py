@@ -42,6 +42,8 @@ DECODING = (
     "white",
     "has_alpha",
 )
+# Parameters that name folders of the machine on which the estimator was fitted.
+FOLDERS = ("cache_dir", "checkpoint_dir")
 IMAGE_DTYPES = {"uint8": np.uint8, "float32": np.float32}
 
 
@@ -206,7 +208,8 @@ def _build_estimator(
     preprocess: Callable | None,
 ):
     """Return an unfitted estimator with the parameters of a file."""
-    params = dict(metadata["params"])
+    # A file from an unknown source must not choose folders that a fit writes to.
+    params = dict(metadata["params"]) | dict.fromkeys(FOLDERS)
     if metadata["custom_backbone"]:
         if not isinstance(backbone, torch.nn.Module):
             raise _WrongArgument(

@@ -1,17 +1,30 @@
 """Checkpoints: files from which the same fit resumes."""
 
+import contextlib
 import os
+import re
 import time
+from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .._inputs.sources import Source
+from .._utils.content import (
+    Anything,
+    DictOf,
+    InvalidContent,
+    ListOf,
+    Number,
+    check_content,
+)
 from .._utils.files import escape_path, make_folder
 from .._utils.hashing import hash_content
-from .._utils.messages import warn
-from .._utils.tensors import pack, read_tensors, unpack, write_tensors
+from .._utils.locks import FolderLock
+from .._utils.messages import is_called_by_search, warn
+from .._utils.tensors import pack, read_metadata, read_tensors, unpack, write_tensors
 from .recipe import Parameters
 from .state import CHECKPOINT_FORMAT
 
@@ -20,22 +33,37 @@ MAX_FILES = 2
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 # Number of images that a fingerprint of X compares.
 COMPARED_IMAGES = 64
+# Number of letters of a fit's fingerprint that name its folder.
+FOLDER_LETTERS = 16
 # Parameters that may change between a fit and its resumption.
 FREE_PARAMETERS = ("checkpoint_dir", "verbose", "callbacks", "n_jobs", "cache_dir")
+# Names of complete rounds, of all files, and of files that were being written.
+ROUND = re.compile(r"round_\d{6,}\.safetensors")
+FILE = re.compile(r"round_\d{6,}(_\d{9,})?\.safetensors")
+UNFINISHED = re.compile(r"\.round_\d{6,}(_\d{9,})?\.safetensors-[0-9a-f]{16}")
+# Content of a file. Its parts are checked further when they are used.
+CONTENT = {
+    "fit": DictOf(Anything()),
+    "network": DictOf(Anything()),
+    "entropy": Number(0, 2**32 - 1, is_integer=True),
+    "generators": ListOf(ListOf(Anything())),
+}
 
 
 class Checkpoints:
-    """Checkpoints of one fit in a folder.
+    """Checkpoints of one fit, in a subfolder of a folder that many fits may share.
 
     ``round_000003`` is the state after three rounds, ``round_000003_000000417`` the
     state inside the fourth round, after 417 steps of the fit.
+
+    As a context manager it marks the subfolder as used by a fit that is running.
 
     Parameters
     ----------
     folder : path-like
         Created if it does not exist.
     identity : dict
-        Result of `fingerprint` for the fit.
+        Result of `fingerprint` for the fit. It names the subfolder.
 
     Raises
     ------
@@ -44,59 +72,96 @@ class Checkpoints:
     """
 
     def __init__(self, folder, identity: dict):
-        self.folder = make_folder(folder, "checkpoint_dir")
+        self.parent = make_folder(folder, "checkpoint_dir")
         self.identity = identity
+        self.folder = self.parent / hash_content(identity)[:FOLDER_LETTERS]
+        self.lock: FolderLock | None = None
         self.last_write = time.monotonic()
 
-    def _files(self) -> list[Path]:
-        """Return all files, the latest first."""
-        return sorted(self.folder.glob("round_*.safetensors"), reverse=True)
+    def __enter__(self):
+        # A folder that vanishes at this moment holds no checkpoints of this fit.
+        with contextlib.suppress(OSError):
+            self.lock = FolderLock(self.folder)
+        return self
 
-    def _complete_rounds(self) -> list[Path]:
-        """Return the files of complete rounds, the latest first."""
-        return [path for path in self._files() if path.stem.count("_") == 1]
+    def __exit__(self, *error) -> None:
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
     def read(self, only_complete_rounds: bool = False) -> dict | None:
-        """Return the content of the latest intact file, or None.
+        """Return the content of the latest intact file, with its "path", or None.
+
+        If there are files of other fits alone, a warning says so.
 
         Raises
         ------
         ValueError
-            If the file belongs to another fit, naming the differences, or to another
-            version of the package.
+            If the file belongs to another version of the package. With
+            `only_complete_rounds`, also if there are files of other fits alone.
         """
-        paths = self._complete_rounds() if only_complete_rounds else self._files()
+        paths = _list_files(self.folder, ROUND if only_complete_rounds else FILE)
         for path, older in zip(paths, [*paths[1:], None], strict=False):
             try:
                 metadata, tensors = read_tensors(path)
+                if metadata["format"] != CHECKPOINT_FORMAT:
+                    raise _OtherFormat(
+                        f"{escape_path(path)} was written by another version of "
+                        f"skdeepcluster, in format {metadata['format']!r:.40}, not "
+                        f"{CHECKPOINT_FORMAT}. Resume with that version, or pass "
+                        "another checkpoint_dir."
+                    )
+                if metadata["fit"] != self.identity:
+                    raise InvalidContent("it belongs to another fit")
+                content = unpack(metadata["state"], tensors)
+                check_content(content, CONTENT, "state")
+            except (MemoryError, _OtherFormat):
+                raise
             except Exception as error:
                 # Reading a damaged file may raise anything.
                 fallback = "The fit starts from the beginning"
                 if older is not None:
                     fallback = f"Using {older.name} instead"
-                warn(f"{path} cannot be read: {error}. {fallback}.")
+                reason = f"{error or type(error).__name__}"
+                warn(f"{path} cannot be read: {reason}. {fallback}.")
                 continue
-            if metadata["format"] != CHECKPOINT_FORMAT:
-                raise ValueError(
-                    f"{escape_path(path)} was written by another version of "
-                    f"skdeepcluster, in format {metadata['format']}, not "
-                    f"{CHECKPOINT_FORMAT}. Resume with that version, or pass another "
-                    "checkpoint_dir."
-                )
-            identity = metadata["fit"]
-            differing = [
-                name
-                for name, value in self.identity.items()
-                if identity.get(name) != value
-            ]
-            if differing:
-                raise ValueError(
-                    f"checkpoint_dir={os.fspath(self.folder)!r} holds checkpoints of "
-                    f"another fit: {', '.join(differing)} differ. Pass the same "
-                    "values, or another folder."
-                )
-            return unpack(metadata["state"], tensors)
+            return content | {"path": os.fspath(path)}
+        if not paths:
+            self._report_other_fits(is_error=only_complete_rounds)
         return None
+
+    def _report_other_fits(self, is_error: bool) -> None:
+        """Name the differences to the most similar fit that has checkpoints.
+
+        A user who resumes a fit with a parameter that differs by mistake should learn
+        that the fit starts from the beginning.
+        """
+        # The fits of a search differ on purpose.
+        if not is_error and is_called_by_search():
+            return
+        differences = []
+        for folder in self.parent.iterdir():
+            identity = _read_identity(folder)
+            if identity is None or (not is_error and _is_in_use(folder)):
+                continue
+            names = [
+                n for n, value in self.identity.items() if identity.get(n) != value
+            ]
+            differences.append(names)
+        nearest = min(differences, key=len, default=[])
+        if is_error and nearest:
+            raise ValueError(
+                f"checkpoint_dir={os.fspath(self.parent)!r} holds checkpoints of "
+                f"another fit: {', '.join(nearest)} differ. Pass the same values, or "
+                "another folder."
+            )
+        # Other parameters on other images are no mistake, but another task.
+        if nearest and ("X" not in nearest or len(nearest) == 1):
+            warn(
+                f"checkpoint_dir={os.fspath(self.parent)!r} holds an unfinished fit, "
+                f"but {', '.join(nearest)} differ. This fit starts from the beginning. "
+                "To resume the other fit, pass the same values."
+            )
 
     def is_due(self) -> bool:
         """Return whether the last checkpoint is old enough to write another one."""
@@ -120,22 +185,100 @@ class Checkpoints:
             "state": pack(content, tensors),
         }
         name = f"round_{n_rounds:06d}" + ("" if n_steps is None else f"_{n_steps:09d}")
-        path = self.folder / f"{name}.safetensors"
         try:
-            write_tensors(path, metadata, tensors)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.lock is None:
+                self.lock = FolderLock(self.folder)
+            write_tensors(self.folder / f"{name}.safetensors", metadata, tensors)
+            self._prune()
         except (OSError, MemoryError) as error:
             # Losing the fit would be worse than losing a checkpoint.
             warn(f"No checkpoint {name} in {self.folder}: {error}. The fit continues.")
-        else:
-            kept = {*self._files()[:MAX_FILES], *self._complete_rounds()[:1]}
-            for old in set(self._files()) - kept:
-                old.unlink(missing_ok=True)
         self.last_write = time.monotonic()
 
-    def clear(self) -> None:
-        """Remove all files, including unfinished ones, at the end of the fit."""
-        for path in [*self._files(), *self.folder.glob(".round_*")]:
+    def _prune(self) -> None:
+        """Remove all files of this fit but the last ones."""
+        files = [p for p in _list_files(self.folder, FILE) if self._wrote(p)]
+        rounds = [path for path in files if ROUND.fullmatch(path.name)]
+        for path in {*files} - {*files[:MAX_FILES], *rounds[:1]}:
             path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the files of this fit at its end, and its folder if it is empty.
+
+        If the same fit is running elsewhere, it needs the files and removes them later.
+        """
+        try:
+            with self:
+                if self.lock is None or not self.lock.is_alone():
+                    return
+                for pattern in (FILE, UNFINISHED):
+                    for path in filter(self._wrote, _list_files(self.folder, pattern)):
+                        path.unlink(missing_ok=True)
+                if not any(self.folder.iterdir()):
+                    self.folder.rmdir()
+        except FileNotFoundError:
+            # Without locks, the same fit may have removed the folder.
+            pass
+        except OSError as error:
+            warn(
+                f"The checkpoints in {self.folder} cannot be removed: {error}. The fit "
+                "is complete. Remove the folder by hand."
+            )
+
+    def _wrote(self, path: Path) -> bool:
+        """Return whether this fit wrote a file, by its metadata."""
+        try:
+            # A fit that is killed as it opens a file leaves it empty.
+            if UNFINISHED.fullmatch(path.name) and not path.stat().st_size:
+                return True
+            return read_metadata(path)["fit"] == self.identity
+        except Exception:
+            # A damaged file, or a file of the user, may raise anything.
+            return False
+
+
+class _OtherFormat(ValueError):
+    """A checkpoint of another version of the package."""
+
+
+def _list_files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """Return the files of a folder whose names fit, the latest first."""
+    names = (path for path in folder.glob("*") if pattern.fullmatch(path.name))
+    # Opening a pipe would wait for ever.
+    return sorted(filter(Path.is_file, names), reverse=True)
+
+
+def _read_identity(folder: Path) -> dict | None:
+    """Return the identity of the fit whose checkpoints a folder holds, or None."""
+    for path in _list_files(folder, FILE):
+        with contextlib.suppress(Exception):
+            return dict(read_metadata(path)["fit"])
+    return None
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Return whether a fit that is running uses the folder."""
+    try:
+        lock = FolderLock(folder)
+    except OSError:
+        return False
+    try:
+        return not lock.is_alone()
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def explain_content(path: str) -> Iterator[None]:
+    """Name the checkpoint whose content does not belong to the fit."""
+    try:
+        yield
+    except InvalidContent as error:
+        raise ValueError(
+            f"{escape_path(path)} is no checkpoint of this fit: {error}. Remove the "
+            "file to resume from an earlier one."
+        ) from error
 
 
 def fingerprint(
@@ -150,5 +293,20 @@ def fingerprint(
     identity = {"X": hash_content(len(source), source.shape, images, paths)}
     for name, value in vars(parameters).items():
         if name not in FREE_PARAMETERS:
-            identity[name] = hash_content(value)
+            identity[name] = hash_content(_normalize(value))
     return identity
+
+
+def _normalize(value):
+    """Return a parameter in the same form as any value with the same effect."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return [_normalize(entry) for entry in value]
+    if isinstance(value, torch.device | Enum):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

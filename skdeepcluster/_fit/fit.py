@@ -14,14 +14,16 @@ from .._clustering.merging import ChangedImages, MergeInput
 from .._clustering.pseudo_labels import PseudoLabels
 from .._inputs.class_labels import UNKNOWN_CLASS
 from .._inputs.sources import Source
+from .._training.epoch import GeneratorState, module_schema
 from .._training.features import allocate_features, extract_features
 from .._training.network import BackboneSetup, Network, build_network
 from .._training.pixel_statistics import find_pixel_range
+from .._utils.content import check_content
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
 from .callback_runner import CallbackRunner
-from .checkpoints import Checkpoints, fingerprint
+from .checkpoints import Checkpoints, explain_content, fingerprint
 from .frozen import read_changed_features, read_features
 from .loop import FitSetup, cluster, extract_points, resume, run_rounds
 from .progress import progress_bar
@@ -145,26 +147,19 @@ class Fit:
         saved = self._read_checkpoint()
         verbose = 0 if self.processes.rank else self.parameters.verbose
         with (
+            self.checkpoints or contextlib.nullcontext(),
             self._prepare(saved) as setup,
             progress_bar(setup.recipe, verbose > 1) as show_progress,
         ):
             if not setup.recipe.fine_tune:
                 return self._cluster_frozen(setup)
             callback_runner.begin_round()
-            # Problems of the rounds in the checkpoint have been reported already.
-            saved_state = None if saved is None else saved["fit"]
-            if saved_state is not None and saved_state["history"]:
-                symptoms = round_symptoms(
-                    saved_state["history"], len(self.source), self.parameters
-                )
-                self.reported_symptoms = set(symptoms)
-            if saved_state is not None:
-                n_labels = int(saved_state["labels"].max()) + 1
-                if describe_repeats(n_labels, self.parameters) is not None:
-                    self.n_reported = n_labels
-            for state, finished in run_rounds(
-                setup, self.previous_history, saved_state
-            ):
+            resumed = None
+            if saved is not None:
+                resumed = self._resume(setup, saved)
+                # Problems of the rounds in the checkpoint have been reported already.
+                self._skip_symptoms(resumed)
+            for state, finished in run_rounds(setup, self.previous_history, resumed):
                 if finished is None:
                     if state.training is None:
                         self._warn_of_repeats(state.labels)
@@ -203,13 +198,16 @@ class Fit:
             If there is no complete round.
         """
         saved = self._read_checkpoint(only_complete_rounds=True)
-        if saved is None or not saved["fit"]["n_rounds"]:
-            raise ValueError(
-                f"checkpoint_dir={self.parameters.checkpoint_dir!r} holds no complete "
-                "round of a fit, so there is nothing to recover. Call fit."
-            )
+        nothing_to_recover = ValueError(
+            f"checkpoint_dir={self.parameters.checkpoint_dir!r} holds no complete "
+            "round of a fit, so there is nothing to recover. Call fit."
+        )
+        if saved is None:
+            raise nothing_to_recover
         with self._prepare(saved) as setup:
-            state = resume(setup, saved["fit"])
+            state = self._resume(setup, saved)
+            if not state.n_rounds:
+                raise nothing_to_recover
             features = self._extract_features(setup, setup.network)
             # Checkpoints hold no clusters, since clustering again with the same seed
             # gives the same clusters.
@@ -227,6 +225,19 @@ class Fit:
                 pseudo_labels,
                 list(state.diffusion_maps),
             )
+
+    def _resume(self, setup: FitSetup, saved: dict) -> FitState:
+        with explain_content(saved["path"]):
+            return resume(setup, saved["fit"])
+
+    def _skip_symptoms(self, state: FitState) -> None:
+        """Count the problems of earlier rounds as reported."""
+        if state.history:
+            symptoms = round_symptoms(state.history, len(self.source), self.parameters)
+            self.reported_symptoms = set(symptoms)
+        n_labels = int(state.labels.max()) + 1
+        if describe_repeats(n_labels, self.parameters) is not None:
+            self.n_reported = n_labels
 
     def _cluster_frozen(self, setup: FitSetup) -> FitResult:
         """Return the clusters of the features of a network that is not trained."""
@@ -387,9 +398,15 @@ class Fit:
                 for generator in generators:
                     generator.manual_seed(self.streams.seed("torch", processes.rank))
             if saved is not None:
-                network.load_state_dict(saved["network"])
                 # With more processes than before, the additional ones start anew.
                 states = dict(enumerate(saved["generators"])).get(processes.rank, [])
+                # On another device, other generators were used.
+                states = states[: len(generators)]
+                with explain_content(saved["path"]):
+                    check_content(saved["network"], module_schema(network), "network")
+                    for generator, state in zip(generators, states, strict=False):
+                        GeneratorState(generator).check(state, "generators")
+                network.load_state_dict(saved["network"])
                 for generator, state in zip(generators, states, strict=False):
                     generator.set_state(state)
             yield FitSetup.prepare(

@@ -159,7 +159,7 @@ class FitSetup:
 
 
 def run_rounds(
-    setup: FitSetup, history: list[dict], saved: dict | None = None
+    setup: FitSetup, history: list[dict], state: FitState | None = None
 ) -> Iterator[tuple[FitState, Round | None]]:
     """Train the network in place, alternating training and clustering.
 
@@ -173,9 +173,9 @@ def run_rounds(
     setup : FitSetup
     history : list of dict
         Records of earlier fits if this is a warm start, else empty. Not used with
-        `saved`.
-    saved : dict or None
-        Result of `FitState.state_dict`, with which the fit resumes.
+        `state`.
+    state : FitState or None
+        Result of `resume`, from which the fit continues.
 
     Yields
     ------
@@ -191,22 +191,17 @@ def run_rounds(
     ValueError
         If the loss or the features are no longer finite.
     """
-    if saved is None:
+    if state is None:
         state = start(setup, history)
         yield state, None
-    else:
-        state = resume(setup, saved)
-    saved_training = None if saved is None else saved["training"]
 
     for _ in range(setup.recipe.max_iter - state.n_rounds):
         round_number = len(state.history) + 1
         timer = PhaseTimer(state.seconds)
 
         # Train network and head to predict the pseudo-labels (paper, equation 1).
-        state.training = new_training(setup, state, round_number)
-        if saved_training is not None:
-            state.training.load_state_dict(saved_training, setup.processes)
-            saved_training = None
+        if state.training is None:
+            state.training = new_training(setup, state, round_number)
         for _ in train_round(setup, state, round_number, timer):
             yield state, None
 
@@ -272,12 +267,26 @@ def start(setup: FitSetup, history: list[dict]) -> FitState:
 
 
 def resume(setup: FitSetup, saved: dict) -> FitState:
-    """Return the state of a checkpoint, without `training`.
+    """Return the state of a checkpoint.
 
-    The loop loads `training` itself, after it has made the head of the round.
+    Parameters
+    ----------
+    setup : FitSetup
+    saved : dict
+        Result of `FitState.state_dict`.
+
+    Raises
+    ------
+    InvalidContent
+        If `saved` is not a state of this fit.
     """
-    state = new_state(setup, saved["initial_stability"], saved["labels"])
-    state.load_state_dict(saved)
+    shape = len(setup.clusterer.n_pseudo_labels), len(setup.source)
+    state = new_state(setup, 0.0, np.zeros(shape, np.int32))
+    state.load_state_dict(saved, setup.recipe, len(setup.merge_rows))
+    if saved["training"] is not None:
+        state.training = new_training(setup, state, len(state.history) + 1)
+        n_passes = len(pass_sizes(setup))
+        state.training.load_state_dict(saved["training"], n_passes, setup.processes)
     return state
 
 

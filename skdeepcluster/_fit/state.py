@@ -14,13 +14,36 @@ from .._training.epoch import (
     BatchOptions,
     TrainingState,
     load_optimizer_state,
+    optimizer_schema,
     optimizer_state,
 )
 from .._utils.compute import Compute
+from .._utils.content import (
+    Anything,
+    DictOf,
+    InvalidContent,
+    ListOf,
+    Maybe,
+    Number,
+    Tensor,
+    check_content,
+)
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 
 # Version of the dictionaries below. A checkpoint of another version is refused.
-CHECKPOINT_FORMAT = 7
+CHECKPOINT_FORMAT = 8
+# Entries of `history` that are read again. A warm start may have more entries.
+RECORD = DictOf(
+    Number(),
+    required={
+        "round": Number(1, is_integer=True),
+        "n_pseudo_labels": Number(1, is_integer=True),
+        "largest_cluster": Number(1, is_integer=True),
+        "loss": Number(),
+        "gain": Number(),
+        "nmi_previous": Number(),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -148,25 +171,47 @@ class FitState:
             "initial_stability": self.initial_stability,
             "labels": self.labels,
             "optimizer": optimizer_state(self.optimizer),
-            "schedule": self.schedule.state_dict(),
+            "n_steps": self.n_steps,
             "history": self.history,
-            "diffusion_maps": self.diffusion_maps,
+            "diffusion_maps": list(self.diffusion_maps),
             "n_rounds": self.n_rounds,
             "seconds": self.seconds,
             "training": None if training is None else training.state_dict(processes),
             "training_points": None if points is None else points.gather(),
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict, recipe: Recipe, n_merge_rows: int) -> None:
         """Load the result of `state_dict`, except for `training`.
 
-        The head of a round depends on its pseudo-labels, so the round builds its
-        `TrainingState` first and then loads it.
+        The head of a round depends on its pseudo-labels, so `TrainingState` is built
+        and loaded later.
+
+        Raises
+        ------
+        InvalidContent
+            If the state is not one of this fit.
         """
+        check_content(state, self._schema(recipe, n_merge_rows), "fit")
+        labels = state["labels"]
+        # Labels count from 0 without gaps, so none is larger than the number of images.
+        is_in_range = ((labels >= 0) & (labels < labels.shape[1])).all()
+        if not (is_in_range and all(np.bincount(row).all() for row in labels)):
+            raise InvalidContent("fit.labels should have an image for each label")
+        if len(state["history"]) < state["n_rounds"]:
+            raise InvalidContent("fit.history should have an entry for each round")
         self.initial_stability = state["initial_stability"]
-        self.labels = state["labels"]
+        self.labels = labels
         load_optimizer_state(self.optimizer, state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        # The other entries of the schedule follow from the recipe. A scheduler takes
+        # entries of any name, so none of them comes from a file.
+        self.schedule.load_state_dict(
+            self.schedule.state_dict()
+            | {
+                "last_epoch": state["n_steps"],
+                "_step_count": state["n_steps"] + 1,
+                "_last_lr": [state["optimizer"]["learning_rate"]],
+            }
+        )
         self.history = list(state["history"])
         self.diffusion_maps.extend(state["diffusion_maps"])
         self.n_rounds = state["n_rounds"]
@@ -174,3 +219,27 @@ class FitState:
         if self.training_points is not None:
             local_rows = self.training_points.shard.rows
             self.training_points.values[:] = state["training_points"][local_rows]
+
+    def _schema(self, recipe: Recipe, n_merge_rows: int) -> dict:
+        """Return the schema of `state_dict`, for `check_content`."""
+        points = self.training_points
+        n_images = self.labels.shape[1]
+        n_steps = recipe.max_iter * recipe.steps_per_round
+        return {
+            "initial_stability": Number(),
+            "labels": Tensor(np.dtype(np.int32), self.labels.shape),
+            "optimizer": optimizer_schema(self.optimizer),
+            "n_steps": Number(0, n_steps, is_integer=True),
+            "history": ListOf(RECORD),
+            "diffusion_maps": ListOf(
+                Maybe(Tensor(np.dtype(np.float32), (n_merge_rows, None))),
+                max_length=MERGED_ROUNDS,
+            ),
+            # A fit writes no checkpoint after its last round.
+            "n_rounds": Number(0, recipe.max_iter - 1, is_integer=True),
+            "seconds": DictOf(Number(0)),
+            "training": Maybe(Anything()),
+            "training_points": None
+            if points is None
+            else Tensor(np.dtype(np.float32), (n_images, points.values.shape[1])),
+        }

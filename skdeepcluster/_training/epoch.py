@@ -11,6 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .._inputs.sources import Source
 from .._utils.compute import Compute
+from .._utils.content import (
+    Anything,
+    InvalidContent,
+    ListOf,
+    Maybe,
+    Number,
+    Tensor,
+    check_content,
+)
 from .._utils.distributed import SINGLE_PROCESS, Processes, Shard, Sharded
 from .._utils.memory import explain_memory_error
 from .._utils.pages import PageReleaser
@@ -19,6 +28,9 @@ from .batch_norm import synchronized_batch_norm
 from .heads import Head
 from .network import TrainableNetwork
 from .sampling import split_batches
+
+# Rounding may raise a constant learning rate by less than this factor.
+MAX_GROWTH = 1.001
 
 
 @dataclass(frozen=True)
@@ -81,9 +93,27 @@ class TrainingState:
         }
 
     def load_state_dict(
-        self, state: dict, processes: Processes = SINGLE_PROCESS
+        self, state: dict, n_passes: int, processes: Processes = SINGLE_PROCESS
     ) -> None:
-        """Load the state of training on the same pseudo-labels."""
+        """Load the state of training on the same pseudo-labels.
+
+        Raises
+        ------
+        InvalidContent
+            If the state is not one of these pseudo-labels and of a round of `n_passes`.
+        """
+        schema = {
+            "head": module_schema(self.head),
+            "optimizer": None
+            if self.head_optimizer is None
+            else optimizer_schema(self.head_optimizer),
+            "generator": GeneratorState(self.generator),
+            # A round whose passes are all complete has no training state any more.
+            "losses": ListOf(Number(), max_length=n_passes - 1),
+            "n_batches": Number(0, is_integer=True),
+            "total_losses": ListOf(Number(), min_length=1),
+        }
+        check_content(state, schema, "training")
         self.head.load_state_dict(state["head"])
         if self.head_optimizer is not None:
             load_optimizer_state(self.head_optimizer, state["optimizer"])
@@ -103,6 +133,39 @@ def optimizer_state(optimizer: torch.optim.SGD) -> dict:
     states = [optimizer.state.get(parameter, {}) for parameter in group["params"]]
     momenta = [state.get("momentum_buffer") for state in states]
     return {"learning_rate": group["lr"], "momenta": momenta}
+
+
+def optimizer_schema(optimizer: torch.optim.SGD) -> dict:
+    """Return the schema of `optimizer_state`, for `check_content`."""
+    (group,) = optimizer.param_groups
+    return {
+        "learning_rate": Number(0, MAX_GROWTH * group["lr"]),
+        "momenta": [Maybe(Tensor.like(parameter)) for parameter in group["params"]],
+    }
+
+
+def module_schema(module: nn.Module) -> dict:
+    """Return the schema of `module.state_dict()`, for `check_content`."""
+    # With keep_vars the values of parameters are parameters, which have to be finite.
+    return {
+        name: Tensor.like(value) if isinstance(value, torch.Tensor) else Anything()
+        for name, value in module.state_dict(keep_vars=True).items()
+    }
+
+
+@dataclass(frozen=True)
+class GeneratorState:
+    """Schema of the state of a generator."""
+
+    generator: torch.Generator
+
+    def check(self, value, name: str) -> None:
+        """Raise InvalidContent unless a generator of the same kind takes the state."""
+        Tensor.like(self.generator.get_state()).check(value, name)
+        try:
+            torch.Generator(self.generator.device).set_state(value)
+        except RuntimeError as error:
+            raise InvalidContent(f"{name} is no state of a generator") from error
 
 
 def load_optimizer_state(optimizer: torch.optim.SGD, state: dict) -> None:

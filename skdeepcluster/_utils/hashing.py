@@ -7,6 +7,7 @@ import hashlib
 import random
 import re
 import types
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
@@ -22,6 +23,18 @@ GENERATORS = (
     random.Random,
     torch.Generator,
 )
+# Globals of these types are other modules, or logs that a function may write to.
+NO_GLOBALS = (
+    types.ModuleType,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    list,
+    dict,
+    set,
+    deque,
+    *GENERATORS,
+)
+METHODS = (types.FunctionType, staticmethod, classmethod, property)
 
 
 def hash_content(*values) -> str:
@@ -33,9 +46,10 @@ def hash_content(*values) -> str:
     - Arrays and tensors count by dtype, shape and values, whatever their layout and
       device.
     - Functions count by bytecode, constants, defaults, closure and attributes. Their
-      globals count if they are plain values or functions of the same module.
-    - Modules of torch count by `repr`, public attributes and weights, estimators of
-      scikit-learn by type and parameters.
+      globals count, except for lists, dicts and sets, which may be logs, and for
+      functions and classes of other modules.
+    - Modules of torch count by class, `repr`, public attributes and weights, estimators
+      of scikit-learn by type and parameters.
     - Any other object counts by the methods and plain attributes of its class, and by
       the state that pickle would store: `__getstate__` can leave out a counter or a
       cache. Random generators in the state do not count, since they advance.
@@ -124,6 +138,10 @@ class ContentHasher:
             self._update_all("partial", value.func, value.args, value.keywords)
         elif isinstance(value, type):
             self._update_all("class", value.__qualname__, _class_content(value))
+        elif isinstance(value, staticmethod | classmethod):
+            self._update_all(kind, value.__func__)
+        elif isinstance(value, property):
+            self._update_all(kind, value.fget)
         elif isinstance(value, torch.nn.Module):
             self._update_module(value)
         elif isinstance(value, BaseEstimator):
@@ -157,7 +175,7 @@ class ContentHasher:
                 called.__defaults__,
                 called.__kwdefaults__,
                 [*_closure_values(called)],
-                _plain_globals(called),
+                _global_values(called),
                 vars(called),
             )
 
@@ -178,7 +196,15 @@ class ContentHasher:
         }
         text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module))
         state = module.state_dict()
-        self._update_all("Module", text, _without_generators(attributes), state)
+        # A release of torch may change its classes without a change of results.
+        classes = {
+            type(submodule)
+            for submodule in module.modules()
+            if type(submodule).__module__.partition(".")[0] != "torch"
+        }
+        self._update_all(
+            "Module", text, classes, _without_generators(attributes), state
+        )
 
     def _update_object(self, value) -> None:
         self._update_all("object", type(value), getattr(value, "__wrapped__", None))
@@ -214,9 +240,17 @@ def _used_globals(function: types.FunctionType) -> dict[str, Any]:
     return {name: namespace[name] for name in names if name in namespace}
 
 
-def _plain_globals(function: types.FunctionType) -> dict[str, Any]:
-    used = _used_globals(function)
-    return {name: value for name, value in used.items() if type(value) in PLAIN}
+def _global_values(function: types.FunctionType) -> dict[str, Any]:
+    """Return the globals of a function that count, except for functions."""
+    return {
+        name: value
+        for name, value in _used_globals(function).items()
+        if not isinstance(value, NO_GLOBALS)
+        and not (
+            isinstance(value, type)
+            and value.__module__ != function.__globals__.get("__name__")
+        )
+    }
 
 
 def _same_module_functions(
@@ -262,8 +296,19 @@ def _class_content(cls: type) -> dict[str, Any]:
         if base.__module__ == cls.__module__
         for name, value in vars(base).items()
         if name == "__call__" or not name.startswith("__")
-        if type(value) in PLAIN or isinstance(value, types.FunctionType)
+        if isinstance(value, METHODS) or _is_plain(value)
     }
+
+
+def _is_plain(value) -> bool:
+    """Return whether a value is plain, or holds nothing but plain values."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(entry) for item in value.items() for entry in item)
+    if isinstance(value, list | tuple | Set):
+        return all(map(_is_plain, value))
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    return type(value) in PLAIN or isinstance(value, torch.Tensor)
 
 
 def _without_generators(state):

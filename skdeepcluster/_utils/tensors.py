@@ -72,6 +72,23 @@ def write_tensors(
         file.write(content)
 
 
+def read_metadata(path: str | os.PathLike) -> dict:
+    """Return the metadata of a file without its tensors, which may be damaged.
+
+    Raises
+    ------
+    Exception
+        If the file has no metadata that `write_tensors` wrote.
+    """
+    with open(path, "rb") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        # The file of a stranger may name any size.
+        if n_bytes > os.fstat(file.fileno()).st_size:
+            raise ValueError("it ends within its header")
+        header = json.loads(file.read(n_bytes))
+    return json.loads(header["__metadata__"][KEY])
+
+
 def read_tensors(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]]:
     """Return metadata and tensors of a file, in no more memory than the file's size.
 

@@ -113,6 +113,35 @@ class NoisyScale(Scale):
         return {n: v for n, v in vars(self).items() if n != "n_calls"}
 
 
+class WithMethods:
+    factors = (1, 2)
+
+    @staticmethod
+    def shift(batch):
+        return batch + 1
+
+    @classmethod
+    def scale(cls, batch):
+        return batch * 2
+
+    @property
+    def offset(self):
+        return 3
+
+    def __call__(self, batch):
+        return self.scale(self.shift(batch)) + self.offset + self.factors[0]
+
+
+GLOBAL_SCALE = Scale(0.5)
+GLOBAL_WEIGHTS = np.arange(3.0)
+GLOBAL_LOG = []
+
+
+def use_globals(batch):
+    GLOBAL_LOG.append(len(batch))
+    return WithMethods()(GLOBAL_SCALE(batch)) + GLOBAL_WEIGHTS.sum()
+
+
 class NoisyModule(nn.Module):
     def __init__(self, strength):
         super().__init__()
@@ -318,6 +347,43 @@ def test_class_attributes_and_methods_count(monkeypatch):
     assert len(hashes) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("factors", (1, 3)),
+        ("shift", staticmethod(lambda batch: batch + 2)),
+        ("scale", classmethod(lambda cls, batch: batch * 3)),
+        ("offset", property(lambda self: 4)),
+    ],
+)
+def test_all_kinds_of_class_attributes_count(monkeypatch, name, value):
+    before = hash_content(WithMethods()), hash_content(use_globals)
+    monkeypatch.setattr(WithMethods, name, value)
+    assert hash_content(WithMethods()) != before[0]
+    assert hash_content(use_globals) != before[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GLOBAL_SCALE", Scale(0.6)), ("GLOBAL_WEIGHTS", np.arange(4.0))],
+)
+def test_global_objects_count(monkeypatch, name, value):
+    before = hash_content(use_globals)
+    use_globals(np.zeros(3))
+    # The function has written to a log.
+    assert hash_content(use_globals) == before
+    monkeypatch.setitem(globals(), name, value)
+    assert hash_content(use_globals) != before
+
+
+def test_methods_of_modules_count(monkeypatch):
+    modules = [NoisyModule(1), nn.Sequential(NoisyModule(1))]
+    before = [hash_content(module) for module in modules]
+    monkeypatch.setattr(NoisyModule, "forward", lambda self, batch: batch)
+    for module, digest in zip(modules, before, strict=True):
+        assert hash_content(module) != digest
+
+
 def test_counters_and_generators_do_not_count():
     for function in (NoisyScale(2), make_counting()):
         before = hash_content(function)
@@ -376,5 +442,5 @@ def test_checkpoint_of_another_function_is_refused(
         with pytest.raises(InterruptedError):
             make_model(augment).fit(images)
     with pytest.raises(ValueError, match=r"another fit: augment differ"):
-        make_model(other).fit(images)
+        make_model(other).recover(images)
     assert make_model(copy.deepcopy(augment)).fit(images).n_iter_ == 2
