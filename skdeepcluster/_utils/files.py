@@ -23,7 +23,7 @@ MAX_ENDING_BYTES = 32
 # Errors of file systems that cannot reserve space.
 NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
-# Errors for which the user has to change the folder, the disk or the name, and the cure.
+# Cures for errors that a folder, its disk or a name cause.
 NOT_WRITABLE = "Name a folder that this process may write to."
 CURES = {
     errno.ENOSPC: "Free space on its disk, or name a folder on a larger one.",
@@ -213,7 +213,7 @@ def check_target(path: Path) -> None:
 @contextlib.contextmanager
 def write_atomically(
     path: Path, argument: str | None = None, n_bytes: int = 0
-) -> Iterator[io.BufferedWriter]:
+) -> Iterator[IO[bytes]]:
     """Open a temporary file that replaces `path` once the block has ended.
 
     If the block fails, for instance because the disk is full, the temporary file is
