@@ -243,13 +243,17 @@ def test_errors_that_have_passed_are_not_remembered(
 def test_labels_after_an_error_that_has_passed(monkeypatch, folder, cache_dir):
     params = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0}
     model = DeepClusterEstimator(2, on_error="skip", cache_dir=cache_dir, **params)
+    # The header of a JPEG file is read without its pixels.
+    Image.fromarray(PIXELS[3]).save(folder / "03.jpg")
+    (folder / "03.png").unlink()
     with monkeypatch.context() as patch:
-        fail_to_read(patch, {"03.png"}, errno.EIO)
+        fail_to_read(patch, {"03.jpg"}, errno.EIO)
         with pytest.warns(UserWarning, match="1 of 12 images cannot be read"):
             model.fit(folder)
     assert model.skipped_.tolist() == [3]
     model.fit(folder)
     assert model.skipped_.tolist() == []
+    assert len(list(cache_dir.iterdir())) == 1
     assert_array_equal(model.predict(folder), model.labels_)
 
 
