@@ -1,10 +1,13 @@
 """Files are complete or absent."""
 
+import errno
 import os
 
 import pytest
 
 from skdeepcluster._utils.files import (
+    CURES,
+    TEMPORARY_MARK,
     escape_path,
     make_folder,
     shorten_name,
@@ -115,3 +118,59 @@ def test_no_temporary_file_stays_if_the_target_is_refused(tmp_path):
     with pytest.raises(OSError, match="file"), write_atomically(target):
         (target / "folder").mkdir(parents=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def raise_error(number):
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", CURES)
+@pytest.mark.parametrize("function", ["fsync", "replace", "posix_fallocate"])
+def test_errors_of_the_disk_name_the_argument(monkeypatch, tmp_path, number, function):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, function, lambda *args: raise_error(number), raising=False)
+    with (
+        pytest.raises(OSError, match=r"cache_dir='c': the folder .*cannot be") as error,
+        write_atomically(path, "cache_dir='c'", n_bytes=3) as file,
+    ):
+        file.write(b"new")
+    assert str(tmp_path) in str(error.value)
+    assert CURES[number] in str(error.value)
+    assert error.value.errno == number
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_of_other_disks_are_not_explained(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error$"),
+        write_atomically(tmp_path / "file"),
+    ):
+        # The block may read images from another disk.
+        raise_error(errno.EIO)
+
+
+def test_failed_cleaning_does_not_hide_the_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        type(tmp_path), "unlink", lambda *a, **k: raise_error(errno.EIO)
+    )
+    with pytest.raises(KeyboardInterrupt), write_atomically(tmp_path / "file"):
+        raise KeyboardInterrupt
+
+
+def test_reserved_space_that_is_not_used_is_given_back(tmp_path):
+    with write_atomically(tmp_path / "file", n_bytes=1000) as file:
+        (temporary,) = tmp_path.iterdir()
+        assert temporary.name.endswith(TEMPORARY_MARK)
+        assert temporary.stat().st_size in (0, 1000)
+        file.write(b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_folders_that_cannot_be_made_are_named(monkeypatch, tmp_path, number):
+    monkeypatch.setattr(os, "mkdir", lambda *args: raise_error(number))
+    with pytest.raises(OSError, match=r"cache_dir='.*new'.* a folder") as error:
+        make_folder(tmp_path / "new", "cache_dir")
+    assert error.value.errno == number
