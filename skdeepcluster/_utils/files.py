@@ -2,14 +2,22 @@
 
 import contextlib
 import errno
+import glob
 import io
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from .memory import format_bytes
+
+try:
+    import fcntl
+# Windows has no such module.
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 # Longest name of a file or folder that file systems take, in bytes.
 MAX_NAME_BYTES = 255
@@ -17,6 +25,8 @@ MAX_NAME_BYTES = 255
 # at the end of the name, by which a file that a killed process left is known.
 TEMPORARY_NAME_BYTES = 48
 TEMPORARY_MARK = ".skdeepcluster-temporary"
+# Age in seconds below which such a file is kept, as its process may not have locked it.
+NEW_SECONDS = 5.0
 # A longer part after the last dot of a name is not a type of files.
 MAX_ENDING_BYTES = 32
 
@@ -180,17 +190,42 @@ def reserve_space(file: IO[bytes], n_bytes: int) -> bool:
     return True
 
 
-class _ExplainedFile(io.FileIO):
-    """New file whose failed writes name an argument of the user."""
+class _TemporaryFile(io.FileIO):
+    """New file, locked by this process, whose failed writes name an argument."""
 
     def __init__(self, path: Path, argument: str):
         super().__init__(path, "xb")
         self.folder = path.parent
         self.argument = argument
+        _lock(self)
 
     def write(self, data):
         with explain_write_errors(self.argument, self.folder):
             return super().write(data)
+
+
+def _lock(file: IO[bytes] | io.FileIO) -> bool:
+    """Lock a file until it is closed; return whether that has worked."""
+    if os.name == "nt":
+        return False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        # The file is another process's, or the file system has no locks.
+        return False
+    return True
+
+
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    """Remove temporary files of the same target that killed processes have left.
+
+    A process that lives holds the lock of its file.
+    """
+    for path in folder.glob(f".{glob.escape(prefix)}-*{TEMPORARY_MARK}"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            is_new = time.time() - os.fstat(file.fileno()).st_mtime < NEW_SECONDS
+            if not is_new and _lock(file):
+                path.unlink()
 
 
 def check_target(path: Path) -> None:
@@ -244,7 +279,8 @@ def write_atomically(
     temporary = folder / f".{prefix}-{secrets.token_hex(8)}{TEMPORARY_MARK}"
     with explain_write_errors(argument, folder):
         check_target(path)
-        raw_file = _ExplainedFile(temporary, argument)
+        _remove_abandoned(folder, prefix)
+        raw_file = _TemporaryFile(temporary, argument)
     try:
         with io.BufferedWriter(raw_file) as file:
             if n_bytes:

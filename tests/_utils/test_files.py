@@ -1,10 +1,13 @@
 """Files are complete or absent."""
 
 import errno
+import multiprocessing
 import os
+import signal
 
 import pytest
 
+from skdeepcluster._utils import files
 from skdeepcluster._utils.files import (
     CURES,
     TEMPORARY_MARK,
@@ -157,6 +160,42 @@ def test_failed_cleaning_does_not_hide_the_error(monkeypatch, tmp_path):
     )
     with pytest.raises(KeyboardInterrupt), write_atomically(tmp_path / "file"):
         raise KeyboardInterrupt
+
+
+def write_and_die(path):
+    with write_atomically(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="locks of POSIX")
+@pytest.mark.parametrize("name", ["file", "[*] x"])
+def test_files_of_killed_processes_are_removed(monkeypatch, tmp_path, name):
+    path = tmp_path / name
+    context = multiprocessing.get_context("fork")
+    job = context.Process(target=write_and_die, args=(path,))
+    job.start()
+    job.join()
+    (temporary,) = tmp_path.iterdir()
+    # Neither a file of another target nor one without the mark is removed.
+    kept = tmp_path / temporary.name.replace(name, "other"), tmp_path / f".{name}-00"
+    for other in kept:
+        other.touch()
+    monkeypatch.setattr(files, "NEW_SECONDS", 0.0)
+    with write_atomically(path):
+        assert not temporary.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
+
+
+def test_files_that_are_being_written_stay(monkeypatch, tmp_path):
+    path = tmp_path / "file"
+    monkeypatch.setattr(files, "NEW_SECONDS", 0.0)
+    with write_atomically(path) as first_file:
+        first_file.write(b"first")
+        with write_atomically(path) as second_file:
+            second_file.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_reserved_space_that_is_not_used_is_given_back(tmp_path):
