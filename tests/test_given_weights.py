@@ -639,11 +639,15 @@ def test_cache_depends_on_images_weights_and_preprocessing(images, tmp_path):
     assert count_files() > n_files
 
 
-def test_damaged_file_of_features_is_written_again(images, frozen, tmp_path):
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_damaged_file_of_features_is_written_again(damage, images, frozen, tmp_path):
     make_model(cache_dir=tmp_path).fit(images)
     for path in tmp_path.glob("features_*.npy"):
-        path.write_bytes(path.read_bytes()[:100])
-    model = make_model(cache_dir=tmp_path).fit(images)
+        content = bytearray(path.read_bytes())
+        content[200:300] = content[199::-1][:100]
+        path.write_bytes(content[:100] if damage == "truncated" else content)
+    with pytest.warns(UserWarning, match=r"features_.* is written again"):
+        model = make_model(cache_dir=tmp_path).fit(images)
     assert_array_equal(model.labels_, frozen.labels_)
 
 

@@ -12,8 +12,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from skdeepcluster import DeepClusterEstimator, FaissKMeans, io
-from skdeepcluster.io import export_clusters, write_embeddings
+from skdeepcluster import DeepClusterEstimator, FaissKMeans
+from skdeepcluster.io import _embeddings, _page, export_clusters, write_embeddings
 
 # Fits of a few steps warn that they did not converge.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -42,7 +42,7 @@ def folder(images, tmp_path):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(io, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(_embeddings, "CHUNK_ROWS", 16)
 
 
 @pytest.fixture(params=["npy", "parquet"])
@@ -130,7 +130,7 @@ SCRIPT = """
 import sys, time
 import numpy as np
 from skdeepcluster import DeepClusterEstimator, io
-io.CHUNK_ROWS = 16
+io._embeddings.CHUNK_ROWS = 16
 model = DeepClusterEstimator.load(sys.argv[1])
 original_embed = model._embed
 def embed(source):
@@ -187,7 +187,7 @@ def test_unfinished_file_of_other_data_is_refused(model, images, folder, tmp_pat
     for edited in (model.merge_clusters([[0, 1]]), model.name_clusters({0: "a"})):
         with pytest.raises(ValueError, match=r"estimator differ"):
             write_embeddings(edited, folder, path)
-    (tmp_path / "x.npy.partial" / io.DESCRIPTION_NAME).unlink()
+    (tmp_path / "x.npy.partial" / _embeddings.DESCRIPTION_NAME).unlink()
     write_embeddings(model, images, path)
     assert_array_equal(np.load(path), model.transform(images))
 
@@ -196,11 +196,11 @@ def test_unfinished_file_of_other_data_is_refused(model, images, folder, tmp_pat
 def test_unfinished_file_of_other_arrays_is_refused(
     model, images, tmp_path, monkeypatch
 ):
-    def raise_disk_full(file, *args):
+    def raise_disk_full(self, start):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(io, "_join_npy", raise_disk_full)
+        patch.setattr(_embeddings._Chunks, "read", raise_disk_full)
         with pytest.raises(OSError, match="disk full"):
             write_embeddings(model, images, tmp_path / "x.npy")
     with pytest.raises(ValueError, match=r"partial holds .*: images differ"):
@@ -258,7 +258,7 @@ def test_clusters_in_folders(model, images, folder, tmp_path, mode):
     for path in paths:
         assert str(path) in page
     thumbnails = list((out / "thumbnails").iterdir())
-    shown = np.minimum(np.bincount(model.labels_), io.SHOWN_IMAGES).sum()
+    shown = np.minimum(np.bincount(model.labels_), _page.SHOWN_IMAGES).sum()
     assert len(thumbnails) == shown == page.count("<img ")
     for thumbnail in thumbnails:
         assert f"thumbnails/{thumbnail.name}" in page

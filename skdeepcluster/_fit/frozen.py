@@ -1,14 +1,15 @@
 """Features of a network that is read, not trained: one pass over the images."""
 
-import contextlib
+import os
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from .._training.features import extract_features
+from .._utils.array_files import ARRAY_FORMAT, read_array, write_array
 from .._utils.distributed import Sharded
-from .._utils.files import make_folder, write_atomically
+from .._utils.files import make_folder
 from .._utils.hashing import hash_content
 from .._utils.pages import PageReleaser, row_blocks
 from .loop import FitSetup, sum_values
@@ -78,17 +79,17 @@ def _compute_once(
         return extract()
     folder = make_folder(setup.recipe.cache_dir, "cache_dir")
     name = hash_content(setup.features_hash, key)
-    path = folder / f"features_{name}.npy"
-    # A missing or damaged file is written again.
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        saved = np.load(path, mmap_mode="r")
-        if saved.shape == shape and saved.dtype == np.float32:
-            return saved
+    path = folder / f"features_{name}-{ARRAY_FORMAT}.npy"
+    saved = read_array(path, shape, np.float32)
+    if saved is not None:
+        return saved[0]
     features = extract()
-    with write_atomically(path) as file:
-        # `numpy.save` would bring all pages of mapped features into memory.
-        header = np.lib.format.header_data_from_array_1_0(features)
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in row_blocks(features):
-            file.write(np.ascontiguousarray(features[block]).data)
+    write_array(
+        path,
+        shape,
+        np.float32,
+        # Pages of mapped features are released behind each block.
+        blocks=(features[rows] for rows in row_blocks(features)),
+        argument=f"cache_dir={os.fspath(folder)!r}",
+    )
     return features

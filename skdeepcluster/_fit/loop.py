@@ -14,7 +14,7 @@ import torch
 from .._clustering.merging import diffusion_map, sample_merge_rows
 from .._clustering.pixels import fit_pixel_projection, project_pixels
 from .._clustering.pseudo_labels import Clusterer, PseudoLabels
-from .._inputs.cache import hash_images
+from .._inputs.content import hash_images
 from .._inputs.sources import RowsSource, Source
 from .._training.batch_norm import CALIBRATION_ROWS, calibrate_batch_norm
 from .._training.epoch import TrainingState, train_epoch

@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from .files import make_folder
+from .files import explain_write_errors, make_folder, reserve_space
 from .memory import explain_memory_error
 
 # Size in bytes up to which an array stays in memory. A fit has three of such arrays at
@@ -26,9 +26,6 @@ BLOCK_BYTES = 2**20
 
 # Errors of a file system or an address space without room.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
-
-# Errors of file systems that cannot reserve space.
-NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 def allocate_array(
@@ -104,29 +101,25 @@ def _map_temporary_file(
         if n_bytes > MAX_DISK_SHARE * free:
             return None
         with tempfile.TemporaryFile(dir=folder) as file:
-            _reserve_space(file, n_bytes)
+            _allocate_blocks(file, n_bytes)
             return np.memmap(file, dtype, "r+", shape=shape)
     except OSError as error:
         # Not every machine has a writable folder for temporary files. A folder that
         # the user has named has to be writable.
-        if folder is not None and error.errno not in NO_ROOM:
+        if folder is None or error.errno in NO_ROOM:
+            return None
+        with explain_write_errors(f"cache_dir={os.fspath(folder)!r}", folder):
             raise
-        return None
 
 
-def _reserve_space(file: IO[bytes], n_bytes: int) -> None:
+def _allocate_blocks(file: IO[bytes], n_bytes: int) -> None:
     """Allocate the blocks of a file before its memory map is written to.
 
     If a file has holes and the disk is full, a write to the map ends the process by
-    SIGBUS. Reserving the space raises OSError instead.
+    SIGBUS. Allocating the blocks raises OSError instead.
     """
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
-            return
-        except OSError as error:
-            if error.errno not in NOT_SUPPORTED:
-                raise
+    if reserve_space(file, n_bytes):
+        return
     zeros = memoryview(bytes(BLOCK_BYTES))
     for start in range(0, n_bytes, BLOCK_BYTES):
         file.write(zeros[: n_bytes - start])

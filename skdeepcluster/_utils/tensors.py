@@ -57,9 +57,15 @@ def unpack(value, tensors: dict[str, torch.Tensor]):
 
 
 def write_tensors(
-    path: str | os.PathLike, metadata: dict, tensors: dict[str, torch.Tensor]
+    path: str | os.PathLike,
+    metadata: dict,
+    tensors: dict[str, torch.Tensor],
+    argument: str | None = None,
 ) -> None:
-    """Write tensors in safetensors' format, with metadata as JSON in the header."""
+    """Write tensors in safetensors' format, with metadata as JSON in the header.
+
+    `argument` is the user's argument in errors, see `write_atomically`.
+    """
     # Safetensors refuses tensors that share memory, hence the copies.
     copies = {
         name: tensor.detach().cpu().clone().contiguous()
@@ -68,7 +74,8 @@ def write_tensors(
     text = json.dumps(metadata)
     header = {KEY: text, "digest": _digest(text, copies)}
     content = safetensors.torch.save(copies, metadata=header)
-    with write_atomically(Path(os.fsdecode(path))) as file:
+    target = Path(os.fsdecode(path))
+    with write_atomically(target, argument, n_bytes=len(content)) as file:
         file.write(content)
 
 

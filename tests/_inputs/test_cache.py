@@ -8,14 +8,19 @@ import time
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from PIL import Image
+from PIL import Image, ImageFile
 
+from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._inputs import cache as cache_module
+from skdeepcluster._inputs import content
 from skdeepcluster._inputs.cache import cache_decoded
 from skdeepcluster._inputs.collection import ImageCollection, find_images
 from skdeepcluster._inputs.image_format import ImageFormat
 from skdeepcluster._inputs.images import DecodedSource
 from skdeepcluster._inputs.sources import ArraySource
+
+# Fits of a few steps warn that they did not converge.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 RNG = np.random.default_rng(0)
 N = 12
@@ -52,11 +57,15 @@ def cached_pixels(folder, cache_dir):
     return read_pixels(cache_decoded(make_source(folder), cache_dir))
 
 
-def forbid_decoding(monkeypatch):
-    def fail(*args):
-        raise AssertionError("decoded again")
+def allow_decoding(monkeypatch, rows):
+    """Let no other rows be decoded."""
+    decode_all = cache_module._decode_all
 
-    monkeypatch.setattr(cache_module, "_decode_all", fail)
+    def check_rows(source):
+        assert source.rows.tolist() == rows
+        yield from decode_all(source)
+
+    monkeypatch.setattr(cache_module, "_decode_all", check_rows)
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -99,7 +108,7 @@ def test_unreadable_images_are_left_out(folder, make_cache, kind, broken):
 
 def test_folder_is_decoded_once(monkeypatch, folder, cache_dir):
     cached_pixels(folder, cache_dir)
-    forbid_decoding(monkeypatch)
+    allow_decoding(monkeypatch, [])
     assert_array_equal(cached_pixels(folder, cache_dir), PIXELS)
     renamed = folder.rename(folder.parent / "renamed")
     assert_array_equal(cached_pixels(renamed, cache_dir), PIXELS)
@@ -109,7 +118,7 @@ def test_unreadable_images_are_cached(monkeypatch, folder, cache_dir):
     (folder / "04.png").write_bytes(b"")
     source = make_source(folder, skip=True)
     cache_decoded(source, cache_dir)
-    forbid_decoding(monkeypatch)
+    allow_decoding(monkeypatch, [4])
     second_source = make_source(folder, skip=True)
     cached = cache_decoded(second_source, cache_dir)
     assert second_source.failures.messages == source.failures.messages
@@ -149,7 +158,8 @@ def test_truncated_cache_file_is_replaced(folder, cache_dir):
     cached_pixels(folder, cache_dir)
     (path,) = cache_dir.glob("*.npy")
     path.write_bytes(path.read_bytes()[:-10])
-    assert_array_equal(cached_pixels(folder, cache_dir), PIXELS)
+    with pytest.warns(UserWarning, match=r"\.npy cannot be used and is written again"):
+        assert_array_equal(cached_pixels(folder, cache_dir), PIXELS)
     assert_array_equal(np.load(path)[:, 0], PIXELS)
 
 
@@ -170,15 +180,113 @@ def test_failure_leaves_no_file(folder, cache_dir):
     assert list(cache_dir.iterdir()) == []
 
 
-def test_full_disk_names_cache_dir(monkeypatch, folder, cache_dir):
-    def fill_disk(source):
-        yield from list(source.batches([slice(0, 3)]))
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_space_is_reserved_before_decoding(monkeypatch, folder, cache_dir, number):
+    def fail(descriptor, offset, length):
+        assert length == N * 9 * 7
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(cache_module, "_decode_all", fill_disk)
-    with pytest.raises(OSError, match=r"cache_dir=.* has no room.*cache_dir=None"):
+    monkeypatch.setattr(os, "posix_fallocate", fail, raising=False)
+    allow_decoding(monkeypatch, [])
+    with pytest.raises(OSError, match=r"cache_dir=.*decoded.* for 756 bytes") as error:
         cached_pixels(folder, cache_dir)
+    assert error.value.errno == number
     assert list(cache_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EACCES])
+def test_folder_that_fails_names_cache_dir(monkeypatch, folder, cache_dir, number):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, fail)
+            with pytest.raises(OSError, match=r"cache_dir=.*decoded.*ame a") as error:
+                cached_pixels(folder, cache_dir)
+        assert error.value.errno == number
+        assert list(cache_dir.iterdir()) == []
+
+
+def fail_to_read(monkeypatch, names, number):
+    """Let the disk fail when the pixels of some files are read, after their header."""
+    load = ImageFile.ImageFile.load
+
+    def load_or_fail(image):
+        # An image that has been read holds no file any more.
+        if image.fp is not None and os.path.basename(image.fp.name) in names:
+            raise OSError(number, os.strerror(number))
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load_or_fail)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_errors_that_have_passed_are_not_remembered(
+    monkeypatch, folder, cache_dir, number
+):
+    (folder / "04.png").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        fail_to_read(patch, {"02.png", "07.png"}, number)
+        source = make_source(folder, skip=True)
+        cache_decoded(source, cache_dir)
+        assert source.failures.rows.tolist() == [2, 4, 7]
+    for _ in range(2):
+        source = make_source(folder, skip=True)
+        cached = cache_decoded(source, cache_dir)
+        assert source.failures.rows.tolist() == [4]
+        assert_array_equal(read_pixels(cached), np.delete(PIXELS, 4, axis=0))
+    allow_decoding(monkeypatch, [4])
+    cache_decoded(make_source(folder, skip=True), cache_dir)
+
+
+def test_labels_after_an_error_that_has_passed(monkeypatch, folder, cache_dir):
+    params = {"max_iter": 1, "epochs_per_iter": 1, "random_state": 0}
+    model = DeepClusterEstimator(2, on_error="skip", cache_dir=cache_dir, **params)
+    # The header of a JPEG file is read without its pixels.
+    Image.fromarray(PIXELS[3]).save(folder / "03.jpg")
+    (folder / "03.png").unlink()
+    with monkeypatch.context() as patch:
+        fail_to_read(patch, {"03.jpg"}, errno.EIO)
+        with pytest.warns(UserWarning, match="1 of 12 images cannot be read"):
+            model.fit(folder)
+    assert model.skipped_.tolist() == [3]
+    model.fit(folder)
+    assert model.skipped_.tolist() == []
+    assert len(list(cache_dir.iterdir())) == 1
+    assert_array_equal(model.predict(folder), model.labels_)
+
+
+@pytest.mark.parametrize("position", [200, -300, -5])
+def test_flipped_bits_are_noticed(folder, cache_dir, position):
+    cached_pixels(folder, cache_dir)
+    (path,) = cache_dir.glob("*.npy")
+    written = bytearray(path.read_bytes())
+    written[position] ^= 1
+    path.write_bytes(written)
+    with pytest.warns(UserWarning, match=r"\.npy cannot be used and is written again"):
+        assert_array_equal(cached_pixels(folder, cache_dir), PIXELS)
+    assert_array_equal(cached_pixels(folder, cache_dir), PIXELS)
+
+
+def test_each_decoder_has_its_file(monkeypatch, folder, cache_dir):
+    cached_pixels(folder, cache_dir)
+    version = content.features.version
+    for decoder in ("pil", "jpg"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                content.features,
+                "version",
+                lambda name, decoder=decoder: (
+                    "0.1" if name == decoder else version(name)
+                ),
+            )
+            cached_pixels(folder, cache_dir)
+    assert len(list(cache_dir.iterdir())) == 3
+    factory = type("Plugin", (ImageFile.ImageFile,), {"__module__": "some.plugin"})
+    monkeypatch.setitem(Image.OPEN, "NEW", (factory, None))
+    cached_pixels(folder, cache_dir)
+    assert len(list(cache_dir.iterdir())) == 4
 
 
 def test_cache_dir_that_is_a_file(folder, tmp_path):
@@ -205,7 +313,7 @@ def test_two_processes_at_once(folder, cache_dir):
         job.join()
     for values in results:
         assert_array_equal(values, PIXELS)
-    assert sorted(path.suffix for path in cache_dir.iterdir()) == [".json", ".npy"]
+    assert sorted(path.suffix for path in cache_dir.iterdir()) == [".npy"]
 
 
 def cache_slowly(folder, cache_dir):

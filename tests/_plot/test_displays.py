@@ -293,6 +293,37 @@ def test_text_is_inside_the_figure_and_does_not_overlap(make):
     assert overlaps.sum() == len(boxes)
 
 
+# Each would be an invalid formula.
+FORMULAS = [r"$\frac{$", r"$_$ 5$", r"a$\x{$b"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(
+            lambda: sheet_of_rows(3, sizes=[1, 2, 3], cluster_names=FORMULAS),
+            id="sheet",
+        ),
+        pytest.param(lambda: map_of_clusters(3, cluster_names=FORMULAS), id="map"),
+        pytest.param(lambda: tree_of_leaves(3, 1, name=r"$\frac{{$ {}"), id="tree"),
+        pytest.param(lambda: table_of_size(3, 3, r"$\frac{{$ {}"), id="classes"),
+        pytest.param(lambda: table_of_size(3, 100, r"$\frac{{$ {}"), id="100 classes"),
+        pytest.param(
+            lambda: ContingencyDisplay(
+                np.eye(3, dtype=int), clusters=FORMULAS, classes=FORMULAS
+            ),
+            id="clusters and classes",
+        ),
+    ],
+)
+def test_dollar_signs_in_names_are_no_formulas(make):
+    figure = make().plot().figure_
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if "$" in text.get_text()]
+    assert texts
+    assert not any(text.get_parse_math() for text in texts)
+
+
 def visible_text_boxes(ax):
     """Yield the box of each visible text of the axes, with its frame."""
     hidden = set()

@@ -96,7 +96,7 @@ def test_folders_that_cannot_be_written(monkeypatch, tmp_path):
 
     monkeypatch.setattr(tempfile, "TemporaryFile", fail)
     assert allocate() is None
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError, match=r"cache_dir='.*Name a folder"):
         allocate(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"cache_dir=.*file"):

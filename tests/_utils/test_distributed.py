@@ -665,7 +665,7 @@ def test_all_processes_skip_broken_files(run_processes, tmp_path, cache):
 
 def _write_embeddings(model, images, path):
     """Return the sizes of batches that this process embeds, and all warnings."""
-    io.CHUNK_ROWS = 16
+    io._embeddings.CHUNK_ROWS = 16
     with (
         patch.object(model, "_embed", wraps=model._embed) as embed,
         warnings.catch_warnings(record=True) as caught,

@@ -1,10 +1,16 @@
 """Files are complete or absent."""
 
+import errno
+import multiprocessing
 import os
+import signal
 
 import pytest
 
+from skdeepcluster._utils import files
 from skdeepcluster._utils.files import (
+    CURES,
+    TEMPORARY_MARK,
     escape_path,
     make_folder,
     shorten_name,
@@ -115,3 +121,95 @@ def test_no_temporary_file_stays_if_the_target_is_refused(tmp_path):
     with pytest.raises(OSError, match="file"), write_atomically(target):
         (target / "folder").mkdir(parents=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def raise_error(number):
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", CURES)
+@pytest.mark.parametrize("function", ["fsync", "replace", "posix_fallocate"])
+def test_errors_of_the_disk_name_the_argument(monkeypatch, tmp_path, number, function):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, function, lambda *args: raise_error(number), raising=False)
+    with (
+        pytest.raises(OSError, match=r"cache_dir='c': the folder .*cannot be") as error,
+        write_atomically(path, "cache_dir='c'", n_bytes=3) as file,
+    ):
+        file.write(b"new")
+    assert str(tmp_path) in str(error.value)
+    assert CURES[number] in str(error.value)
+    assert error.value.errno == number
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_of_other_disks_are_not_explained(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error$"),
+        write_atomically(tmp_path / "file"),
+    ):
+        # The block may read images from another disk.
+        raise_error(errno.EIO)
+
+
+def test_failed_cleaning_does_not_hide_the_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        type(tmp_path), "unlink", lambda *a, **k: raise_error(errno.EIO)
+    )
+    with pytest.raises(KeyboardInterrupt), write_atomically(tmp_path / "file"):
+        raise KeyboardInterrupt
+
+
+def write_and_die(path):
+    with write_atomically(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="locks of POSIX")
+@pytest.mark.parametrize("name", ["file", "[*] x"])
+def test_files_of_killed_processes_are_removed(monkeypatch, tmp_path, name):
+    path = tmp_path / name
+    context = multiprocessing.get_context("fork")
+    job = context.Process(target=write_and_die, args=(path,))
+    job.start()
+    job.join()
+    (temporary,) = tmp_path.iterdir()
+    # Neither a file of another target nor one without the mark is removed.
+    kept = tmp_path / temporary.name.replace(name, "other"), tmp_path / f".{name}-00"
+    for other in kept:
+        other.touch()
+    monkeypatch.setattr(files, "NEW_SECONDS", 0.0)
+    with write_atomically(path):
+        assert not temporary.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
+
+
+def test_files_that_are_being_written_stay(monkeypatch, tmp_path):
+    path = tmp_path / "file"
+    monkeypatch.setattr(files, "NEW_SECONDS", 0.0)
+    with write_atomically(path) as first_file:
+        first_file.write(b"first")
+        with write_atomically(path) as second_file:
+            second_file.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_reserved_space_that_is_not_used_is_given_back(tmp_path):
+    with write_atomically(tmp_path / "file", n_bytes=1000) as file:
+        (temporary,) = tmp_path.iterdir()
+        assert temporary.name.endswith(TEMPORARY_MARK)
+        assert temporary.stat().st_size in (0, 1000)
+        file.write(b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_folders_that_cannot_be_made_are_named(monkeypatch, tmp_path, number):
+    monkeypatch.setattr(os, "mkdir", lambda *args: raise_error(number))
+    with pytest.raises(OSError, match=r"cache_dir='.*new'.* a folder") as error:
+        make_folder(tmp_path / "new", "cache_dir")
+    assert error.value.errno == number
