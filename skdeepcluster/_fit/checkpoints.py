@@ -20,7 +20,7 @@ from .._utils.content import (
     Number,
     check_content,
 )
-from .._utils.files import escape_path, make_folder
+from .._utils.files import TEMPORARY_MARK, escape_path, make_folder
 from .._utils.hashing import hash_content
 from .._utils.locks import FolderLock
 from .._utils.messages import is_called_by_search, warn
@@ -40,7 +40,7 @@ FREE_PARAMETERS = ("checkpoint_dir", "verbose", "callbacks", "n_jobs", "cache_di
 # Names of complete rounds, of all files, and of files that were being written.
 ROUND = re.compile(r"round_\d{6,}\.safetensors")
 FILE = re.compile(r"round_\d{6,}(_\d{9,})?\.safetensors")
-UNFINISHED = re.compile(r"\.round_\d{6,}(_\d{9,})?\.safetensors-[0-9a-f]{16}")
+UNFINISHED = re.compile(rf"\.round_.*{re.escape(TEMPORARY_MARK)}")
 # Content of a file. Its parts are checked further when they are used.
 CONTENT = {
     "fit": DictOf(Anything()),
@@ -189,7 +189,9 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.lock is None:
                 self.lock = FolderLock(self.folder)
-            write_tensors(self.folder / f"{name}.safetensors", metadata, tensors)
+            path = self.folder / f"{name}.safetensors"
+            argument = f"checkpoint_dir={os.fspath(self.parent)!r}"
+            write_tensors(path, metadata, tensors, argument)
             self._prune()
         except (OSError, MemoryError) as error:
             # Losing the fit would be worse than losing a checkpoint.
@@ -229,8 +231,8 @@ class Checkpoints:
     def _wrote(self, path: Path) -> bool:
         """Return whether this fit wrote a file, by its metadata."""
         try:
-            # A fit that is killed as it opens a file leaves it empty.
-            if UNFINISHED.fullmatch(path.name) and not path.stat().st_size:
+            # A fit that is killed while it writes leaves a file without metadata.
+            if UNFINISHED.fullmatch(path.name):
                 return True
             return read_metadata(path)["fit"] == self.identity
         except Exception:
