@@ -139,7 +139,7 @@ def write_embeddings(estimator, X, path):
     check_is_fitted(estimator)
     cluster_names = estimator.cluster_names_
     folder = path.with_name(_partial_name(path.name))
-    processes = get_processes()
+    processes = get_processes("write_embeddings")
     with processes.guard_collectives():
         data, failures = read_input(X, estimator._input_spec(fitted=True))
         description = _describe(estimator, data)

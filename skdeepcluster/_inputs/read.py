@@ -10,6 +10,7 @@ import torch
 
 from .._utils.coordinates import choose_coordinates
 from .._utils.device import count_threads
+from .._utils.hashing import hash_content
 from .._utils.messages import warn
 from .arrays import (
     as_array,
@@ -38,6 +39,9 @@ NO_CLUSTER = -1
 
 # Smallest number of images that is worth the start of worker processes.
 MIN_ROWS_FOR_WORKERS = 64
+
+# Number of rows by which processes compare X.
+COMPARED_ROWS = 64
 
 # Numbers of channels of color images, without and with transparency.
 COLOR_CHANNELS = (3, 4)
@@ -170,6 +174,24 @@ def read_input(
             "clustered."
         )
     return data, failures
+
+
+def identify(data: InputData) -> dict:
+    """Return values that differ if processes have read different X.
+
+    All rows count by their number, and a sample of them by its content.
+    """
+    rows = np.linspace(0, len(data.source) - 1, COMPARED_ROWS).astype(int)
+    if data.paths is None:
+        sample = data.source.take(rows).values
+    else:
+        # Images of files would be decoded twice.
+        sample = data.paths[data.rows[rows]]
+    return {
+        "the number of rows": data.n,
+        "the shape of a row": data.source.shape,
+        "the rows": hash_content(sample),
+    }
 
 
 def _open_array(path: str | os.PathLike) -> np.ndarray:
