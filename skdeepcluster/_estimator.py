@@ -33,9 +33,16 @@ from ._fit.callback_runner import (
     CallbackRunner,
     CallbackSupportMixin,
     check_callbacks,
+    copy_history,
 )
 from ._fit.fit import Fit, FitResult
-from ._fit.recipe import TRAINING_PARAMETERS, Parameters, resolve_backbone_setup
+from ._fit.recipe import (
+    NETWORK_PARAMETERS,
+    TRAINING_PARAMETERS,
+    Parameters,
+    check_warm_start,
+    resolve_backbone_setup,
+)
 from ._fit.symptoms import final_symptoms
 from ._inputs.arrays import MAX_ABS_VALUE
 from ._inputs.failures import ReadFailures
@@ -499,6 +506,7 @@ class DeepClusterEstimator(
     cluster_centers_: np.ndarray
     _dtype: torch.dtype
     _input_format: InputFormat
+    _network_parameters: dict[str, Any]
 
     _parameter_constraints: dict = {
         "n_clusters": [
@@ -961,8 +969,12 @@ class DeepClusterEstimator(
 
     def _input_spec(self, fitted: bool) -> InputSpec:
         """Return how X is read: in the format of the fit, or in a format of its own."""
+        image_shape = self.image_shape
+        if fitted and image_shape is None:
+            # Whether rows are images was decided by the fit.
+            image_shape = self._network_parameters["image_shape"]
         return InputSpec(
-            image_shape=self.image_shape,
+            image_shape=image_shape,
             image_size=self.image_size,
             resize=self.resize,
             on_error=self.on_error,
@@ -1034,6 +1046,13 @@ class DeepClusterEstimator(
             # A data frame of an earlier fit may have had names of columns.
             reader.__dict__.pop("feature_names_in_", None)
         parameters = Parameters(**self.get_params(deep=False))
+        if self._is_warm:
+            previous = replace(parameters, **self._network_parameters)
+            shape = parameters.image_shape
+            if shape is not None and tuple(shape) == self.image_shape_:
+                # The shape that the fit has read may be written down later.
+                previous = replace(previous, image_shape=parameters.image_shape)
+            check_warm_start(parameters, previous)
         setup = resolve_backbone_setup(parameters)
         spec = reader._input_spec(fitted=self._is_warm)
         preprocessing = setup.preprocessing
@@ -1076,7 +1095,7 @@ class DeepClusterEstimator(
             reading.data.source,
             reading.data.paths,
             previous_network=self.module_ if self._is_warm else None,
-            previous_history=self.history_ if self._is_warm else [],
+            previous_history=copy_history(self.history_) if self._is_warm else [],
             processes=processes,
             backbone_setup=reading.backbone_setup,
         )
@@ -1169,6 +1188,9 @@ class DeepClusterEstimator(
             "_membership": membership,
             "_dtype": result.recipe.compute.dtype,
             "_input_format": input_format,
+            "_network_parameters": {
+                name: getattr(self, name) for name in NETWORK_PARAMETERS
+            },
             "_n_features_out": result.network.n_features,
         } | cluster_attributes(cluster_model, leaf_labels)
         # A data frame of an earlier fit may have had names of columns.
