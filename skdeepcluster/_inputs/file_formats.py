@@ -171,7 +171,7 @@ def open_image(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
             with _limit_nested(image):
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(_describe_limit("")) from error
+        raise ValueError(_describe_limit("it holds an image of")) from error
 
 
 def _identify(file: BinaryIO, path: str | os.PathLike) -> ImageFile.ImageFile:
@@ -183,16 +183,16 @@ def _identify(file: BinaryIO, path: str | os.PathLike) -> ImageFile.ImageFile:
     missing = None
     for image_format in _list_formats():
         factory, accepts = Image.OPEN[image_format]
-        is_accepted = accepts is None or accepts(start)
-        if isinstance(is_accepted, str):
-            # Pillow was built without the library of this format.
-            missing = is_accepted
-        elif is_accepted:
-            file.seek(0)
-            try:
+        try:
+            is_accepted = accepts is None or accepts(start)
+            if isinstance(is_accepted, str):
+                # Pillow was built without the library of this format.
+                missing = is_accepted
+            elif is_accepted:
+                file.seek(0)
                 return factory(file, os.fspath(path))
-            except OTHER_FORMAT_ERRORS:
-                continue
+        except OTHER_FORMAT_ERRORS:
+            continue
     cause = missing or _describe_format(start)
     if cause is None:
         raise UnidentifiedImageError("the file is not an image")
@@ -203,14 +203,14 @@ def _check_size(size: tuple[int, int]) -> None:
     """Raise ValueError if an image has more pixels than Pillow's limit."""
     limit, n_pixels = Image.MAX_IMAGE_PIXELS, size[0] * size[1]
     if limit is not None and n_pixels > limit:
-        raise ValueError(_describe_limit(f"{size[0]}x{size[1]} are {n_pixels:,}"))
+        raise ValueError(_describe_limit(f"its {size[0]}x{size[1]} pixels are"))
 
 
-def _describe_limit(n_pixels: str) -> str:
+def _describe_limit(start: str) -> str:
     return (
-        f"its header says that it has {n_pixels or 'many'} pixels, more than the limit "
-        f"of {Image.MAX_IMAGE_PIXELS:,} against decompression bombs. If you trust the "
-        "file, raise the limit by PIL.Image.MAX_IMAGE_PIXELS = ... (None is no limit)"
+        f"{start} more than the limit of {Image.MAX_IMAGE_PIXELS:,} pixels, which "
+        "protects the memory. If you trust the file, set PIL.Image.MAX_IMAGE_PIXELS to "
+        "a larger number, or to None for no limit"
     )
 
 
