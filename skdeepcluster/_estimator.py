@@ -856,6 +856,8 @@ class DeepClusterEstimator(
         source = data.source.take(rows)
         if failures:
             source = source.take(np.flatnonzero(~failures.mask(rows)))
+        if len(source) < 2 and failures:
+            raise failures.to_error(skippable=False)
         if len(source) < 2:
             raise ValueError("score compares images. Pass at least 2 readable images.")
         projection = fit_pixel_projection(source, np.arange(len(source)))

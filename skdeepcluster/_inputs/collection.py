@@ -169,6 +169,7 @@ def _is_image(value) -> bool:
 def _check_dense_rows(sequence: Sequence) -> None:
     """Raise an error that names the first row that is no dense array."""
     for row, value in enumerate(sequence):
+        value = value[0] if isinstance(value, tuple) and value else value
         if isinstance(value, np.ndarray | torch.Tensor) or scipy.sparse.issparse(value):
             check_dense(value, f"row {row} of X")
 
