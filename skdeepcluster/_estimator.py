@@ -33,14 +33,27 @@ from ._fit.callback_runner import (
     CallbackRunner,
     CallbackSupportMixin,
     check_callbacks,
+    copy_history,
 )
 from ._fit.fit import Fit, FitResult
-from ._fit.recipe import TRAINING_PARAMETERS, Parameters, resolve_backbone_setup
+from ._fit.recipe import (
+    NETWORK_PARAMETERS,
+    TRAINING_PARAMETERS,
+    Parameters,
+    check_warm_start,
+    resolve_backbone_setup,
+)
 from ._fit.symptoms import final_symptoms
 from ._inputs.arrays import MAX_ABS_VALUE
 from ._inputs.failures import ReadFailures
 from ._inputs.image_format import RESIZE_MODES, ImageFormat
-from ._inputs.read import NO_CLUSTER, InputData, check_class_labels, read_input
+from ._inputs.read import (
+    NO_CLUSTER,
+    InputData,
+    check_class_labels,
+    identify,
+    read_input,
+)
 from ._inputs.sources import Source
 from ._inputs.spec import InputFormat, InputSpec
 from ._training.augment import Augment, mild_augment
@@ -493,6 +506,7 @@ class DeepClusterEstimator(
     cluster_centers_: np.ndarray
     _dtype: torch.dtype
     _input_format: InputFormat
+    _network_parameters: dict[str, Any]
 
     _parameter_constraints: dict = {
         "n_clusters": [
@@ -697,7 +711,7 @@ class DeepClusterEstimator(
             At the end, if fresh weights were trained on color images of more than 64
             pixels a side, for which given weights would likely do better.
         """
-        self._fit(X, y)
+        self._fit(X, y, "fit")
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -716,7 +730,7 @@ class DeepClusterEstimator(
         embedding : ndarray of shape (n, n_features_out), float32
             Equal to `fit(X).transform(X)`, without a second pass over the images.
         """
-        data, result = self._fit(X, y)
+        data, result = self._fit(X, y, "fit_transform")
         features = data.scatter_rows(result.features.gather(), np.nan)
         # Mapped features are an ordinary array for the caller.
         return np.asarray(features)
@@ -745,7 +759,7 @@ class DeepClusterEstimator(
         ValueError
             If `checkpoint_dir` holds no complete round, or a round of another fit.
         """
-        self._fit(X, None, recover=True)
+        self._fit(X, None, "recover")
         return self
 
     def transform(self, X):
@@ -764,7 +778,7 @@ class DeepClusterEstimator(
             has about zero mean and unit variance over the training images.
         """
         check_is_fitted(self)
-        return self._map_features(X, None, fill_value=np.nan)
+        return self._map_features(X, "transform", None, np.nan)
 
     def predict(self, X):
         """Assign images to the clusters of `fit`.
@@ -780,7 +794,7 @@ class DeepClusterEstimator(
             Cluster of each image. For the images of `fit` it equals `labels_`.
         """
         check_is_fitted(self)
-        return self._map_features(X, self._assign, fill_value=NO_CLUSTER)
+        return self._map_features(X, "predict", self._assign, NO_CLUSTER)
 
     def predict_proba(self, X):
         """Compute how probable each cluster is for images.
@@ -811,7 +825,9 @@ class DeepClusterEstimator(
         np.True_
         """
         check_is_fitted(self)
-        return self._map_features(X, self._compute_probabilities, fill_value=np.nan)
+        return self._map_features(
+            X, "predict_proba", self._compute_probabilities, np.nan
+        )
 
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the clusters are.
@@ -840,6 +856,8 @@ class DeepClusterEstimator(
         source = data.source.take(rows)
         if failures:
             source = source.take(np.flatnonzero(~failures.mask(rows)))
+        if len(source) < 2 and failures:
+            raise failures.to_error(skippable=False)
         if len(source) < 2:
             raise ValueError("score compares images. Pass at least 2 readable images.")
         projection = fit_pixel_projection(source, np.arange(len(source)))
@@ -912,6 +930,7 @@ class DeepClusterEstimator(
     def _map_features(
         self,
         X,
+        call: str,
         function: Callable[[np.ndarray], np.ndarray] | None,
         fill_value: float,
     ) -> np.ndarray:
@@ -919,18 +938,32 @@ class DeepClusterEstimator(
 
         Without a function, the features are returned. Images that cannot be read get
         the fill value.
+
+        Parameters
+        ----------
+        X : array-like, tensor, folder, paths, images or dataset
+        call : str
+            Name of the public method.
+        function : callable or None
+        fill_value : float
         """
-        processes = get_processes()
+        processes = get_processes(call)
         with processes.guard_collectives():
-            data, failures = read_input(X, self._input_spec(fitted=True))
+            spec = self._input_spec(fitted=True)
+            data, failures = processes.run_in_each(lambda: read_input(X, spec))
+            if processes.size > 1:
+                identity = processes.run_in_each(lambda: identify(data))
+                processes.check_same(identity)
             n = len(data.source)
             # Processes without an image would have nothing to extract features from.
             shard = (SINGLE_PROCESS if n < processes.size else processes).shard(n)
-            if function is None:
-                values = self._embed(data.source, rows=shard.rows)
-            else:
-                values = self._map_source(data.source, function, rows=shard.rows)
-            values = Sharded(values, shard).gather()
+
+            def compute() -> np.ndarray:
+                if function is None:
+                    return self._embed(data.source, rows=shard.rows)
+                return self._map_source(data.source, function, rows=shard.rows)
+
+            values = Sharded(processes.run_in_each(compute), shard).gather()
             failures.share(processes)
             failures.warn(data.n)
             # Mapped features are an ordinary array for the caller.
@@ -938,8 +971,12 @@ class DeepClusterEstimator(
 
     def _input_spec(self, fitted: bool) -> InputSpec:
         """Return how X is read: in the format of the fit, or in a format of its own."""
+        image_shape = self.image_shape
+        if fitted and image_shape is None:
+            # Whether rows are images was decided by the fit.
+            image_shape = self._network_parameters["image_shape"]
         return InputSpec(
-            image_shape=self.image_shape,
+            image_shape=image_shape,
             image_size=self.image_size,
             resize=self.resize,
             on_error=self.on_error,
@@ -949,13 +986,14 @@ class DeepClusterEstimator(
             fitted=self._input_format if fitted else None,
         )
 
-    def _fit(self, X, y, recover: bool = False) -> tuple[InputData, FitResult]:
+    def _fit(self, X, y, call: str) -> tuple[InputData, FitResult]:
         """Fit, set the fitted attributes, and return the data with the result."""
+        recover = call == "recover"
         callbacks = check_callbacks(self.callbacks)
         context = None
         if not recover:
             context = self._init_callback_context(max_subtasks=self.max_iter)
-        processes = get_processes()
+        processes = get_processes(call)
         with (
             limit_threads(self.n_jobs),
             processes.guard_collectives(),
@@ -972,8 +1010,8 @@ class DeepClusterEstimator(
         task = {"estimator": self, "X": X, "y": y}
         if context is not None:
             context.call_on_fit_task_begin(**task)
-        reading = self._read_training(X)
-        y = check_class_labels(y, reading.data.n)
+        reading = processes.run_in_each(lambda: self._read_training(X))
+        y = processes.run_in_each(lambda: check_class_labels(y, reading.data.n))
         fit = self._new_fit(reading, processes)
         result = fit.run(
             y=None if y is None else y[reading.data.rows],
@@ -990,7 +1028,7 @@ class DeepClusterEstimator(
 
     def _recover(self, X, processes: Processes) -> tuple[InputData, FitResult]:
         """End an interrupted fit at its last complete round."""
-        reading = self._read_training(X)
+        reading = processes.run_in_each(lambda: self._read_training(X))
         result = self._new_fit(reading, processes).recover()
         self._complete_fit(reading, result, processes)
         return reading.data, result
@@ -1010,6 +1048,13 @@ class DeepClusterEstimator(
             # A data frame of an earlier fit may have had names of columns.
             reader.__dict__.pop("feature_names_in_", None)
         parameters = Parameters(**self.get_params(deep=False))
+        if self._is_warm:
+            previous = replace(parameters, **self._network_parameters)
+            shape = parameters.image_shape
+            if shape is not None and tuple(shape) == self.image_shape_:
+                # The shape that the fit has read may be written down later.
+                previous = replace(previous, image_shape=parameters.image_shape)
+            check_warm_start(parameters, previous)
         setup = resolve_backbone_setup(parameters)
         spec = reader._input_spec(fitted=self._is_warm)
         preprocessing = setup.preprocessing
@@ -1052,7 +1097,7 @@ class DeepClusterEstimator(
             reading.data.source,
             reading.data.paths,
             previous_network=self.module_ if self._is_warm else None,
-            previous_history=self.history_ if self._is_warm else [],
+            previous_history=copy_history(self.history_) if self._is_warm else [],
             processes=processes,
             backbone_setup=reading.backbone_setup,
         )
@@ -1145,6 +1190,9 @@ class DeepClusterEstimator(
             "_membership": membership,
             "_dtype": result.recipe.compute.dtype,
             "_input_format": input_format,
+            "_network_parameters": {
+                name: getattr(self, name) for name in NETWORK_PARAMETERS
+            },
             "_n_features_out": result.network.n_features,
         } | cluster_attributes(cluster_model, leaf_labels)
         # A data frame of an earlier fit may have had names of columns.

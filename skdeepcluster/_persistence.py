@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from enum import Enum
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ import torch
 from ._clustering.editing import default_names, rename_clusters
 from ._clustering.storage import check_array, pack_clusters, unpack_clusters
 from ._editing import cluster_attributes
-from ._fit.recipe import Parameters
+from ._fit.callback_runner import copy_history
+from ._fit.recipe import NETWORK_PARAMETERS, Parameters
 from ._inputs.image_format import ImageFormat
 from ._inputs.read import NO_CLUSTER
 from ._inputs.spec import InputFormat
@@ -68,11 +70,19 @@ def save(estimator, path: str | os.PathLike) -> None:
     for name, weight in estimator.module_.state_dict().items():
         tensors[WEIGHT_PREFIX + name] = weight
     feature_names = getattr(estimator, "feature_names_in_", None)
+    network_parameters = estimator._network_parameters
     image_format = estimator._input_format.image_format
     metadata = {
         "format": FORMAT,
-        "params": _serialize_params(estimator),
-        "custom_backbone": isinstance(estimator.backbone, torch.nn.Module),
+        "params": {
+            name: _serialize_parameter(name, value, network_parameters)
+            for name, value in estimator.get_params(deep=False).items()
+        },
+        "network_params": {
+            name: _serialize_parameter(name, value, network_parameters)
+            for name, value in network_parameters.items()
+        },
+        "custom_backbone": isinstance(network_parameters["backbone"], torch.nn.Module),
         "backbone_setup": _describe_setup(estimator.module_),
         "clusters": clusters,
         "cluster_names": estimator.cluster_names_.tolist(),
@@ -86,7 +96,7 @@ def save(estimator, path: str | os.PathLike) -> None:
         "n_features_in": int(estimator.n_features_in_),
         "n_iter": int(estimator.n_iter_),
         "recipe": estimator.recipe_,
-        "history": estimator.history_,
+        "history": copy_history(estimator.history_),
         "device": str(estimator.device_),
     }
     write_tensors(path, metadata, tensors)
@@ -161,20 +171,15 @@ def load(
     return estimator
 
 
-def _serialize_params(estimator) -> dict:
-    """Return the parameters as JSON values; warn about each that has no JSON value."""
-    return {
-        name: _serialize_param(name, value)
-        for name, value in estimator.get_params(deep=False).items()
-    }
+def _serialize_parameter(name: str, value, network_parameters: dict):
+    """Return a parameter as a JSON value; warn if it has no JSON value.
 
-
-def _serialize_param(name: str, value):
-    if name == "backbone" and isinstance(value, torch.nn.Module):
-        # The user passes the module again to `load`.
-        return "auto"
-    if name == "preprocess" and callable(value):
-        return "auto"
+    None stands for the module or function of the network, which the user passes again
+    to `load`.
+    """
+    is_passed_again = name in ("backbone", "preprocess") and not isinstance(value, str)
+    if is_passed_again and value is network_parameters[name]:
+        return None
     if isinstance(value, Enum):
         return str(value)
     if isinstance(value, bool | str | None):
@@ -189,7 +194,9 @@ def _serialize_param(name: str, value):
         return os.fsdecode(value)
     if isinstance(value, torch.device):
         return str(value)
-    default = "kmeans" if name == "clusterer" else None
+    default = {"clusterer": "kmeans", "backbone": "auto", "preprocess": "auto"}.get(
+        name
+    )
     warn(
         f"{name} is a {type(value).__name__}, which is not saved: the loaded estimator "
         f"has {name}={default!r}. Set {name} again before another fit."
@@ -209,17 +216,21 @@ def _build_estimator(
 ):
     """Return an unfitted estimator with the parameters of a file."""
     # A file from an unknown source must not choose folders that a fit writes to.
-    params = dict(metadata["params"]) | dict.fromkeys(FOLDERS)
+    params = _lists_to_tuples(metadata["params"]) | dict.fromkeys(FOLDERS)
+    # Older files hold the parameters once, as they were when the file was saved.
+    network_params = _lists_to_tuples(metadata.get("network_params", params))
+    objects: dict[str, Any] = {}
     if metadata["custom_backbone"]:
         if not isinstance(backbone, torch.nn.Module):
             raise _WrongArgument(
                 "its backbone was an nn.Module, which is not saved: pass a module of "
                 "the same architecture as load(path, backbone=...)"
             )
-        params["backbone"] = backbone
+        objects["backbone"] = backbone
     elif backbone is not None:
         raise _WrongArgument(
-            f"its backbone is {params['backbone']!r}: remove backbone= from load"
+            f"its backbone is {network_params['backbone']!r}: remove backbone= from "
+            "load"
         )
     if metadata["backbone_setup"]["has_function"]:
         if not callable(preprocess):
@@ -227,7 +238,7 @@ def _build_estimator(
                 "its preprocess was a function, which is not saved: pass it again as "
                 "load(path, preprocess=...)"
             )
-        params["preprocess"] = preprocess
+        objects["preprocess"] = preprocess
         saved_name = metadata["recipe"].get("standardization")
         if name_of_function(preprocess) != saved_name:
             warn(
@@ -236,10 +247,19 @@ def _build_estimator(
             )
     elif preprocess is not None:
         raise _WrongArgument(
-            f"its preprocess is {params['preprocess']!r}: remove preprocess= from load"
+            f"its preprocess is {network_params['preprocess']!r}: remove preprocess= "
+            "from load"
         )
-    estimator = cls(**_lists_to_tuples(params))
-    estimator._validate_params()
+    network_params |= objects
+    for name, value in objects.items():
+        # The parameter may have been set to another value after the fit.
+        if params[name] is None or "network_params" not in metadata:
+            params[name] = value
+    network_params = {name: network_params[name] for name in NETWORK_PARAMETERS}
+    for values in (params | network_params, params):
+        estimator = cls(**values)
+        estimator._validate_params()
+    estimator._network_parameters = network_params
     return estimator
 
 
@@ -259,8 +279,11 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
         if len(shape) != 3:
             raise ValueError("its image_shape should have three sides")
     n_features_in = _check_integer(n_features_in)
-    setup = _load_setup(estimator, metadata["backbone_setup"])
-    network = _load_network(estimator, shape or (n_features_in,), tensors, setup)
+    parameters = Parameters(
+        **estimator.get_params(deep=False) | estimator._network_parameters
+    )
+    setup = _load_setup(parameters, metadata["backbone_setup"])
+    network = _load_network(parameters, shape or (n_features_in,), tensors, setup)
     arrays = {
         name: tensor.numpy()
         for name, tensor in tensors.items()
@@ -312,16 +335,18 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
     )
 
 
-def _load_setup(estimator, values: dict) -> BackboneSetup:
+def _load_setup(parameters: Parameters, values: dict) -> BackboneSetup:
     """Return the setup that `_describe_setup` has described."""
     preprocessing = values["preprocessing"]
     if preprocessing is not None:
         preprocessing = Preprocessing(**_lists_to_tuples(preprocessing))
+    function = parameters.preprocess if values["has_function"] else None
+    assert not isinstance(function, str)
     return BackboneSetup(
         is_given=bool(values["is_given"]),
-        weights=estimator.weights,
+        weights=parameters.weights,
         preprocessing=preprocessing,
-        function=estimator.preprocess if values["has_function"] else None,
+        function=function,
         black=float(values["black"]),
         white=float(values["white"]),
         is_decoded=bool(values["is_decoded"]),
@@ -340,7 +365,7 @@ def _load_image_format(metadata: dict, shape, dtype: type) -> ImageFormat:
 
 
 def _load_network(
-    estimator,
+    parameters: Parameters,
     shape: tuple[int, ...],
     tensors: dict[str, torch.Tensor],
     setup: BackboneSetup,
@@ -358,17 +383,17 @@ def _load_network(
     sizes = (3,) if setup.uses_preprocessing else (shape[0],)
     if not all(len(s) in sizes and np.isfinite(s).all() for s in statistics):
         raise ValueError("its mean and scale do not fit its images")
-    is_custom = isinstance(estimator.backbone, torch.nn.Module)
+    is_custom = isinstance(parameters.backbone, torch.nn.Module)
     # On the meta device a forged file that names a huge network takes no memory.
     uses_cpu = is_custom or setup.function is not None
     with torch.device("cpu" if uses_cpu else "meta"):
         network = build_network(
-            estimator.backbone,
+            parameters.backbone,
             shape,
             *statistics,
-            sobel=estimator.sobel,
-            head_norm=estimator.head_norm,
-            n_projected=Parameters(**estimator.get_params(deep=False)).n_projected,
+            sobel=parameters.sobel,
+            head_norm=parameters.head_norm,
+            n_projected=parameters.n_projected,
             setup=setup,
             loads_weights=False,
         )

@@ -441,12 +441,44 @@ def test_fit_without_warm_start_begins_anew(images):
     assert quick(max_iter=1).fit(images).fit(images).n_iter_ == 1
 
 
-def test_warm_start_with_another_head_raises(images):
-    model = quick(warm_start=True, max_iter=1).fit(images)
-    labels = model.labels_
-    with pytest.raises(ValueError, match=r"warm_start=True .*head='centroids'"):
-        model.set_params(head="centroids").fit(images)
-    assert model.labels_ is labels
+def double(batch):
+    return 2 * batch
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"head": "centroids"}),
+        ({"head": "centroids"}, {"n_components": 5}),
+        ({}, {"backbone": "mlp"}),
+        ({}, {"backbone": nn.Sequential(nn.Flatten(), nn.Linear(64, 5))}),
+        ({}, {"sobel": True}),
+        ({"head_norm": None}, {"head_norm": "batch"}),
+        ({}, {"weights": "DEFAULT"}),
+        ({}, {"preprocess": "imagenet"}),
+        ({"preprocess": double}, {"preprocess": "auto"}),
+        ({}, {"image_size": 16}),
+        ({}, {"image_shape": (1, 4, 16)}),
+        ({"resize": "crop"}, {"resize": "pad"}),
+    ],
+    ids=str,
+)
+def test_warm_start_with_another_network_raises(images, first, second):
+    model = quick(warm_start=True, max_iter=1, epochs_per_iter=0.1, **first)
+    model.fit(images[:60])
+    before = dict(vars(model))
+    (name,) = second
+    # Nothing is read before.
+    with pytest.raises(ValueError, match=f"warm_start=True continues .*{name}="):
+        model.set_params(**second).fit(None)
+    assert vars(model) == before | second
+
+
+def test_warm_start_with_the_same_values_in_another_form(images):
+    model = quick(warm_start=True, max_iter=1, epochs_per_iter=0.1, image_size=8)
+    model.fit(images[:60])
+    model.set_params(image_size=np.int64(8), image_shape=[1, 8, 8], n_components=3)
+    assert model.fit(images[:60]).n_iter_ == 2
 
 
 def test_verbose_prints_one_line_per_round(images, capfd):

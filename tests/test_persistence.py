@@ -133,6 +133,118 @@ def test_loaded_estimator_equals_the_saved_one(name, images, tmp_path):
         assert joblib.hash(saved) == joblib.hash(other), attribute
 
 
+def scale_down(batch):
+    return batch / 255
+
+
+# Another valid value for each parameter.
+CHANGED = {
+    "n_clusters": 5,
+    "n_pseudo_labels": (9, 11),
+    "init": "features",
+    "clusterer": "pic",
+    "n_neighbors": None,
+    "max_iter": 2,
+    "epochs_per_iter": 0.5,
+    "backbone": "mlp",
+    "weights": "DEFAULT",
+    "fine_tune": False,
+    "preprocess": "imagenet",
+    "image_shape": (1, 4, 16),
+    "image_size": 16,
+    "resize": "pad",
+    "on_error": "skip",
+    "cache_dir": "folder",
+    "sobel": True,
+    "augment": None,
+    "n_crops": (1, 2),
+    "n_components": 3,
+    "whiten": False,
+    "normalize": False,
+    "balance": None,
+    "empty_clusters": "drop",
+    "head": "centroids",
+    "temperature": 0.5,
+    "head_norm": None,
+    "batch_size": 32,
+    "learning_rate": 0.1,
+    "schedule": "constant",
+    "momentum": 0.5,
+    "weight_decay": 0.0,
+    "device": "cpu",
+    "precision": "bfloat16",
+    "n_jobs": 1,
+    "random_state": 1,
+    "verbose": 1,
+    "callbacks": None,
+    "warm_start": True,
+    "checkpoint_dir": "folder",
+    "tol": 0.1,
+}
+# Models in which other parameters than the defaults make the network.
+CHANGED_MODELS = {
+    "images": (lambda x: x, {}),
+    "flattened": (lambda x: x.reshape(N, -1), {"image_shape": (1, 8, 8)}),
+    "projection": (
+        lambda x: np.stack([x] * 3, axis=1),
+        {"head": "centroids", "n_components": 9, "sobel": True, "head_norm": None},
+    ),
+    "objects": (
+        lambda x: x,
+        {"backbone": make_backbone(), "preprocess": scale_down, "fine_tune": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED_MODELS)
+def test_parameters_that_change_after_the_fit_do_no_harm(name, images, tmp_path):
+    convert, params = CHANGED_MODELS[name]
+    X, model = convert(images), make_model(**params)
+    model.fit(X)
+    assert CHANGED.keys() == model.get_params().keys()
+    objects = {}
+    if name == "objects":
+        objects = {"backbone": params["backbone"], "preprocess": scale_down}
+    for parameter, value in CHANGED.items():
+        if value == getattr(model, parameter):
+            value = DeepClusterEstimator().get_params()[parameter]
+        changed = copy.copy(model).set_params(**{parameter: value})
+        assert_array_equal(changed.predict(X), model.labels_, err_msg=parameter)
+        changed.save(tmp_path / "model")
+        loaded = DeepClusterEstimator.load(tmp_path / "model", **objects)
+        assert_array_equal(loaded.predict(X), model.labels_, err_msg=parameter)
+        assert loaded.get_params() == changed.get_params(), parameter
+        loaded.set_params(**{parameter: getattr(model, parameter)}).save(
+            tmp_path / "again"
+        )
+        again = DeepClusterEstimator.load(tmp_path / "again", **objects)
+        assert again.get_params() == model.get_params(), parameter
+
+
+def test_backbone_that_is_set_after_the_fit_is_not_saved(model, images, tmp_path):
+    changed = copy.copy(model).set_params(backbone=make_backbone())
+    with pytest.warns(UserWarning, match="has backbone='auto'"):
+        changed.save(tmp_path / "model")
+    loaded = DeepClusterEstimator.load(tmp_path / "model")
+    assert loaded.backbone == "auto"
+    assert_array_equal(loaded.predict(images), model.labels_)
+
+
+def test_history_with_numbers_of_other_packages_is_saved(model, images, tmp_path):
+    changed = copy.copy(model)
+    changed.history_ = copy.deepcopy(model.history_)
+    values = {"a": np.float32(0.5), "b": torch.tensor(2), "c": np.arange(2), "d": "e"}
+    changed.history_[-1].update(values)
+    changed.save(tmp_path / "model")
+    loaded = DeepClusterEstimator.load(tmp_path / "model")
+    plain = {"a": 0.5, "b": 2, "c": [0, 1], "d": "e"}
+    assert loaded.history_[-1] == model.history_[-1] | plain
+    changed.history_[-1]["figure"] = nn.Identity()
+    with pytest.raises(ValueError, match=r"history_\[0\]\['figure'\] is a Identity"):
+        changed.save(tmp_path / "model")
+    assert_array_equal(changed.predict(images), model.labels_)
+
+
 def test_edited_estimator_is_saved(images, tmp_path):
     model = make_model(n_pseudo_labels=20).fit(images)
     largest = np.bincount(model._cluster_model.clusters).argmax()
@@ -356,7 +468,9 @@ def test_invalid_header_raises_value_error(saved_path, tmp_path_factory, field, 
     [
         (lambda t: t.update(format=2), "its format is 2, but this version reads 1"),
         (lambda t: t["params"].update(n_clusters=-1), "n_clusters"),
-        (lambda t: t["params"].update(backbone="os.system"), "is unknown"),
+        (lambda t: t["network_params"].update(backbone="os.system"), "is unknown"),
+        (lambda t: t["network_params"].update(sobel=3), "sobel"),
+        (lambda t: t["network_params"].pop("head"), "head"),
         (lambda t: t["params"].update(evil=1), "evil"),
         (lambda t: t.update(image_shape=[10**9, 8, 8]), "do not fit|does not take"),
         (lambda t: t.update(image_shape=[1, 8]), "three sides"),

@@ -646,7 +646,7 @@ def test_skipped_images_change_nothing_else(image_folder, bomb):
         ("03_cut", "truncated"),
         ("04_loop", "symbolic links"),
         ("05_gone", "No such file"),
-        ("06_bomb", "decompression bomb"),
+        ("06_bomb", "MAX_IMAGE_PIXELS"),
         ("07_float", "floating-point numbers"),
     ],
 )
@@ -776,3 +776,16 @@ def test_embeddings_far_from_zero_are_not_shifted():
     X = rng.normal(size=(60, 4)) + 100
     model = DeepClusterEstimator(2, fine_tune=False, random_state=0).fit(X)
     assert_array_equal(model.transform(X), X.astype(np.float32))
+
+
+def test_score_of_broken_files_names_the_first(tmp_path, images):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        path.write_text("not an image")
+    for on_error in ("raise", "skip"):
+        model = quick(on_error=on_error).fit(images)
+        for X in (paths, tmp_path):
+            with pytest.raises(
+                ValueError, match=r"X cannot be read in row 0: .*0\.png"
+            ):
+                model.score(X)

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
+import torch
+
 try:
     from sklearn.callback import CallbackSupportMixin
 except ImportError:
@@ -47,6 +50,40 @@ def check_callbacks(callbacks) -> list[Callback]:
     return functions
 
 
+def copy_history(history: list[dict]) -> list[dict]:
+    """Return a copy of `history_`, in which all numbers are those of Python.
+
+    Callbacks and users may change what they get. The history of a fit decides its
+    course, and goes into checkpoints and files.
+
+    Raises
+    ------
+    ValueError
+        If the history holds anything but records of numbers and text.
+    """
+    return [
+        {
+            str(name): _to_plain(value, f"history_[{i}][{name!r}]")
+            for name, value in record.items()
+        }
+        for i, record in enumerate(history)
+    ]
+
+
+def _to_plain(value, label: str):
+    """Return a number, a text or a sequence of these as values of Python."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return type(value)(_to_plain(entry, label) for entry in value)
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    raise ValueError(
+        f"{label} is a {type(value).__name__}, which is not saved. Remove it, or set "
+        "it to a number."
+    )
+
+
 class CallbackRunner:
     """Runner of the parameter `callbacks` and of scikit-learn's callbacks.
 
@@ -71,10 +108,15 @@ class CallbackRunner:
             self.round_context.call_on_fit_task_begin(**self.task)
 
     def end_round(self, history: list[dict], fitted: MakeFitted) -> bool:
-        """Run all callbacks after a round; return whether one of them ends the fit."""
+        """Run all callbacks after a round; return whether one of them ends the fit.
+
+        Each callback gets a copy of the history.
+        """
         # Several callbacks share one copy of the network.
         fitted = cache(fitted)
-        stop_requests = [function(history, fitted) for function in self.functions]
+        stop_requests = [
+            function(copy_history(history), fitted) for function in self.functions
+        ]
         if self.round_context is not None:
             stop_request = self.round_context.call_on_fit_task_end(
                 **self.task, reconstruction_attributes=lambda: vars(fitted())

@@ -22,7 +22,7 @@ from .._utils.content import check_content
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
-from .callback_runner import CallbackRunner
+from .callback_runner import CallbackRunner, copy_history
 from .checkpoints import Checkpoints, explain_content, fingerprint
 from .frozen import read_changed_features, read_features
 from .loop import FitSetup, cluster, extract_points, resume, run_rounds
@@ -291,7 +291,7 @@ class Fit:
         # Numbers that callbacks draw from torch must not change the fit.
         seed = self.streams.seed("onlookers", len(state.history))
         with isolated_torch_rng(seed, setup.recipe.compute.device):
-            return callback_runner.end_round(list(state.history), fitted)
+            return callback_runner.end_round(state.history, fitted)
 
     def _finish(
         self, setup: FitSetup, state: FitState, finished: Round, network: Network
@@ -367,7 +367,7 @@ class Fit:
                 cluster_model,
                 network.setup,
             ),
-            history=list(history),
+            history=copy_history(history),
             n_reported=self.n_reported,
             features=features,
             cluster_model=cluster_model,
@@ -417,14 +417,6 @@ class Fit:
         """Return a network with fresh weights, or a copy of the previous network."""
         parameters, previous = self.parameters, self.previous_network
         if previous is not None:
-            n_points = parameters.n_projected or previous.n_features
-            if previous.n_points != n_points:
-                raise ValueError(
-                    "warm_start=True continues with the network of the previous fit, "
-                    f"but its projection head does not match head={parameters.head!r} "
-                    f"and n_components={parameters.n_components!r}. Keep the previous "
-                    "values, or set warm_start=False."
-                )
             return copy.deepcopy(previous)
         # Standardization is part of the network, so that it is saved with the weights.
         setup, source = self.backbone_setup, self.source

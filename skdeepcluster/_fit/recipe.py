@@ -61,6 +61,20 @@ TRAINING_PARAMETERS = frozenset(
         *("weight_decay", "tol", "callbacks", "checkpoint_dir"),
     }
 )
+# Parameters that decide what the network is and how images are read for it. A fitted
+# network keeps the values of its fit.
+NETWORK_PARAMETERS = (
+    "backbone",
+    "weights",
+    "preprocess",
+    "image_shape",
+    "image_size",
+    "resize",
+    "sobel",
+    "head",
+    "n_components",
+    "head_norm",
+)
 # Number of outputs of the projection head, as in DeepCluster-v2.
 PROJECTION_SIZE = 128
 
@@ -123,6 +137,38 @@ class Parameters:
             return None
         is_number = isinstance(self.n_components, Integral)
         return int(self.n_components) if is_number else PROJECTION_SIZE  # type: ignore[arg-type]
+
+
+def check_warm_start(parameters: Parameters, previous: Parameters) -> None:
+    """Raise ValueError if a warm start would continue with another network.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    previous : Parameters
+        Parameters of the fit that made the network.
+    """
+    for name in NETWORK_PARAMETERS:
+        now, before = getattr(parameters, name), getattr(previous, name)
+        if name == "n_components":
+            # Only a projection head has that many outputs.
+            is_same = parameters.n_projected == previous.n_projected
+        elif isinstance(now, torch.nn.Module) or isinstance(before, torch.nn.Module):
+            is_same = now is before
+        elif isinstance(now, tuple | list) and before is not None:
+            is_same = tuple(now) == tuple(before)
+        else:
+            is_same = now == before
+        if not is_same:
+            now, before = (
+                type(value).__name__ if isinstance(value, torch.nn.Module) else value
+                for value in (now, before)
+            )
+            raise ValueError(
+                f"warm_start=True continues with the network of the previous fit, but "
+                f"{name}={now!r} differs from {name}={before!r} of that fit. Keep the "
+                "previous value, or set warm_start=False."
+            )
 
 
 def resolve_recipe(

@@ -98,9 +98,9 @@ def read_rows(
 
 def as_array(X) -> np.ndarray:
     """Turn array-likes, tensors and lists of equal images into an array."""
+    check_dense(X)
     if isinstance(X, torch.Tensor):
-        X = X.detach().cpu()
-        return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
+        return _tensor_to_array(X)
     if isinstance(X, list | tuple) and len(X) and hasattr(X[0], "shape"):
         arrays = [as_array(x) for x in X]
         for row, array in enumerate(arrays):
@@ -125,6 +125,7 @@ def as_array(X) -> np.ndarray:
         raise ValueError(
             f"X holds rows of different lengths. {UNEQUAL_ROWS}"
         ) from error
+    check_dense(values)
     # A column of a data frame may hold arrays.
     is_column = values.dtype == object and values.ndim == 1 and len(values) > 0
     if is_column and hasattr(values[0], "shape"):
@@ -142,9 +143,9 @@ def as_channels_first(image) -> np.ndarray:
     ValueError
         If its shape is not that of an image, or its values are not finite.
     """
+    check_dense(image, "an image")
     if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+        image = _tensor_to_array(image)
     if not isinstance(image, np.ndarray) or image.dtype.kind not in "fiub":
         raise TypeError(_describe_non_image(image))
     values = image[None] if image.ndim == 2 else image
@@ -159,6 +160,62 @@ def as_channels_first(image) -> np.ndarray:
     if is_float and not (np.abs(values) <= np.float64(MAX_ABS_VALUE)).all():
         raise ValueError("an image with values that are NaN, infinite or beyond 1e30")
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def check_dense(X, label: str = "X") -> None:
+    """Raise TypeError or ValueError if X holds numbers in a form that is not read.
+
+    Other values pass, and are checked elsewhere.
+
+    Parameters
+    ----------
+    X : any
+    label : str, default="X"
+        Name of X in the error.
+    """
+    if isinstance(X, torch.Tensor):
+        _check_tensor(X, label)
+    elif np.ma.is_masked(X):
+        raise ValueError(
+            f"{label} is a masked array, and {np.ma.count_masked(X)} of its values are "
+            "masked. Pass X.filled(value), with the value to see in their place."
+        )
+    elif scipy.sparse.issparse(X):
+        raise TypeError(f"{label} is sparse. Pass X.toarray().")
+    elif isinstance(X, np.ndarray) and X.dtype.names is not None:
+        raise TypeError(
+            f"{label} is a structured array with the fields {list(X.dtype.names)[:5]}. "
+            f"Pass a field, such as X[{X.dtype.names[0]!r}], or "
+            "numpy.lib.recfunctions.structured_to_unstructured(X)."
+        )
+
+
+def _check_tensor(tensor: torch.Tensor, label: str) -> None:
+    """Raise TypeError or ValueError if a tensor does not hold one number per entry."""
+    if tensor.is_nested:
+        raise TypeError(f"{label} is a nested tensor. Pass a list, X.unbind().")
+    if tensor.layout != torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{label} is a {layout} tensor. Pass X.to_dense().")
+    if tensor.is_quantized:
+        raise TypeError(f"{label} is a quantized tensor. Pass X.dequantize().")
+    if tensor.is_meta:
+        raise ValueError(
+            f"{label} is a tensor on the device 'meta', which holds no values. Pass a "
+            "tensor with values."
+        )
+    if tensor.is_complex():
+        raise ValueError("Complex data not supported: X must hold real numbers.")
+
+
+def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor of any device as an array, without a copy where possible."""
+    tensor = tensor.detach().cpu().resolve_neg()
+    try:
+        return tensor.numpy()
+    except TypeError:
+        # numpy has no bfloat16, and no floats of 8 bits.
+        return tensor.float().numpy()
 
 
 def _describe_non_image(value) -> str:

@@ -28,7 +28,7 @@ def read_classes(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     mask = np.ma.getmaskarray(y) if np.ma.isMaskedArray(y) else None
     if isinstance(y, np.ndarray) or hasattr(y, "detach"):
-        values = np.asarray(as_array(y))
+        values = np.asarray(as_array(np.ma.getdata(y) if mask is not None else y))
     else:
         # Numpy would turn a NaN beside strings into the string "nan".
         values = np.asarray(y, dtype=object)

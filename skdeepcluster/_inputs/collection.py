@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .arrays import check_dense
 from .folders import list_image_files
 from .headers import drop_label
 
@@ -80,6 +82,7 @@ def find_images(X, on_error: str = "raise") -> ImageCollection | None:
         if isinstance(example, Image.Image):
             return ImageCollection(sequence, is_dataset=True)
         sequence = list(sequence)
+    _check_dense_rows(sequence)
     is_pair = isinstance(example, tuple) and len(example) > 0
     if (
         (is_pair and _is_image(example[0]))
@@ -161,6 +164,14 @@ def _is_image(value) -> bool:
     if _is_path(value) or isinstance(value, Image.Image):
         return True
     return isinstance(value, np.ndarray | torch.Tensor) and value.ndim in (2, 3)
+
+
+def _check_dense_rows(sequence: Sequence) -> None:
+    """Raise an error that names the first row that is no dense array."""
+    for row, value in enumerate(sequence):
+        value = value[0] if isinstance(value, tuple) and value else value
+        if isinstance(value, np.ndarray | torch.Tensor) or scipy.sparse.issparse(value):
+            check_dense(value, f"row {row} of X")
 
 
 def _differ_in_shape(arrays: Sequence) -> bool:

@@ -66,7 +66,7 @@ def describe_failure(image, error: Exception) -> str:
     """Return the cause for which an image cannot be read, with the path of a file."""
     image = drop_label(image)
     if not isinstance(image, str | os.PathLike):
-        return str(error) or type(error).__name__
+        return str(error).removesuffix(".") or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         is_empty = os.path.getsize(image) == 0
         cause = "the file is empty" if is_empty else "the file is not an image"

@@ -2,12 +2,18 @@
 
 Pillow opens a file by its content, whatever its name. A file of PostScript (EPS) with
 the ending .jpg would start Ghostscript, which runs the code in the file. All files are
-thus opened by `open_image`, which names the formats that Pillow may try.
+thus opened by `open_image`, which names the formats that may be tried, and compares the
+size in the header with Pillow's limit.
 """
 
+import contextlib
 import errno
 import os
 import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from PIL import EpsImagePlugin, Image, ImageFile, UnidentifiedImageError
 
@@ -50,12 +56,11 @@ LEFT_OUT_ENDINGS = (
 )
 
 # Raster formats that Pillow decodes by itself, but that hold documents of an editor
-# (PSD), numbers of instruments (FITS, SPIDER, MCIDAS), source code (XBM, XPM), films or
+# (PSD), numbers of instruments (SPIDER, MCIDAS), source code (XBM, XPM), films or
 # pages (FLI, DCX), or are hardly in use. Their files are read if X is a list of paths.
 # Formats without a signature come last: their plug-ins look at any file.
 LISTED_FORMATS = (
     "PSD",
-    "FITS",
     "XBM",
     "XPM",
     "SUN",
@@ -77,12 +82,22 @@ LISTED_FORMATS = (
 # No other format of Pillow is opened. EPS starts Ghostscript. IPTC opens a file inside
 # the file, of any format. WMF and EMF are drawings. BUFR, GRIB, HDF5, MPEG and PDF are
 # known to Pillow, but not decoded. FPX and MIC need another package, and IMT has no
-# signature.
+# signature. FITS may be compressed, and some versions of Pillow unpack more than the
+# header says.
 POSTSCRIPT_FORMATS = ("EPS", "PS")
 POSTSCRIPT_ENDINGS = (".eps", ".epsf", ".epsi", ".epi", ".ps", ".ai")
 POSTSCRIPT_SIGNATURES = (b"%!PS", b"\x04%!PS", b"\xc5\xd0\xd3\xc6")
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+FITS_SIGNATURE = b"SIMPLE  ="
+
+# Formats whose files hold a file of another format, of which Pillow compares the size
+# with its limit by itself.
+NESTED_FORMATS = ("ICO", "ICNS", "BLP")
+
+# Errors by which a plug-in says that a file has another format.
+OTHER_FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
 
 # Formats that need no look at their plug-in.
 KNOWN_FORMATS = frozenset((*FORMATS, *LISTED_FORMATS, *POSTSCRIPT_FORMATS))
@@ -127,7 +142,8 @@ def find_plugin(ending: str) -> str | None:
     return JXL_CURE if ending in JXL_ENDINGS else None
 
 
-def open_image(path: str | os.PathLike) -> ImageFile.ImageFile:
+@contextlib.contextmanager
+def open_image(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
     """Open an image file, without decoding it.
 
     Parameters
@@ -140,7 +156,8 @@ def open_image(path: str | os.PathLike) -> ImageFile.ImageFile:
         If the file cannot be opened, is not an image, or is no file: a named pipe would
         be waited for forever.
     ValueError
-        If the format is known, but not read. The error says how to read it.
+        If the format is known, but not read, or if the image has more pixels than
+        `PIL.Image.MAX_IMAGE_PIXELS`. Decoding inside the block may raise it, too.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -148,12 +165,65 @@ def open_image(path: str | os.PathLike) -> ImageFile.ImageFile:
     if not stat.S_ISREG(mode):
         raise ValueError("it is a device, a pipe or a socket, not a regular file")
     try:
-        return Image.open(path, formats=_list_formats())
-    except UnidentifiedImageError as error:
-        cause = _describe_format(path)
-        if cause is None:
-            raise
-        raise ValueError(cause) from error
+        with open(path, "rb") as file:
+            image = _identify(file, path)
+            _check_size(image.size)
+            with _limit_nested(image.format):
+                yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(_describe_limit("it holds an image of")) from error
+
+
+def _identify(file: BinaryIO, path: str | os.PathLike) -> ImageFile.ImageFile:
+    """Return the image in a file, by the first plug-in that takes the file.
+
+    `Image.open` would do the same, and warn of images with more pixels than the limit.
+    """
+    start = file.read(16)
+    missing = None
+    for image_format in _list_formats():
+        factory, accepts = Image.OPEN[image_format]
+        try:
+            is_accepted = accepts is None or accepts(start)
+            if isinstance(is_accepted, str):
+                # Pillow was built without the library of this format.
+                missing = is_accepted
+            elif is_accepted:
+                file.seek(0)
+                with _limit_nested(image_format):
+                    return factory(file, os.fspath(path))
+        except OTHER_FORMAT_ERRORS:
+            continue
+    cause = missing or _describe_format(start)
+    if cause is None:
+        raise UnidentifiedImageError("the file is not an image")
+    raise ValueError(cause)
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    """Raise ValueError if an image has more pixels than Pillow's limit."""
+    limit, n_pixels = Image.MAX_IMAGE_PIXELS, size[0] * size[1]
+    if limit is not None and n_pixels > limit:
+        raise ValueError(_describe_limit(f"its {size[0]}x{size[1]} pixels are"))
+
+
+def _describe_limit(start: str) -> str:
+    return (
+        f"{start} more than the limit of {Image.MAX_IMAGE_PIXELS:,} pixels, which "
+        "protects the memory. If you trust the file, set PIL.Image.MAX_IMAGE_PIXELS to "
+        "a larger number, or to None for no limit"
+    )
+
+
+@contextlib.contextmanager
+def _limit_nested(image_format: str | None) -> Iterator[None]:
+    """Make an error of Pillow's warning of a large file inside a small one."""
+    if image_format not in NESTED_FORMATS:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _list_formats() -> list[str]:
@@ -190,14 +260,17 @@ def _is_safe_plugin(image_format: str) -> bool:
     return image_format not in endings_of
 
 
-def _describe_format(path: str | os.PathLike) -> str | None:
-    """Return why a file is not read that no plug-in takes, or None if unknown."""
-    with open(path, "rb") as file:
-        start = file.read(16)
+def _describe_format(start: bytes) -> str | None:
+    """Return why a file with these first bytes is not read, or None if unknown."""
     if start.startswith(TIFF_SIGNATURES):
         return (
             "Pillow cannot read this kind of TIFF file: read it by another package, "
             "such as tifffile, and pass the arrays"
+        )
+    if start.startswith(FITS_SIGNATURE):
+        return (
+            "FITS is not read: read it by another package, such as astropy, and pass "
+            "the arrays"
         )
     if start.startswith(POSTSCRIPT_SIGNATURES):
         return (

@@ -10,9 +10,11 @@ import torch
 
 from .._utils.coordinates import choose_coordinates
 from .._utils.device import count_threads
+from .._utils.hashing import hash_content
 from .._utils.messages import warn
 from .arrays import (
     as_array,
+    check_dense,
     check_finite,
     check_image_shape,
     is_table,
@@ -38,6 +40,12 @@ NO_CLUSTER = -1
 
 # Smallest number of images that is worth the start of worker processes.
 MIN_ROWS_FOR_WORKERS = 64
+
+# Number of rows of a dataset that are read again to see whether they are random.
+REREAD_ROWS = 8
+
+# Number of rows by which processes compare X.
+COMPARED_ROWS = 64
 
 # Numbers of channels of color images, without and with transparency.
 COLOR_CHANNELS = (3, 4)
@@ -144,6 +152,7 @@ def read_input(
     """
     if isinstance(X, str | os.PathLike) and os.fspath(X).endswith(".npy"):
         X = _open_array(X)
+    check_dense(X)
     collection = None if is_table(X) else find_images(X, spec.on_error)
     if collection is None:
         values = X if is_table(X) else as_array(X)
@@ -170,6 +179,24 @@ def read_input(
             "clustered."
         )
     return data, failures
+
+
+def identify(data: InputData) -> dict:
+    """Return values that differ if processes have read different X.
+
+    All rows count by their number, and a sample of them by its content.
+    """
+    rows = np.linspace(0, len(data.source) - 1, COMPARED_ROWS).astype(int)
+    if data.paths is None:
+        sample = data.source.take(rows).values
+    else:
+        # Images of files would be decoded twice.
+        sample = data.paths[data.rows[rows]]
+    return {
+        "the number of rows": data.n,
+        "the shape of a row": data.source.shape,
+        "the rows": hash_content(sample),
+    }
 
 
 def _open_array(path: str | os.PathLike) -> np.ndarray:
@@ -373,10 +400,43 @@ def _decode_collection(
     if for_training and (not spec.reads_once or decoded.skip):
         source = cache_decoded(decoded, spec.cache_dir)
         rows = rows[~failures.mask(rows)]
+    if for_training and collection.is_dataset and len(rows):
+        _warn_of_random_rows(source, decoded, rows)
     data = InputData(
         source, n=n, rows=rows, paths=collection.paths, image_format=image_format
     )
     return data, failures
+
+
+def _warn_of_random_rows(
+    source: Source, decoded: DecodedSource, rows: np.ndarray
+) -> None:
+    """Warn if a dataset returns other images when it is read again.
+
+    Parameters
+    ----------
+    source : Source
+        Images of the fit.
+    decoded : DecodedSource
+        Images of the dataset, which are read anew.
+    rows : ndarray of int
+        Row of the dataset for each image of `source`.
+    """
+    positions = np.unique(np.linspace(0, len(rows) - 1, REREAD_ROWS).astype(int))
+    # Each worker would draw the same random numbers.
+    again = replace(
+        decoded, rows=rows[positions], n_workers=0, skip=True, failures=ReadFailures()
+    )
+    before = source.take(positions).values
+    after = again.batch(slice(None)).numpy()
+    for position, first, second in zip(positions, before, after, strict=True):
+        if not np.array_equal(first, second):
+            warn(
+                f"X[{rows[position]}] is another image each time that it is read, so "
+                "that predict will differ from labels_. Leave random transforms out of "
+                "the dataset, and pass them as augment."
+            )
+            return
 
 
 def _choose_format(

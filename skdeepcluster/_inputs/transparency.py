@@ -1,5 +1,7 @@
 """Transparent images on an opaque ground."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
@@ -11,6 +13,9 @@ TIFF_ALPHA = (1, 2)
 
 # Largest value of the darkest channel of a pixel that is visible on white.
 MAX_DARK = 223
+
+# Number of pixels that are converted at once. It bounds the memory for large images.
+STRIP_PIXELS = 2**20
 
 # Share of the visible pixels that has to differ from white on a white ground.
 MIN_DARK_SHARE = 0.02
@@ -49,16 +54,13 @@ def flatten(image: Image.Image, has_alpha: bool) -> Image.Image:
         # The conversion of RGBA and LA drops the last band.
         return image.convert("L" if image.mode in ("LA", "La") else "RGB")
     has_hidden_colors = image.mode in ALPHA_MODES
-    image = image.convert("RGBA")
-    opaque = image.convert("RGB")
-    low, high = image.getchannel("A").getextrema()
+    low, high = _extrema(image, "A")
     if low == 255:
-        return opaque
-    if high == 0 and has_hidden_colors and _has_detail(opaque):
+        return _composite(image, None)
+    if high == 0 and has_hidden_colors and _has_detail(image):
         # Some programs write a band of zeros, and mean an opaque image.
-        return opaque
-    ground = Image.new("RGBA", image.size, _choose_ground(image))
-    return Image.alpha_composite(ground, image)
+        return _composite(image, None)
+    return _composite(image, _choose_ground(image))
 
 
 def partial_share(image: Image.Image) -> float:
@@ -67,22 +69,58 @@ def partial_share(image: Image.Image) -> float:
     It is 0 if all pixels have one color: then transparency is all that there is to see,
     as in drawings of smoke.
     """
-    if not _has_detail(image.convert("RGB")):
+    if not _has_detail(image):
         return 0.0
-    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-    return float(np.mean((alpha > 0) & (alpha < 255)))
+    n_partial = 0
+    for _, strip in _strips(image):
+        alpha = np.asarray(strip.getchannel("A"))
+        n_partial += int(np.count_nonzero((alpha > 0) & (alpha < 255)))
+    return n_partial / (image.width * image.height)
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Return the first row and the RGBA pixels of strips of an image."""
+    n_rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, n_rows):
+        bottom = min(top + n_rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        yield top, strip.convert("RGBA")
+
+
+def _composite(image: Image.Image, ground: str | None) -> Image.Image:
+    """Return an RGB image on a ground. None shows the colors below transparency."""
+    flat = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        if ground is not None:
+            background = Image.new("RGBA", strip.size, ground)
+            strip = Image.alpha_composite(background, strip)
+        flat.paste(strip.convert("RGB"), (0, top))
+    return flat
+
+
+def _extrema(image: Image.Image, channel: str) -> tuple[int, int]:
+    """Return the smallest and the largest value of a channel of an image as RGBA."""
+    lows, highs = zip(
+        *(strip.getchannel(channel).getextrema() for _, strip in _strips(image)),
+        strict=True,
+    )
+    return min(lows), max(highs)
 
 
 def _has_detail(image: Image.Image) -> bool:
-    """Return whether an RGB image has pixels of different colors."""
-    return any(low != high for low, high in image.getextrema())  # type: ignore[misc]
+    """Return whether an image has pixels of different colors."""
+    extrema = (_extrema(image, channel) for channel in "RGB")
+    return any(low != high for low, high in extrema)
 
 
 def _choose_ground(image: Image.Image) -> str:
-    """Return the color on which an RGBA image can be seen."""
-    pixels = np.asarray(image)
-    alpha = pixels[..., 3].astype(np.float64)
-    is_dark = pixels[..., :3].min(axis=2) <= MAX_DARK
+    """Return the color on which a transparent image can be seen."""
+    dark_sum = alpha_sum = 0
+    for _, strip in _strips(image):
+        pixels = np.asarray(strip)
+        alpha = pixels[..., 3]
+        is_dark = pixels[..., :3].min(axis=2) <= MAX_DARK
+        dark_sum += int(alpha.sum(where=is_dark, dtype=np.int64))
+        alpha_sum += int(alpha.sum(dtype=np.int64))
     # Without a visible pixel, both sums are 0.
-    is_visible = alpha[is_dark].sum() >= MIN_DARK_SHARE * alpha.sum()
-    return "white" if is_visible else "black"
+    return "white" if dark_sum >= MIN_DARK_SHARE * alpha_sum else "black"

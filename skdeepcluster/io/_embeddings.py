@@ -113,7 +113,7 @@ def write_embeddings(estimator, X, path):
         _import_pyarrow()
     _check_absent(path)
     check_is_fitted(estimator)
-    processes = get_processes()
+    processes = get_processes("write_embeddings")
     with processes.guard_collectives():
         data, failures = read_input(X, estimator._input_spec(fitted=True))
         chunks = _Chunks(path, estimator, data, failures)

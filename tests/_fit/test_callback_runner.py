@@ -59,6 +59,56 @@ def test_functions_get_the_history_of_each_round(images, form):
     assert histories[-1] == model.history_
 
 
+def clear(history, fitted):
+    history.clear()
+
+
+def clear_record(history, fitted):
+    history[-1].clear()
+
+
+def change_numbers(history, fitted):
+    history[-1].update(round=-1, loss=np.nan, inertia=np.float32(1))
+    history[0]["nmi_previous"] = torch.tensor(1.0)
+    history[-1]["figure"] = np.zeros(3)
+    history.append({})
+
+
+def change_fitted(history, fitted):
+    model = fitted()
+    model.history_[-1].clear()
+    model.recipe_.clear()
+    for value in vars(model).values():
+        if isinstance(value, np.ndarray) and value.flags.writeable:
+            value.fill(0)
+    for weights in model.module_.state_dict().values():
+        weights.zero_()
+
+
+@pytest.mark.parametrize("change", [clear, clear_record, change_numbers, change_fitted])
+def test_callbacks_cannot_change_the_fit(images, expected, tmp_path, change):
+    histories = []
+
+    def record(history, fitted):
+        histories.append(history)
+
+    model = make_model(callbacks=[change, record], checkpoint_dir=tmp_path / "folder")
+    model.fit(images)
+    assert_same(model, expected, images)
+    assert_array_equal(model.cluster_centers_, expected.cluster_centers_)
+    assert [len(history) for history in histories] == [1, 2, 3]
+    for history in (histories[-1], model.history_):
+        assert [record["loss"] for record in history] == [
+            record["loss"] for record in expected.history_
+        ]
+        assert [[*record] for record in history] == [
+            [*record] for record in expected.history_
+        ]
+    model.set_params(callbacks=None).save(tmp_path / "model")
+    loaded = DeepClusterEstimator.load(tmp_path / "model")
+    assert loaded.history_ == model.history_
+
+
 @pytest.mark.parametrize(
     "params", [{}, {"head": "centroids"}, {"n_pseudo_labels": 5}], ids=str
 )

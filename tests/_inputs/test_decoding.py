@@ -387,7 +387,7 @@ def write_broken_file(path, kind, bomb):
         ("truncated", "truncated"),
         ("empty", "the file is empty"),
         ("text", "the file is not an image"),
-        ("bomb", "decompression bomb"),
+        ("bomb", "MAX_IMAGE_PIXELS"),
         ("missing", "No such file"),
         ("folder", "it is a folder"),
         ("loop", "symbolic links"),

@@ -1,12 +1,20 @@
 """Formats of image files: the endings that are read, and the files that are opened."""
 
+import gzip
 import os
 import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile, UnidentifiedImageError
+from sklearn.exceptions import ConvergenceWarning
 
+import skdeepcluster
+from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._inputs.decoding import decode
 from skdeepcluster._inputs.file_formats import list_endings, open_image
 from skdeepcluster._inputs.folders import list_image_files
@@ -14,8 +22,14 @@ from skdeepcluster._inputs.headers import read_header
 from skdeepcluster._inputs.image_format import ImageFormat, dtype_of
 from skdeepcluster._inputs.read import read_input
 from skdeepcluster._inputs.spec import InputSpec
+from skdeepcluster.io import export_clusters
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+
+
+def open_and_close(path):
+    with open_image(path):
+        pass
 
 
 def as_it_is(path):
@@ -102,7 +116,7 @@ def test_postscript_is_left_out_of_folders(tmp_path, ghostscript, ending):
     with pytest.warns(UserWarning, match=rf"1 of 13 files.*\.{ending.lower()} \(1\)"):
         assert list_image_files(tmp_path) == list(map(str, images))
     with pytest.raises(ValueError, match="EPS"):
-        open_image(path)
+        open_and_close(path)
     assert not ghostscript.exists()
 
 
@@ -126,7 +140,7 @@ def test_plugins_do_not_bring_postscript_back(tmp_path, registry, ghostscript, k
     assert not {".eps", ".ps"} & {*list_endings()}
     for ending in ("png", "foo", "eps"):
         path = make_eps(tmp_path / f"0.{ending}")
-        for function in (open_image, read_header):
+        for function in (open_and_close, read_header):
             with pytest.raises(ValueError, match="EPS"):
                 function(path)
     assert not ghostscript.exists()
@@ -149,7 +163,7 @@ def test_formats_that_pillow_cannot_decode_are_not_opened(
     with Image.open(path) as image:
         assert image.format == image_format
     with pytest.raises(UnidentifiedImageError):
-        open_image(path)
+        open_and_close(path)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +203,125 @@ def test_other_formats_are_read_from_a_list(tmp_path, ending):
         assert opened.size == (16, 16)
 
 
+def write_nested_icon(path):
+    """Write an icon that says 16x16 and holds a PNG file of 32x32 pixels."""
+    Image.fromarray(PIXELS[0]).resize((32, 32)).save(path, "ICO", sizes=[(32, 32)])
+    content = bytearray(path.read_bytes())
+    content[6:8] = 16, 16
+    path.write_bytes(content)
+
+
+LARGE_FORMATS = ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "icon", "plug-in"]
+
+
+@pytest.mark.parametrize("image_format", LARGE_FORMATS)
+def test_images_above_the_limit_are_unreadable(
+    tmp_path, registry, monkeypatch, image_format
+):
+    images, path = save_images(tmp_path / "images"), tmp_path / "images" / "x"
+    if image_format == "icon":
+        write_nested_icon(path)
+    elif image_format == "plug-in":
+        path.write_bytes(b"RAW8" + bytes(256))
+        Image.register_open(RawImage.format, RawImage, lambda x: x.startswith(b"RAW8"))
+    else:
+        Image.fromarray(PIXELS[0]).resize((32, 32)).save(path, image_format)
+    n_pixels = 256 if image_format == "plug-in" else 1024
+    for image in images:
+        Image.open(image).resize((8, 8)).save(image)
+    model = DeepClusterEstimator(2, max_iter=1, epochs_per_iter=0.1, on_error="skip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(images)
+    # Pillow refuses twice the limit, and warns up to there.
+    for limit in (n_pixels - 1, n_pixels // 2 + 1, n_pixels // 2 - 1):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        X = [*images, path]
+        with pytest.raises(
+            ValueError, match=rf"row 12: .*limit of {limit:,} .*MAX_IMAGE"
+        ):
+            read_all(X)
+        assert read_all(X, on_error="skip")[0] == list(range(12))
+        with pytest.warns(UserWarning, match="1 of 13 images cannot be read"):
+            assert model.predict(X)[-1] == -1
+        with pytest.raises(OSError, match="limit"):
+            export_clusters([0], [path], tmp_path / "export", mode="copy")
+    # Pillow warns that the icon has another size than it says.
+    for limit in () if image_format == "icon" else (n_pixels, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert len(read_all(X)[0]) == 13
+
+
+def test_compressed_fits_is_not_unpacked(tmp_path):
+    header = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0", "EXTEND  = T"]
+    text = "".join(line.ljust(80) for line in [*header, "END"])
+    content = text.ljust(2880).encode() + gzip.compress(bytes(10**6))
+    for name in ("x.png", "x.fits"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"FITS is not read.*astropy"):
+            open_and_close(tmp_path / name)
+
+
+MEASURE = """
+import sys
+import warnings
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from skdeepcluster._inputs.decoding import decode
+from skdeepcluster._inputs.headers import read_header
+from skdeepcluster._inputs.image_format import ImageFormat
+
+
+def peak_memory():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+side, folder = 1500, Path(sys.argv[1])
+ramp = np.add.outer(np.arange(side), np.arange(side)) % 251
+image = Image.fromarray(ramp.astype(np.uint8))
+rgb = Image.merge("RGB", [image] * 3)
+images = {
+    "L": image,
+    "RGB": rgb,
+    "CMYK": rgb.convert("CMYK"),
+    "LA": Image.merge("LA", [image] * 2),
+    "RGBA": Image.merge("RGBA", [image] * 4),
+    "palette": rgb.quantize(64),
+    "I;16": Image.fromarray(ramp.astype(np.uint16)),
+    "F": Image.fromarray(ramp.astype(np.float32)),
+}
+for name, image in images.items():
+    options = {"transparency": bytes(range(64))} if name == "palette" else {}
+    image.save(folder / name, "TIFF" if name in ("CMYK", "F") else "PNG", **options)
+Image.MAX_IMAGE_PIXELS = side**2
+for name in ["L", *images]:
+    number = np.float32 if name in ("I;16", "F") else np.uint8
+    image_format = ImageFormat((3, 32, 32), number)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_memory()
+    read_header(folder / name)
+    decode(folder / name, image_format)
+    print(name, (peak_memory() - before) / side**2)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc of Linux")
+def test_memory_is_bounded_by_the_largest_allowed_image(tmp_path):
+    command = [sys.executable, "-c", MEASURE, tmp_path]
+    root = str(Path(skdeepcluster.__file__).parents[1])
+    completed = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
+    )
+    assert completed.returncode == 0, completed.stderr
+    lines = [line.split() for line in completed.stdout.splitlines()]
+    assert len(lines) == 9
+    for mode, bytes_per_pixel in lines:
+        # Pillow takes four bytes for a pixel of color.
+        assert float(bytes_per_pixel) < 20, (mode, completed.stdout)
+
+
 def test_multi_picture_files_are_read_as_jpeg(tmp_path):
     images = [Image.fromarray(image) for image in PIXELS[:2]]
     images[0].save(tmp_path / "a.mpo", save_all=True, append_images=images[1:])
@@ -214,7 +347,7 @@ def test_heif_files_are_read_once_the_plugin_is_registered(tmp_path, pillow_heif
         assert np.abs(values - 60 * i).max() <= 4
     (tmp_path / "4.heic").write_bytes((tmp_path / "0.heic").read_bytes()[:50])
     with pytest.raises(UnidentifiedImageError):
-        open_image(tmp_path / "4.heic")
+        open_and_close(tmp_path / "4.heic")
 
 
 def test_heif_files_are_read_in_workers(tmp_path, pillow_heif):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
@@ -200,3 +201,128 @@ def test_unreadable_images_are_not_trained_on(tmp_path, make_cache, kind):
     assert (data.n, len(data.source)) == (6, 4)
     labels = data.scatter_rows(np.array([7, 8, 9, 6]), -1)
     assert_array_equal(labels, [7, -1, 8, 9, -1, 6])
+
+
+# Tensors and arrays without dense numbers --------------------------------------------
+
+FLOATS = torch.from_numpy(DIGITS[:20].astype(np.float32))
+
+
+def mask_first_column(values):
+    masked = np.ma.masked_array(values.numpy().copy())
+    masked[..., 0] = np.ma.masked
+    return masked
+
+
+STRUCTURE = [("red", np.float32), ("green", np.float32)]
+# Function that makes X of a dense tensor, the error and the cure.
+NOT_DENSE = {
+    "quantized": (
+        lambda x: torch.quantize_per_tensor(x, 1.0, 0, torch.quint8),
+        r"dequantize\(\)",
+    ),
+    "sparse tensor": (torch.Tensor.to_sparse, r"to_dense\(\)"),
+    "compressed": (lambda x: x.flatten(1).to_sparse_csr(), r"to_dense\(\)"),
+    "nested": (lambda x: torch.nested.nested_tensor([*x]), r"unbind\(\)"),
+    "meta": (lambda x: x.to("meta"), "holds no values"),
+    "complex": (lambda x: x.to(torch.complex64), "real numbers"),
+    "conjugate": (lambda x: x.to(torch.complex64).conj(), "real numbers"),
+    "masked": (mask_first_column, r"filled\(value\)"),
+    "structured": (lambda x: np.zeros(x.shape, STRUCTURE), r"X\['red'\]"),
+    "sparse array": (lambda x: scipy.sparse.csr_array(x.flatten(1)), "toarray"),
+}
+
+
+class Rows(torch.utils.data.Dataset):
+    """A dataset of the entries of a list."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        return self.images[row]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", NOT_DENSE)
+def test_numbers_that_are_not_dense_are_refused_with_a_cure(kind):
+    convert, cure = NOT_DENSE[kind]
+    images = [convert(image) for image in FLOATS]
+    forms = [convert(FLOATS), images, Rows(images), [(image, 0) for image in images]]
+    forms.append([*images[:10], *(convert(image[:4, :4]) for image in FLOATS[:10])])
+    model = make_quick_estimator(max_iter=1).fit(FLOATS)
+    for X in forms:
+        for function in (make_quick_estimator().fit, model.predict):
+            with pytest.raises((TypeError, ValueError), match=cure):
+                function(X)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_views_of_dense_numbers_are_read():
+    model = make_quick_estimator(max_iter=1).fit(FLOATS)
+    views = {
+        "gradients": FLOATS.clone().requires_grad_(),
+        "negative": torch.complex(0 * FLOATS, -FLOATS).conj().imag,
+        "bfloat16": FLOATS.to(torch.bfloat16),
+        "float8": FLOATS.to(torch.float8_e4m3fn),
+        "no value masked": np.ma.masked_array(FLOATS.numpy()),
+    }
+    assert views["negative"].is_neg()
+    for name, view in views.items():
+        for X in (view, [*view], Rows([*view])):
+            labels = model.predict(X)
+            assert_array_equal(labels, model.labels_, err_msg=name)
+
+
+# Datasets with random transforms -----------------------------------------------------
+
+
+class Flipped(Rows):
+    """A dataset that flips its images at random."""
+
+    rng = np.random.default_rng(0)
+    n_reads = 0
+
+    def __getitem__(self, row):
+        self.n_reads += 1
+        image = self.images[row]
+        return image[:, ::-1] if self.rng.random() < 0.5 else image
+
+
+class Noisy(Rows):
+    """A dataset that adds noise to one of eight images."""
+
+    def __getitem__(self, row):
+        image = self.images[row].astype(np.float32)
+        return image + (np.random.random() if row % 8 == 0 else 0)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_dataset_with_random_transforms_warns(n_jobs):
+    images = BYTES
+    spec = InputSpec(n_jobs=n_jobs)
+    for dataset in (Flipped(images), Noisy(images)):
+        with pytest.warns(UserWarning, match=r"X\[\d+\] is another image.*augment"):
+            read_input(dataset, spec, for_training=True)
+
+
+def test_dataset_without_random_transforms_is_read_again_in_part():
+    class Counted(Rows):
+        n_reads = 0
+
+        def __getitem__(self, row):
+            self.n_reads += 1
+            return self.images[row]
+
+    images = [*BYTES[:40]]
+    dataset = Counted(images)
+    read_input(dataset, InputSpec(), for_training=True)
+    # For headers, for the images, and again for a few.
+    assert dataset.n_reads == 2 * 40 + 8
+    dataset = Counted([*images, "no.png"])
+    read_input(dataset, InputSpec(on_error="skip"), for_training=True)
+    for X in (images, BYTES[:40], Counted(images[:2])):
+        read_input(X, InputSpec(), for_training=True)

@@ -9,9 +9,10 @@ import sys
 import time
 import traceback
 import warnings
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -32,8 +33,10 @@ from skdeepcluster._fit import checkpoints as checkpoints_module
 from skdeepcluster._training.augment import RandomCrop
 from skdeepcluster._training.batch_norm import synchronized_batch_norm
 from skdeepcluster._utils import allocation
+from skdeepcluster._utils import distributed as distributed_module
 from skdeepcluster._utils.distributed import (
     SINGLE_PROCESS,
+    Meeting,
     Processes,
     Sharded,
     get_processes,
@@ -660,6 +663,152 @@ def test_all_processes_skip_broken_files(run_processes, tmp_path, cache):
     assert second_messages == []
 
 
+@pytest.fixture(scope="module")
+def fitted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return DeepClusterEstimator(**QUICK | {"max_iter": 1}).fit(DIGITS[:100])
+
+
+def run_torchrun(script, *args):
+    """Run a script in two processes, which are restarted once if one fails."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "--max-restarts=1", script, *args]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT},
+    )
+
+
+# Calls that all processes share.
+
+
+def _catch(function, *args):
+    """Return the result of a function, or its error."""
+    try:
+        return function(*args)
+    except Exception as error:
+        return error
+
+
+def _pass_different_images(model, images, folder):
+    """Call each method with other images in the second process, and then alike."""
+    rank = get_processes().rank
+    paths = [str(path) for path in sorted(folder.iterdir())]
+    half = len(images) // 2
+    shards = images[:half] if rank == 0 else images[half:]
+    lengths = images[: 40 + rank]
+    errors = {
+        "shards": _catch(model.predict, shards),
+        "lengths": _catch(model.transform, lengths),
+        "empty": _catch(model.predict, images[: 30 * (1 - rank)]),
+        "probabilities": _catch(model.predict_proba, lengths),
+        "order": _catch(model.predict, images[:: 1 - 2 * rank]),
+        "list": _catch(model.predict, list(shards)),
+        "files": _catch(model.predict, paths[30 * rank :][:30]),
+        "broken file": _catch(model.predict, [*paths[:4], __file__]),
+        "methods": _catch(model.transform if rank else model.predict, images),
+        "fit": _catch(model.fit if rank else model.fit_transform, images),
+        "labels": _catch(model.fit, images, [0] * (len(images) - rank)),
+        "evaluation": _catch(model.score, shards),
+    }
+    return errors, model.predict(images), model.predict(paths)
+
+
+def test_processes_with_different_images_raise(run_processes, tmp_path):
+    write_images(tmp_path / "images", broken_rows=())
+    images = DIGITS[:100].astype(np.uint8)
+    fitted = DeepClusterEstimator(**QUICK | {"max_iter": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted.fit(images)
+    results = raise_errors(
+        run_processes(2, _pass_different_images, fitted, images, tmp_path / "images")
+    )
+    for errors, labels, labels_of_files in results:
+        # `score` runs in each process by itself.
+        assert 0 <= errors.pop("evaluation") < 1
+        for name, error in errors.items():
+            assert isinstance(error, ValueError), (name, error)
+        for name in ("shards", "lengths", "probabilities", "order", "list", "files"):
+            assert "of rank 1 and of rank 0 are not the same" in str(errors[name])
+            assert "all rows of X" in str(errors[name])
+        assert "the number of rows" in str(errors["lengths"])
+        assert "the called method" in str(errors["methods"])
+        assert "the called method" in str(errors["fit"])
+        assert "0 sample(s)" in str(errors["empty"])
+        assert "row 4" in str(errors["broken file"])
+        assert "y has shape" in str(errors["labels"])
+        assert_array_equal(labels, fitted.labels_)
+        assert len(labels_of_files) == 60
+
+
+def _fit_alone(images, path):
+    """Call methods in the first process alone, then in a child, then in both."""
+    distributed_module.MEETING_SECONDS = 1
+    model = DeepClusterEstimator(**QUICK | {"max_iter": 1})
+    errors = []
+    rank = int(distributed.get_rank())
+    if rank == 0:
+        errors.append(_catch(model.fit, images))
+    distributed.barrier()
+    model.fit(images)
+    for call in (model.predict, model.fit_transform):
+        if rank == 0:
+            errors.append(_catch(call, images))
+        distributed.barrier()
+    if rank == 0:
+        errors.append(_catch(io.write_embeddings, model, images, path))
+    # A process that comes late finds nobody in the meeting that has ended.
+    distributed.barrier()
+    if rank == 1:
+        errors.append(_catch(model.predict, images))
+    distributed.barrier()
+    child_labels = model.labels_
+    if rank == 0:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            child_labels = pool.submit(model.predict, images).result()
+    distributed.barrier()
+    labels = [child_labels, *(model.predict(images) for _ in range(3))]
+    return errors, labels, model.labels_
+
+
+def test_call_in_one_process_raises(run_processes, tmp_path):
+    start = time.monotonic()
+    results = run_processes(2, _fit_alone, DIGITS[:60], tmp_path / "x.npy")
+    assert time.monotonic() - start < 60
+    (first, *_), (second, *_) = raise_errors(results)
+    names = ["fit", "predict", "fit_transform", "write_embeddings"]
+    for name, error in zip(names, first, strict=True):
+        assert isinstance(error, RuntimeError)
+        assert f"Rank 1 of 2 has not called {name} within 1 seconds" in str(error)
+        assert "torch.distributed.barrier()" in str(error)
+    (error,) = second
+    assert "Rank 0 of 2 has not called predict" in str(error)
+    for _, predictions, labels in results:
+        for prediction in predictions:
+            assert_array_equal(prediction, labels)
+
+
+def test_meeting_in_a_store(monkeypatch):
+    monkeypatch.setattr(distributed_module, "MEETING_SECONDS", 0.1)
+    store = distributed.HashStore()
+    first, second = (Meeting(store, rank, 2, "start") for rank in range(2))
+    for meeting, missing in ((first, 1), (second, 0)):
+        with pytest.raises(RuntimeError, match=f"Rank {missing} of 2 has not called"):
+            meeting.wait("fit")
+    monkeypatch.setattr(distributed_module, "MEETING_SECONDS", 60)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            list(pool.map(Meeting.wait, [first, second], ["fit", "fit"]))
+    # Only the keys of the last meeting are left.
+    assert store.num_keys() == 2
+
+
 # Files of embeddings.
 
 
@@ -674,13 +823,6 @@ def _write_embeddings(model, images, path):
         io.write_embeddings(model, images, path)
     sizes = [len(call.args[0]) for call in embed.call_args_list]
     return sizes, [str(warning.message) for warning in caught]
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return DeepClusterEstimator(**QUICK | {"max_iter": 1}).fit(DIGITS[:100])
 
 
 def test_processes_share_write_embeddings(run_processes, fitted, tmp_path):
@@ -861,64 +1003,84 @@ def test_all_processes_stop_if_one_is_lost(run_processes, cause):
         assert f"rank {rank} of 3 stops" in str(error)
 
 
-def _fail_in_callback():
-    def fail(history, fitted):
-        raise RuntimeError("an error of the user's")
+USER_ERRORS = [
+    "an error of the user's",
+    "timed out",
+    "[third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer",
+]
 
-    return DeepClusterEstimator(**QUICK | {"callbacks": fail}).fit(DIGITS)
+
+def _fail_in_callback():
+    errors = []
+    for message in USER_ERRORS:
+
+        def fail(history, fitted, message=message):
+            raise RuntimeError(message)
+
+        parameters = QUICK | {"callbacks": fail, "max_iter": 1}
+        errors.append(_catch(DeepClusterEstimator(**parameters).fit, DIGITS))
+    return errors
 
 
 def test_errors_of_the_user_are_kept(run_processes):
-    for error in run_processes(2, _fail_in_callback):
-        assert isinstance(error, RuntimeError)
-        assert str(error) == "an error of the user's"
+    for errors in raise_errors(run_processes(2, _fail_in_callback)):
+        assert [str(error) for error in errors] == USER_ERRORS
+        assert {type(error) for error in errors} == {RuntimeError}
+
+
+LOSSES = [
+    RuntimeError(
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by "
+        "peer [127.0.0.1]:5014"
+    ),
+    RuntimeError(
+        "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81"
+        "] Timed out waiting 1800000ms for recv operation to complete"
+    ),
+    RuntimeError(
+        "Gloo connectFullMesh failed with [C:\\third_party\\gloo\\gloo\\transport\\uv"
+        "\\pair.cc:123] timed out"
+    ),
+    distributed.DistStoreError("wait timeout after 300000ms"),
+    distributed.DistNetworkError("failed to recv, got 0 bytes"),
+    distributed.DistBackendError("NCCL error: remote process exited"),
+]
+OPERATIONS = {
+    "all_reduce": lambda processes: processes.sum(np.ones(2)),
+    "all_gather": lambda processes: processes.any(True),
+    "all_gather_object": lambda processes: processes.all_gather_object(1),
+    "broadcast_object_list": lambda processes: processes.run_on_first(int),
+    "broadcast": lambda processes: Sharded(np.ones(1), processes.shard(2)).gather(),
+}
+
+
+@pytest.mark.parametrize("error", LOSSES, ids=lambda error: str(error)[-30:])
+def test_lost_connection_is_explained(monkeypatch, error):
+    for name, operation in OPERATIONS.items():
+        monkeypatch.setattr(distributed, name, Mock(side_effect=error))
+        with pytest.raises(RuntimeError, match="Another process of this fit has"):
+            operation(Processes(rank=0, size=2))
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError(
-            "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by "
-            "peer [127.0.0.1]:5014"
-        ),
-        RuntimeError(
-            "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc"
-            ":81] Timed out waiting 1800000ms for recv operation to complete"
-        ),
-        RuntimeError(
-            "Gloo connectFullMesh failed with [C:\\third_party\\gloo\\gloo\\transport"
-            "\\uv\\pair.cc:123] timed out"
-        ),
-        distributed.DistStoreError("wait timeout after 300000ms"),
-        distributed.DistNetworkError("failed to recv, got 0 bytes"),
-        distributed.DistBackendError("NCCL error: remote process exited"),
+        *LOSSES,
+        RuntimeError("timeout of the database"),
+        RuntimeError("the socket of the dataset was closed: timed out"),
+        RuntimeError("/data/gloo/0001.png is not an image"),
     ],
     ids=lambda error: str(error)[-30:],
 )
-def test_lost_connection_is_explained(error):
-    with (
-        pytest.raises(RuntimeError, match="Another process of this fit has stopped"),
-        Processes(rank=0, size=2).guard_collectives(),
-    ):
+def test_errors_of_the_user_that_resemble_a_lost_connection_are_kept(error):
+    def fail():
         raise error
 
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "timeout of the database",
-        "the socket of the dataset was closed: timed out",
-        "NCCL is not installed",
-        "/data/gloo/0001.png is not an image",
-    ],
-)
-def test_errors_that_resemble_a_lost_connection_are_kept(message):
-    error = RuntimeError(message)
     with (
         pytest.raises(RuntimeError) as caught,
         Processes(rank=0, size=2).guard_collectives(),
     ):
-        raise error
+        fail()
     assert caught.value is error
 
 
@@ -954,15 +1116,9 @@ def test_torchrun_restarts_and_gives_the_same_bits(run_processes, tmp_path):
     parameters = QUICK | {"max_iter": 3}
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", "--max-restarts=1", script]
-    command += [repr(parameters), tmp_path / "checkpoints", tmp_path / "out.npz"]
-    completed = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT},
+    checkpoints = tmp_path / "checkpoints"
+    completed = run_torchrun(
+        script, repr(parameters), checkpoints, tmp_path / "out.npz"
     )
     assert completed.returncode == 0, completed.stderr
     for rank in range(2):
