@@ -44,6 +44,7 @@ class FolderLock:
 
     def _lock(self, operation: int) -> bool:
         """Return False if another lock is in the way."""
+        assert self.descriptor is not None
         try:
             fcntl.flock(self.descriptor, operation)
         except BlockingIOError:
