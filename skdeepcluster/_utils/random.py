@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from .process_lock import hold_process_lock
+
 
 @dataclass(frozen=True)
 class RandomStreams:
@@ -73,15 +75,16 @@ def isolated_torch_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's default generators inside the block, and restore them at its end.
 
     `torch.nn.init` and dropout layers can draw from no other generators. The generators
-    of other devices stay as they are.
+    of other devices stay as they are. Blocks of several threads run one after another.
     """
-    generators = torch_generators(device)
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            # torch.manual_seed would seed all devices.
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    with hold_process_lock():
+        generators = torch_generators(device)
+        states = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                # torch.manual_seed would seed all devices.
+                generator.manual_seed(seed)
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
