@@ -24,8 +24,8 @@ CPU_BATCH_VALUES = 2**17
 ACCELERATOR_BATCH_VALUES = 2**20
 # Range of the number of images in one forward pass.
 MIN_BATCH, MAX_BATCH = 16, 512
-# Smallest number of rows in a product of a fully connected layer. Kernels for fewer rows
-# round differently, up to 15 rows with the MKL.
+# Smallest number of rows in a product of a fully connected layer. The MKL rounds up to 15
+# rows differently.
 MIN_PRODUCT_ROWS = 16
 # Number of images whose features are in memory at once if the features are not kept.
 BLOCK_ROWS = 8192
@@ -175,7 +175,7 @@ def _extract_batches(
     # Short batches are filled up, so that the features of a row do not depend on the
     # number of rows around it.
     min_rows = 64 if len(source.shape) == 1 else 2
-    # Attention has kernels that no mode may intercept. Its rows are those of all images.
+    # Attention has kernels that a mode would switch off, and many rows for each image.
     has_attention = isinstance(network, nn.Module) and any(
         isinstance(module, nn.MultiheadAttention) for module in network.modules()
     )

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 
 import joblib
@@ -52,7 +53,7 @@ def limit_threads(n_jobs: int | None) -> Iterator[None]:
     openmp, blas = (controller.select(user_api=api) for api in ("openmp", "blas"))
     with (
         _limit_mkl(n_threads),
-        openmp.limit(limits=n_threads),
+        _limit_openmp(openmp, n_threads),
         hold_process_lock(blocking=False) as is_held,
         _limit_blas(blas, n_threads) if is_held else contextlib.nullcontext(),
     ):
@@ -62,44 +63,60 @@ def limit_threads(n_jobs: int | None) -> Iterator[None]:
 @contextlib.contextmanager
 def release_threads() -> Iterator[None]:
     """Let other threads limit threads and hold the process lock inside the block."""
-    if not _BLAS_LIMITS:
-        with release_process_lock():
-            yield
-        return
-    blas, outer = _BLAS_LIMITS[0]
-    inner = _read_blas(blas)
+    limits = _BLAS_LIMITS.of_this_thread
+    for limit in reversed(limits):
+        limit.__exit__(None, None, None)
     try:
-        _write_blas(blas, outer)
         with release_process_lock():
             yield
     finally:
-        _write_blas(blas, inner)
+        for limit in limits:
+            limit.__enter__()
 
 
-# Libraries that the holder of the process lock limits, and their numbers before.
-_BLAS_LIMITS: list[tuple[ThreadpoolController, list[int]]] = []
+@contextlib.contextmanager
+def _limit_openmp(openmp: ThreadpoolController, n_threads: int) -> Iterator[None]:
+    limiter = openmp.limit(limits=n_threads)
+    # As a context, it would keep BLAS libraries from other threads until its end.
+    try:
+        yield
+    finally:
+        limiter.restore_original_limits()
+
+
+class _BlasLimit:
+    """Number of threads of BLAS libraries, a context that can be entered again."""
+
+    def __init__(self, blas: ThreadpoolController, n_threads: int):
+        self.blas, self.n_threads = blas, n_threads
+
+    def __enter__(self) -> None:
+        self.limiter = self.blas.limit(limits=self.n_threads)
+        self.limiter.__enter__()
+
+    def __exit__(self, *error) -> None:
+        self.limiter.__exit__(*error)
+
+
+class _BlasLimits(threading.local):
+    """Limits that this thread has set, from the outermost to the innermost."""
+
+    def __init__(self):
+        self.of_this_thread: list[_BlasLimit] = []
+
+
+_BLAS_LIMITS = _BlasLimits()
 
 
 @contextlib.contextmanager
 def _limit_blas(blas: ThreadpoolController, n_threads: int) -> Iterator[None]:
-    limit = blas, _read_blas(blas)
-    _BLAS_LIMITS.append(limit)
-    try:
-        _write_blas(blas, [n_threads] * len(limit[1]))
-        yield
-    finally:
-        _write_blas(*limit)
-        # Threads that release the lock in between do not end in the opposite order.
-        _BLAS_LIMITS.remove(limit)
-
-
-def _read_blas(blas: ThreadpoolController) -> list[int]:
-    return [library.num_threads for library in blas.lib_controllers]
-
-
-def _write_blas(blas: ThreadpoolController, numbers: list[int]) -> None:
-    for library, number in zip(blas.lib_controllers, numbers, strict=True):
-        library.set_num_threads(number)
+    limits, limit = _BLAS_LIMITS.of_this_thread, _BlasLimit(blas, n_threads)
+    with limit:
+        limits.append(limit)
+        try:
+            yield
+        finally:
+            limits.pop()
 
 
 @contextlib.contextmanager
