@@ -24,8 +24,8 @@ CPU_BATCH_VALUES = 2**17
 ACCELERATOR_BATCH_VALUES = 2**20
 # Range of the number of images in one forward pass.
 MIN_BATCH, MAX_BATCH = 16, 512
-# Smallest number of rows in a product of a fully connected layer. The MKL rounds up to 15
-# rows differently.
+# Smallest number of rows in a product of a fully connected layer. The MKL rounds
+# products of up to 15 rows differently.
 MIN_PRODUCT_ROWS = 16
 # Number of images whose features are in memory at once if the features are not kept.
 BLOCK_ROWS = 8192
