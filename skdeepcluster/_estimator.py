@@ -52,7 +52,7 @@ from ._utils.device import resolve_device
 from ._utils.distributed import SINGLE_PROCESS, Processes, Sharded, get_processes
 from ._utils.memory import explain_memory_error
 from ._utils.messages import warn
-from ._utils.neutral_state import neutral_state
+from ._utils.neutral_state import with_neutral_state
 from ._utils.process_lock import hold_process_lock
 from ._utils.random import RandomStreams
 from ._utils.threads import limit_threads
@@ -649,7 +649,7 @@ class DeepClusterEstimator(
         self.checkpoint_dir = checkpoint_dir
         self.tol = tol
 
-    @neutral_state()
+    @with_neutral_state
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn features and clusters from images.
@@ -704,7 +704,7 @@ class DeepClusterEstimator(
         self._fit(X, y)
         return self
 
-    @neutral_state()
+    @with_neutral_state
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None):
         """Fit, and return the embedding of `X`.
@@ -726,7 +726,7 @@ class DeepClusterEstimator(
         # Mapped features are an ordinary array for the caller.
         return np.asarray(features)
 
-    @neutral_state()
+    @with_neutral_state
     @_fit_context(prefer_skip_nested_validation=True)
     def recover(self, X, y=None):
         """End an interrupted fit at its last complete round.
@@ -754,7 +754,7 @@ class DeepClusterEstimator(
         self._fit(X, None, recover=True)
         return self
 
-    @neutral_state()
+    @with_neutral_state
     def transform(self, X):
         """Embed images.
 
@@ -773,7 +773,7 @@ class DeepClusterEstimator(
         check_is_fitted(self)
         return self._map_features(X, None, fill_value=np.nan)
 
-    @neutral_state()
+    @with_neutral_state
     def predict(self, X):
         """Assign images to the clusters of `fit`.
 
@@ -790,7 +790,7 @@ class DeepClusterEstimator(
         check_is_fitted(self)
         return self._map_features(X, self._assign, fill_value=NO_CLUSTER)
 
-    @neutral_state()
+    @with_neutral_state
     def predict_proba(self, X):
         """Compute how probable each cluster is for images.
 
@@ -822,7 +822,7 @@ class DeepClusterEstimator(
         check_is_fitted(self)
         return self._map_features(X, self._compute_probabilities, fill_value=np.nan)
 
-    @neutral_state()
+    @with_neutral_state
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the clusters are.
 
@@ -867,7 +867,7 @@ class DeepClusterEstimator(
             )
         )
 
-    @neutral_state()
+    @with_neutral_state
     def save(self, path):
         """Write the fitted estimator to one file, without pickle.
 
@@ -888,7 +888,7 @@ class DeepClusterEstimator(
         persistence.save(self, path)
 
     @classmethod
-    @neutral_state()
+    @with_neutral_state
     def load(cls, path, *, device=None, backbone=None, preprocess=None):
         """Read an estimator from a file that `save` wrote.
 

@@ -32,7 +32,7 @@ from ._utils.files import (
     write_atomically,
 )
 from ._utils.hashing import hash_content
-from ._utils.neutral_state import neutral_state
+from ._utils.neutral_state import with_neutral_state
 from ._utils.optional import import_optional
 
 __all__ = ["export_clusters", "write_embeddings"]
@@ -68,7 +68,7 @@ details {{ margin-top: .5rem; overflow-wrap: anywhere; font-size: .85rem }}
 """
 
 
-@neutral_state()
+@with_neutral_state
 @validate_params(
     {"estimator": [DeepClusterEstimator], "path": [str, os.PathLike]},
     prefer_skip_nested_validation=True,

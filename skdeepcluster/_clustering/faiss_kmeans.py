@@ -24,7 +24,7 @@ from .._utils.coordinates import Coordinates, batches_of, choose_coordinates
 from .._utils.device import resolve_device
 from .._utils.distributed import Sharded
 from .._utils.messages import warn
-from .._utils.neutral_state import neutral_state
+from .._utils.neutral_state import with_neutral_state
 from .._utils.random import RandomStreams
 from .kmeans import KMeansOptions, kmeans
 from .nearest_centers import assign
@@ -216,7 +216,7 @@ class FaissKMeans(
         self.random_state = random_state
         self.verbose = verbose
 
-    @neutral_state()
+    @with_neutral_state
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Compute k-means clusters.
@@ -304,7 +304,7 @@ class FaissKMeans(
         self.n_empty_clusters_ = result.n_empty_before
         return self
 
-    @neutral_state()
+    @with_neutral_state
     def predict(self, X):
         """Predict the nearest center of each row.
 
@@ -320,7 +320,7 @@ class FaissKMeans(
         """
         return self._assign(self._points(X))
 
-    @neutral_state()
+    @with_neutral_state
     def transform(self, X):
         """Compute the distances of rows to all centers.
 
@@ -347,7 +347,7 @@ class FaissKMeans(
             distances[rows] = measure(points, centers) * coordinates.unit
         return distances
 
-    @neutral_state()
+    @with_neutral_state
     def score(self, X, y=None):
         """Compute the negative inertia of rows.
 

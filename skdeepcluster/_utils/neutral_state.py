@@ -1,8 +1,9 @@
 """Settings of torch and numpy that computations of this package do not depend on."""
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -36,6 +37,19 @@ def neutral_state() -> Iterator[None]:
         # These are the defaults of numpy.
         stack.enter_context(np.errstate(all="warn", under="ignore"))
         yield
+
+
+def with_neutral_state(function: Callable) -> Callable:
+    """Decorate a function so that it runs in the neutral state."""
+
+    # In contrast to a context as decorator, this frame belongs to the package, so that
+    # warnings name the caller's line.
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        with neutral_state():
+            return function(*args, **kwargs)
+
+    return run
 
 
 class _SharedSettings:

@@ -32,7 +32,7 @@ from .._training.epoch import BatchOptions, TrainingState, train_epoch
 from .._training.heads import linear_head
 from .._training.sampling import sample_rows, split_batches
 from .._utils.compute import Compute
-from .._utils.neutral_state import neutral_state
+from .._utils.neutral_state import with_neutral_state
 from .._utils.random import RandomStreams, isolated_torch_rng
 from .._utils.threads import limit_threads
 
@@ -40,7 +40,7 @@ from .._utils.threads import limit_threads
 MOMENTUM = 0.9
 
 
-@neutral_state()
+@with_neutral_state
 @validate_params(
     {
         "model": MODEL,
@@ -161,7 +161,7 @@ def fine_tune(
     return table, module
 
 
-@neutral_state()
+@with_neutral_state
 @validate_params(
     {"model": MODEL, "random_state": ["random_state"]},
     prefer_skip_nested_validation=True,

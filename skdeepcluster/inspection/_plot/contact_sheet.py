@@ -11,7 +11,7 @@ from ..._plot.drawing import (
     label_rows,
     label_width,
 )
-from ..._utils.neutral_state import neutral_state
+from ..._utils.neutral_state import with_neutral_state
 from .._sheets import (
     GAP,
     ClusteredImages,
@@ -80,7 +80,7 @@ class ContactSheetDisplay:
         self.cluster_names = cluster_names
 
     @classmethod
-    @neutral_state()
+    @with_neutral_state
     @validate_params(
         {
             "estimator": [DeepClusterEstimator],
@@ -141,7 +141,7 @@ class ContactSheetDisplay:
         ).plot(ax)
 
     @classmethod
-    @neutral_state()
+    @with_neutral_state
     @validate_params(
         {"n_images": [COUNT], "size": [COUNT], "random_state": ["random_state"]},
         prefer_skip_nested_validation=True,
@@ -207,7 +207,7 @@ class ContactSheetDisplay:
             cluster_names=cluster_names,
         )
 
-    @neutral_state()
+    @with_neutral_state
     def plot(self, ax=None):
         """Draw the sheet.
 

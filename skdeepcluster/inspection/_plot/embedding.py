@@ -17,7 +17,7 @@ from ..._plot.drawing import (
     label_cluster,
     size_in_points,
 )
-from ..._utils.neutral_state import neutral_state
+from ..._utils.neutral_state import with_neutral_state
 from .._sheets import embed_and_predict, make_thumbnails
 
 MARKERS = "os^DvPX"
@@ -98,7 +98,7 @@ class EmbeddingDisplay:
         self.cluster_names = cluster_names
 
     @classmethod
-    @neutral_state()
+    @with_neutral_state
     @validate_params(
         {"estimator": [DeepClusterEstimator]}, prefer_skip_nested_validation=True
     )
@@ -152,7 +152,7 @@ class EmbeddingDisplay:
         return display.plot(ax)
 
     @classmethod
-    @neutral_state()
+    @with_neutral_state
     def from_predictions(cls, embedding, labels, *, images=None, ax=None):
         """Draw a map of any embedding and clustering.
 
@@ -225,7 +225,7 @@ class EmbeddingDisplay:
             thumbnail_rows=spaced[is_readable],
         )
 
-    @neutral_state()
+    @with_neutral_state
     def plot(self, ax=None):
         """Draw the map.
 

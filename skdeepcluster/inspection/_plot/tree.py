@@ -16,7 +16,7 @@ from ..._plot.drawing import (
     label_rows,
     label_width,
 )
-from ..._utils.neutral_state import neutral_state
+from ..._utils.neutral_state import with_neutral_state
 from .._sheets import GAP, arrange_grid, predict_clusters, select_thumbnails
 
 # Height of a row in a new figure, in inches.
@@ -88,7 +88,7 @@ class TreeDisplay:
         self.labels = labels
 
     @classmethod
-    @neutral_state()
+    @with_neutral_state
     @validate_params(
         {
             "estimator": [DeepClusterEstimator],
@@ -155,7 +155,7 @@ class TreeDisplay:
             labels=labels,
         ).plot(ax)
 
-    @neutral_state()
+    @with_neutral_state
     def plot(self, ax=None):
         """Draw the tree.
 
