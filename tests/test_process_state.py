@@ -130,7 +130,7 @@ def test_inference_tensors_are_images(dtype):
 
 def test_warnings_name_the_line_of_the_caller():
     with pytest.warns(UserWarning, match="had no effect") as caught:
-        make_estimator(fine_tune=False, momentum=0.5).fit(X)
+        make_estimator(fine_tune=False, momentum=0.5).fit(X.reshape(40, -1))
     assert {warning.filename for warning in caught} == {__file__}
 
 
