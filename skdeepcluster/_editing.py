@@ -20,6 +20,7 @@ from ._clustering.editing import (
 from ._clustering.membership import Membership
 from ._inputs.read import NO_CLUSTER
 from ._utils.memory import format_bytes
+from ._utils.neutral_state import with_neutral_state
 
 # Size of the largest `probabilities_`. The diagram of an estimator in a notebook reads
 # each attribute, and must not fill the memory.
@@ -71,6 +72,7 @@ class ClusterEditingMixin:
     _membership: Membership
 
     @property
+    @with_neutral_state
     def probabilities_(self):
         """Probability of each cluster for each image of `fit`.
 
@@ -92,6 +94,7 @@ class ClusterEditingMixin:
         )
         return probabilities
 
+    @with_neutral_state
     def cut(self, n_clusters=None, distance_threshold=None):
         """Return an estimator with another number of clusters, without training.
 
@@ -136,6 +139,7 @@ class ClusterEditingMixin:
         tree = self._cluster_model.tree
         return self._with_clusters(cut_tree(tree, n_clusters, distance_threshold))
 
+    @with_neutral_state
     def merge_clusters(self, merges):
         """Return an estimator in which clusters are merged, without training.
 
@@ -176,6 +180,7 @@ class ClusterEditingMixin:
         names = carry_names_of_merges(self.cluster_names_, before=before, after=after)
         return self._with_clusters(after, names)
 
+    @with_neutral_state
     def split_cluster(self, label, n_clusters):
         """Return an estimator in which a cluster is split, without training.
 

@@ -61,11 +61,14 @@ from ._training.features import extract_features, map_features
 from ._training.network import BackboneSetup
 from ._training.pretrained import MAX_GIVEN_SIDE
 from ._utils.compute import Compute
-from ._utils.device import limit_threads, resolve_device
+from ._utils.device import resolve_device
 from ._utils.distributed import SINGLE_PROCESS, Processes, Sharded, get_processes
 from ._utils.memory import explain_memory_error
 from ._utils.messages import warn
+from ._utils.neutral_state import with_neutral_state
+from ._utils.process_lock import hold_process_lock
 from ._utils.random import RandomStreams
+from ._utils.threads import limit_threads
 from .metrics import reproduced_information
 
 MEMORY_REMEDY = "Lower image_size or batch_size, or pass fewer images."
@@ -660,6 +663,7 @@ class DeepClusterEstimator(
         self.checkpoint_dir = checkpoint_dir
         self.tol = tol
 
+    @with_neutral_state
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn features and clusters from images.
@@ -714,6 +718,7 @@ class DeepClusterEstimator(
         self._fit(X, y, "fit")
         return self
 
+    @with_neutral_state
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None):
         """Fit, and return the embedding of `X`.
@@ -735,6 +740,7 @@ class DeepClusterEstimator(
         # Mapped features are an ordinary array for the caller.
         return np.asarray(features)
 
+    @with_neutral_state
     @_fit_context(prefer_skip_nested_validation=True)
     def recover(self, X, y=None):
         """End an interrupted fit at its last complete round.
@@ -762,6 +768,7 @@ class DeepClusterEstimator(
         self._fit(X, None, "recover")
         return self
 
+    @with_neutral_state
     def transform(self, X):
         """Embed images.
 
@@ -780,6 +787,7 @@ class DeepClusterEstimator(
         check_is_fitted(self)
         return self._map_features(X, "transform", None, np.nan)
 
+    @with_neutral_state
     def predict(self, X):
         """Assign images to the clusters of `fit`.
 
@@ -796,6 +804,7 @@ class DeepClusterEstimator(
         check_is_fitted(self)
         return self._map_features(X, "predict", self._assign, NO_CLUSTER)
 
+    @with_neutral_state
     def predict_proba(self, X):
         """Compute how probable each cluster is for images.
 
@@ -829,6 +838,7 @@ class DeepClusterEstimator(
             X, "predict_proba", self._compute_probabilities, np.nan
         )
 
+    @with_neutral_state
     def score(self, X, y=None):
         """Measure, without labels, how well-defined the clusters are.
 
@@ -875,6 +885,7 @@ class DeepClusterEstimator(
             )
         )
 
+    @with_neutral_state
     def save(self, path):
         """Write the fitted estimator to one file, without pickle.
 
@@ -895,6 +906,7 @@ class DeepClusterEstimator(
         persistence.save(self, path)
 
     @classmethod
+    @with_neutral_state
     def load(cls, path, *, device=None, backbone=None, preprocess=None):
         """Read an estimator from a file that `save` wrote.
 
@@ -995,6 +1007,7 @@ class DeepClusterEstimator(
             context = self._init_callback_context(max_subtasks=self.max_iter)
         processes = get_processes(call)
         with (
+            hold_process_lock(),
             limit_threads(self.n_jobs),
             processes.guard_collectives(),
             explain_memory_error("a fit", MEMORY_REMEDY),

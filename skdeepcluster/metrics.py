@@ -6,9 +6,12 @@ from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
+from ._utils.neutral_state import with_neutral_state
+
 __all__ = ["clustering_accuracy", "purity", "reproduced_information"]
 
 
+@with_neutral_state
 def clustering_accuracy(y_true, y_pred) -> float:
     """Compute the accuracy under the best one-to-one match of clusters and classes.
 
@@ -40,6 +43,7 @@ def clustering_accuracy(y_true, y_pred) -> float:
     return float(table[rows, columns].sum() / table.sum())
 
 
+@with_neutral_state
 def purity(y_true, y_pred) -> float:
     """Compute the fraction of samples in the most frequent class of their cluster.
 
@@ -70,6 +74,7 @@ def purity(y_true, y_pred) -> float:
     return float(table.max(axis=0).sum() / table.sum())
 
 
+@with_neutral_state
 def reproduced_information(labels, other_labels) -> float:
     """Compute the information that two clusterings of the same samples share.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.model_selection import GridSearchCV
 
 from skdeepcluster import DeepClusterEstimator
-from skdeepcluster._utils.device import limit_threads
+from skdeepcluster._utils.threads import limit_threads
 
 
 def search(X, n_clusters=(3, 5), **parameters):

@@ -10,8 +10,9 @@ import torch
 from .._inputs.failures import ReadFailures
 from .._inputs.read import InputData, read_input
 from .._inputs.spec import InputSpec
-from .._utils.device import autocast, limit_threads
+from .._utils.device import autocast
 from .._utils.memory import explain_memory_error
+from .._utils.threads import limit_threads
 from .layers import Layer, LayerOutputs, evaluation_mode, find_layers, trace_calls
 from .model import EvaluatedModel
 

@@ -20,8 +20,8 @@ from .._inputs.failures import ReadFailures
 from .._inputs.read import InputData, read_input
 from .._inputs.sources import Source
 from .._inputs.spec import InputSpec
-from .._utils.device import limit_threads
 from .._utils.hashing import hash_content
+from .._utils.threads import limit_threads
 from .layers import (
     Call,
     Layer,

@@ -24,6 +24,7 @@ from .._utils.coordinates import Coordinates, batches_of, choose_coordinates
 from .._utils.device import resolve_device
 from .._utils.distributed import Sharded
 from .._utils.messages import warn
+from .._utils.neutral_state import with_neutral_state
 from .._utils.random import RandomStreams
 from .kmeans import KMeansOptions, kmeans
 from .nearest_centers import assign
@@ -215,6 +216,7 @@ class FaissKMeans(
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_neutral_state
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Compute k-means clusters.
@@ -302,6 +304,7 @@ class FaissKMeans(
         self.n_empty_clusters_ = result.n_empty_before
         return self
 
+    @with_neutral_state
     def predict(self, X):
         """Predict the nearest center of each row.
 
@@ -317,6 +320,7 @@ class FaissKMeans(
         """
         return self._assign(self._points(X))
 
+    @with_neutral_state
     def transform(self, X):
         """Compute the distances of rows to all centers.
 
@@ -343,6 +347,7 @@ class FaissKMeans(
             distances[rows] = measure(points, centers) * coordinates.unit
         return distances
 
+    @with_neutral_state
     def score(self, X, y=None):
         """Compute the negative inertia of rows.
 

@@ -21,7 +21,9 @@ from .._training.pixel_statistics import find_pixel_range
 from .._utils.content import check_content
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
 from .._utils.messages import warn
+from .._utils.process_lock import hold_process_lock
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
+from .._utils.threads import limit_threads, release_threads
 from .callback_runner import CallbackRunner, copy_history
 from .checkpoints import Checkpoints, explain_content, fingerprint
 from .frozen import read_changed_features, read_features
@@ -286,11 +288,14 @@ class Fit:
         def fitted():
             # A callback may keep the estimator while training changes the network.
             network = copy.deepcopy(setup.network)
-            return make_estimator(self._finish(setup, state, finished, network))
+            with hold_process_lock(), limit_threads(self.parameters.n_jobs):
+                return make_estimator(self._finish(setup, state, finished, network))
 
         # Numbers that callbacks draw from torch must not change the fit.
         seed = self.streams.seed("onlookers", len(state.history))
-        with isolated_torch_rng(seed, setup.recipe.compute.device):
+        device = setup.recipe.compute.device
+        # A callback may wait for a fit in another thread, which waits for this one.
+        with isolated_torch_rng(seed, device), release_threads():
             return callback_runner.end_round(state.history, fitted)
 
     def _finish(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from .._utils.coordinates import choose_coordinates
-from .._utils.device import count_threads
 from .._utils.hashing import hash_content
 from .._utils.messages import warn
+from .._utils.threads import count_threads
 from .arrays import (
     as_array,
     check_dense,

@@ -3,9 +3,13 @@
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from .._inputs.sources import Source
 from .._utils.allocation import allocate_array, allocate_in_memory
@@ -20,6 +24,9 @@ CPU_BATCH_VALUES = 2**17
 ACCELERATOR_BATCH_VALUES = 2**20
 # Range of the number of images in one forward pass.
 MIN_BATCH, MAX_BATCH = 16, 512
+# Smallest number of rows in a product of a fully connected layer. The MKL rounds
+# products of up to 15 rows differently.
+MIN_PRODUCT_ROWS = 16
 # Number of images whose features are in memory at once if the features are not kept.
 BLOCK_ROWS = 8192
 FORWARD_PASS = "a forward pass", "Lower image_size, or use a smaller backbone."
@@ -136,6 +143,21 @@ def map_features(
     return values
 
 
+class _FilledProducts(TorchFunctionMode):
+    """Fill up the rows of fully connected layers, in this thread alone.
+
+    A filled batch would cost as many passes through the convolutions.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is functional.linear and args and args[0].ndim == 2:
+            rows, n = args[0], len(args[0])
+            if n < MIN_PRODUCT_ROWS:
+                rows = rows[torch.arange(MIN_PRODUCT_ROWS) % n]
+            return function(rows, *args[1:], **(kwargs or {}))[:n]
+        return function(*args, **(kwargs or {}))
+
+
 def _extract_batches(
     network: FeatureExtractor,
     source: Source,
@@ -153,6 +175,10 @@ def _extract_batches(
     # Short batches are filled up, so that the features of a row do not depend on the
     # number of rows around it.
     min_rows = 64 if len(source.shape) == 1 else 2
+    # Attention has kernels that a mode would switch off, and many rows for each image.
+    has_attention = isinstance(network, nn.Module) and any(
+        isinstance(module, nn.MultiheadAttention) for module in network.modules()
+    )
     start, stop, _ = (slice(None) if rows is None else rows).indices(len(source))
     batches = [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
     for batch in source.batches(batches):
@@ -164,7 +190,8 @@ def _extract_batches(
             batch = compute.move(batch)
             if augment is not None:
                 batch = augment(batch.float(), generator)
-            with compute.autocast():
+            is_filled = len(batch) < MIN_PRODUCT_ROWS and not has_attention
+            with _FilledProducts() if is_filled else nullcontext(), compute.autocast():
                 extracted = network(batch)
             features = extracted[:n].cpu().numpy()
         yield features

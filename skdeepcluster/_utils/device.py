@@ -1,11 +1,6 @@
-"""Device, precision and threads of computations."""
+"""Device and precision of computations."""
 
-import contextlib
-from collections.abc import Iterator
-
-import joblib
 import torch
-from threadpoolctl import threadpool_limits
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -76,39 +71,6 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Return the context in which a network computes in `dtype`."""
+    # Inside a caller's autocast, weights of earlier steps would stay in the cache.
+    torch.clear_autocast_cache()
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-
-def count_threads(n_jobs: int) -> int:
-    """Return the number of threads on this machine for `n_jobs`; -1 takes all.
-
-    `joblib.effective_n_jobs` is no substitute: inside a search on a compute cluster it
-    returns the number of the cluster's workers for any `n_jobs`.
-
-    Raises
-    ------
-    ValueError
-        If `n_jobs` is 0.
-    """
-    if n_jobs == 0:
-        raise ValueError(
-            "n_jobs=0 leaves no thread to work. Use 1 or more, -1 for all processors, "
-            "or None."
-        )
-    return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
-
-
-@contextlib.contextmanager
-def limit_threads(n_jobs: int | None) -> Iterator[None]:
-    """Run a block on `n_jobs` CPU threads; None keeps the present settings."""
-    if n_jobs is None:
-        yield
-        return
-    n_threads, previous = count_threads(n_jobs), torch.get_num_threads()
-    # threadpoolctl limits faiss and BLAS, but not torch.
-    with threadpool_limits(n_threads):
-        torch.set_num_threads(n_threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(previous)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from .process_lock import hold_process_lock
+
 
 @dataclass(frozen=True)
 class RandomStreams:
@@ -68,20 +70,32 @@ def torch_generators(device: torch.device) -> list[torch.Generator]:
     return [torch.default_generator, backend.default_generators[number]]
 
 
+# State of each generator before the first of the present blocks, and their number.
+# Threads that release the process lock in between do not end in the opposite order.
+_OUTER_STATES: dict[torch.Generator, tuple[torch.Tensor, int]] = {}
+
+
 @contextlib.contextmanager
 def isolated_torch_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's default generators inside the block, and restore them at its end.
 
     `torch.nn.init` and dropout layers can draw from no other generators. The generators
-    of other devices stay as they are.
+    of other devices stay as they are. Blocks of several threads run one after another.
     """
-    generators = torch_generators(device)
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            # torch.manual_seed would seed all devices.
-            generator.manual_seed(seed)
-        yield
-    finally:
+    with hold_process_lock():
+        generators = torch_generators(device)
+        states = [generator.get_state() for generator in generators]
         for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+            outer, n_blocks = _OUTER_STATES.get(generator, (state, 0))
+            _OUTER_STATES[generator] = outer, n_blocks + 1
+        try:
+            for generator in generators:
+                # torch.manual_seed would seed all devices.
+                generator.manual_seed(seed)
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                outer, n_blocks = _OUTER_STATES.pop(generator)
+                if n_blocks > 1:
+                    _OUTER_STATES[generator] = outer, n_blocks - 1
+                generator.set_state(state if n_blocks > 1 else outer)

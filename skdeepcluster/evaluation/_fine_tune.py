@@ -32,13 +32,15 @@ from .._training.epoch import BatchOptions, TrainingState, train_epoch
 from .._training.heads import linear_head
 from .._training.sampling import sample_rows, split_batches
 from .._utils.compute import Compute
-from .._utils.device import limit_threads
+from .._utils.neutral_state import with_neutral_state
 from .._utils.random import RandomStreams, isolated_torch_rng
+from .._utils.threads import limit_threads
 
 # Momentum of SGD, as in pretraining.
 MOMENTUM = 0.9
 
 
+@with_neutral_state
 @validate_params(
     {
         "model": MODEL,
@@ -159,6 +161,7 @@ def fine_tune(
     return table, module
 
 
+@with_neutral_state
 @validate_params(
     {"model": MODEL, "random_state": ["random_state"]},
     prefer_skip_nested_validation=True,

@@ -20,6 +20,7 @@ from .._activations.model import (
     LabeledImages,
     warn_unreadable_images,
 )
+from .._utils.neutral_state import with_neutral_state
 from .._utils.random import RandomStreams
 
 # Inverse penalty of logistic regressions on standardized features.
@@ -42,6 +43,7 @@ class SplitFeatures:
     y_test: np.ndarray
 
 
+@with_neutral_state
 @validate_params(
     {
         "model": MODEL,
@@ -229,6 +231,7 @@ def _accuracy(classifier, points: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(classifier.predict(points) == y))
 
 
+@with_neutral_state
 @validate_params(
     {"model": MODEL, "n_neighbors": [COUNT]}, prefer_skip_nested_validation=True
 )
@@ -315,6 +318,7 @@ def _extract_embeddings(
     return _extract_split(model, train, test, layers, pool, memory)
 
 
+@with_neutral_state
 @validate_params(
     {
         "model": MODEL,

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from .._inputs.read import NO_CLUSTER
+from .._utils.neutral_state import with_neutral_state
 from ..metrics import clustering_accuracy, purity
 
 
@@ -24,6 +25,7 @@ def drop_unlabeled(y_true, labels) -> tuple[np.ndarray, np.ndarray]:
     return y_true[has_cluster], labels[has_cluster]
 
 
+@with_neutral_state
 def cluster_report(y_true, labels):
     """Compare clusters with classes.
 
@@ -74,6 +76,7 @@ def cluster_report(y_true, labels):
     }
 
 
+@with_neutral_state
 def cluster_table(y_true, labels):
     """Describe each cluster by its most frequent class.
 

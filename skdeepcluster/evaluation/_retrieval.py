@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import validate_params
 from .._activations.layers import EMBEDDING, default_layers, find_layers
 from .._activations.model import MODEL, EvaluatedModel, warn_unreadable_images
 from .._clustering.whitening import fit_projection
+from .._utils.neutral_state import with_neutral_state
 
 # Number of scales of the R-MAC regions, as in the paper.
 N_SCALES = 3
@@ -17,6 +18,7 @@ N_SCALES = 3
 RANKED_VALUES = 2**24
 
 
+@with_neutral_state
 @validate_params(
     {"model": MODEL, "queries": ["array-like", None], "layer": [str, None]},
     prefer_skip_nested_validation=True,

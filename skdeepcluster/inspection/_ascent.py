@@ -13,6 +13,7 @@ from .._activations.layers import LayerOutputs
 from .._activations.maps import float32_evaluation, select_filters, split_into_batches
 from .._activations.model import COUNT, MODEL, EvaluatedModel
 from .._inputs.arrays import check_image_shape
+from .._utils.neutral_state import with_neutral_state
 from .._utils.random import RandomStreams
 
 # Standard deviation of the initial noise, for standardized pixels.
@@ -58,6 +59,7 @@ class PixelRange:
         return images.clamp(low, high)
 
 
+@with_neutral_state
 @validate_params(
     {
         "model": MODEL,

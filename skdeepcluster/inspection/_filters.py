@@ -15,8 +15,10 @@ from .._activations.maps import (
 )
 from .._activations.model import COUNT, MODEL, EvaluatedModel
 from .._utils.compute import Compute
+from .._utils.neutral_state import with_neutral_state
 
 
+@with_neutral_state
 @validate_params({"model": MODEL}, prefer_skip_nested_validation=True)
 def first_layer_filters(model) -> np.ndarray:
     """Return the weights of the first convolution, which can be displayed as images.
@@ -65,6 +67,7 @@ def first_layer_filters(model) -> np.ndarray:
     )
 
 
+@with_neutral_state
 @validate_params(
     {"model": MODEL, "n_images": [COUNT]},
     prefer_skip_nested_validation=True,

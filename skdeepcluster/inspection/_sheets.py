@@ -18,6 +18,7 @@ from .._inputs.failures import ReadFailures
 from .._inputs.read import NO_CLUSTER, InputData
 from .._inputs.sources import Source
 from .._inputs.spec import InputSpec
+from .._utils.neutral_state import with_neutral_state
 from .._utils.random import RandomStreams
 
 # Number of white pixels between the images of a sheet.
@@ -25,6 +26,7 @@ GAP = 2
 WHITE = 255
 
 
+@with_neutral_state
 @validate_params(
     {
         "cluster": [Integral, None],

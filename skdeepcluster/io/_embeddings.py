@@ -29,6 +29,7 @@ from .._utils.files import (
     write_atomically,
 )
 from .._utils.hashing import hash_content
+from .._utils.neutral_state import with_neutral_state
 from .._utils.optional import import_optional
 from .._utils.tensors import read_tensors, write_tensors
 
@@ -46,6 +47,7 @@ CHUNK_ENDING = ".skdeepcluster-chunk"
 NPY_HEADER_BYTES = 128
 
 
+@with_neutral_state
 @validate_params(
     {"estimator": [DeepClusterEstimator], "path": [str, os.PathLike]},
     prefer_skip_nested_validation=True,

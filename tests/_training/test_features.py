@@ -129,6 +129,18 @@ def test_mlp_features_hardly_depend_on_batch(X, make_used_network):
         assert_allclose(np.concatenate(batches), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "shape"),
+    [("mlp", (1, 8, 8)), ("mlp", (3, 20, 20)), ("alexnet", (1, 64, 64))],
+)
+def test_products_of_few_images_are_those_of_many(backbone, shape, make_used_network):
+    X = draw_images(shape, 32)
+    network = make_used_network(X, backbone)
+    expected = extract(network, X)
+    for n in (1, 2, 3, 9, 15):
+        assert_array_equal(extract(network, X[:n]), expected[:n], err_msg=f"{n}")
+
+
 def test_bfloat16_features_are_close_to_float32(make_used_network):
     X = draw_images((3, 16, 16))
     network = make_used_network(X)

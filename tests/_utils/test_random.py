@@ -2,12 +2,14 @@
 
 import itertools
 import random
+import threading
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
 
+from skdeepcluster._utils.process_lock import release_process_lock
 from skdeepcluster._utils.random import RandomStreams, isolated_torch_rng
 
 CPU = torch.device("cpu")
@@ -140,3 +142,28 @@ def test_sample_has_distinct_rows_in_ascending_order(size):
     assert_array_equal(rows, RandomStreams(0).sample("graph", 50, size))
     others = [RandomStreams(e).sample("graph", 50, size).tolist() for e in range(5)]
     assert len(set(map(tuple, others))) > 1 or size >= 50
+
+
+def test_isolated_torch_rng_of_threads_ends_in_any_order(global_states):
+    before = global_states()
+    first_has_released, second_has_released = threading.Event(), threading.Event()
+    draws = {}
+
+    def draw(seed, released, wait):
+        with isolated_torch_rng(seed, CPU):
+            first = torch.rand(2).tolist()
+            with isolated_torch_rng(9, CPU), release_process_lock():
+                released.set()
+                wait()
+            draws[seed] = [first, torch.rand(2).tolist()]
+
+    first = threading.Thread(
+        target=draw, args=(1, first_has_released, lambda: second_has_released.wait(30))
+    )
+    first.start()
+    first_has_released.wait(30)
+    draw(2, second_has_released, lambda: first.join(30))
+    for seed in (1, 2):
+        expected = torch.rand(2, 2, generator=torch.Generator().manual_seed(seed))
+        assert draws[seed] == expected.tolist()
+    assert global_states() == before

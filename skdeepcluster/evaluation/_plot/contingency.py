@@ -5,6 +5,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import contingency_matrix
 
 from ..._plot.drawing import get_axes, import_pyplot, label_cluster, size_in_points
+from ..._utils.neutral_state import with_neutral_state
 from .._reports import drop_unlabeled
 
 # Width of a letter and height of a line of tick labels, in points.
@@ -65,6 +66,7 @@ class ContingencyDisplay:
         self.classes = classes
 
     @classmethod
+    @with_neutral_state
     def from_estimator(cls, estimator, X, y, *, ax=None):
         """Draw the clusters that an estimator predicts against classes.
 
@@ -94,6 +96,7 @@ class ContingencyDisplay:
         return display.plot(ax)
 
     @classmethod
+    @with_neutral_state
     def from_predictions(cls, y_true, labels, *, ax=None):
         """Draw clusters against classes.
 
@@ -127,6 +130,7 @@ class ContingencyDisplay:
         table = contingency_matrix(labels, y_true)
         return cls(table, clusters=clusters, classes=classes)
 
+    @with_neutral_state
     def plot(self, ax=None):
         """Draw the heat map, with clusters reordered along the diagonal.
 

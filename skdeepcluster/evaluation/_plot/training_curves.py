@@ -6,6 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..._estimator import DeepClusterEstimator
 from ..._plot.drawing import COLORS, GRAY, import_pyplot
+from ..._utils.neutral_state import with_neutral_state
 
 # Largest number of rounds with markers. With more rounds, markers would touch.
 MAX_MARKERS = 30
@@ -57,6 +58,7 @@ class TrainingCurvesDisplay:
         self.n_samples = n_samples
 
     @classmethod
+    @with_neutral_state
     @validate_params(
         {"estimator": [DeepClusterEstimator]}, prefer_skip_nested_validation=True
     )
@@ -82,6 +84,7 @@ class TrainingCurvesDisplay:
         return cls(estimator.history_, n_samples=n_samples).plot(axes)
 
     @classmethod
+    @with_neutral_state
     def from_history(cls, history, *, n_samples=None, axes=None):
         """Draw the curves of a stored history.
 
@@ -105,6 +108,7 @@ class TrainingCurvesDisplay:
             history = history.to_dict("records")
         return cls(history, n_samples=n_samples).plot(axes)
 
+    @with_neutral_state
     def plot(self, axes=None):
         """Draw the curves.
 

@@ -11,6 +11,7 @@ from ..._plot.drawing import (
     label_rows,
     label_width,
 )
+from ..._utils.neutral_state import with_neutral_state
 from .._sheets import (
     GAP,
     ClusteredImages,
@@ -79,6 +80,7 @@ class ContactSheetDisplay:
         self.cluster_names = cluster_names
 
     @classmethod
+    @with_neutral_state
     @validate_params(
         {
             "estimator": [DeepClusterEstimator],
@@ -139,6 +141,7 @@ class ContactSheetDisplay:
         ).plot(ax)
 
     @classmethod
+    @with_neutral_state
     @validate_params(
         {"n_images": [COUNT], "size": [COUNT], "random_state": ["random_state"]},
         prefer_skip_nested_validation=True,
@@ -204,6 +207,7 @@ class ContactSheetDisplay:
             cluster_names=cluster_names,
         )
 
+    @with_neutral_state
     def plot(self, ax=None):
         """Draw the sheet.
 

@@ -17,6 +17,7 @@ from ..._plot.drawing import (
     label_cluster,
     size_in_points,
 )
+from ..._utils.neutral_state import with_neutral_state
 from .._sheets import embed_and_predict, make_thumbnails
 
 MARKERS = "os^DvPX"
@@ -97,6 +98,7 @@ class EmbeddingDisplay:
         self.cluster_names = cluster_names
 
     @classmethod
+    @with_neutral_state
     @validate_params(
         {"estimator": [DeepClusterEstimator]}, prefer_skip_nested_validation=True
     )
@@ -150,6 +152,7 @@ class EmbeddingDisplay:
         return display.plot(ax)
 
     @classmethod
+    @with_neutral_state
     def from_predictions(cls, embedding, labels, *, images=None, ax=None):
         """Draw a map of any embedding and clustering.
 
@@ -222,6 +225,7 @@ class EmbeddingDisplay:
             thumbnail_rows=spaced[is_readable],
         )
 
+    @with_neutral_state
     def plot(self, ax=None):
         """Draw the map.
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..._plot.drawing import get_axes, import_pyplot, label_rows
+from ..._utils.neutral_state import with_neutral_state
 from .._filters import first_layer_filters
 from .._sheets import GAP, WHITE, arrange_grid
 
@@ -51,6 +52,7 @@ class FiltersDisplay:
         self.filters = filters
 
     @classmethod
+    @with_neutral_state
     def from_estimator(cls, estimator, *, ax=None):
         """Draw the filters of a network.
 
@@ -74,6 +76,7 @@ class FiltersDisplay:
         import_pyplot()
         return cls(first_layer_filters(estimator)).plot(ax)
 
+    @with_neutral_state
     def plot(self, ax=None):
         """Draw the grid.
 

@@ -16,6 +16,7 @@ from ..._plot.drawing import (
     label_rows,
     label_width,
 )
+from ..._utils.neutral_state import with_neutral_state
 from .._sheets import GAP, arrange_grid, predict_clusters, select_thumbnails
 
 # Height of a row in a new figure, in inches.
@@ -87,6 +88,7 @@ class TreeDisplay:
         self.labels = labels
 
     @classmethod
+    @with_neutral_state
     @validate_params(
         {
             "estimator": [DeepClusterEstimator],
@@ -153,6 +155,7 @@ class TreeDisplay:
             labels=labels,
         ).plot(ax)
 
+    @with_neutral_state
     def plot(self, ax=None):
         """Draw the tree.
 
