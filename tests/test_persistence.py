@@ -696,13 +696,17 @@ def test_huge_sizes_in_a_header_take_no_memory(saved_path, tmp_path):
     header = json.loads(content[8 : 8 + size])
     header["module.trunk.0.weight"]["shape"] = [10**6, 10**6]
     text = json.dumps(header).encode()
-    forge(saved_path, tmp_path / "0", lambda t: t["params"].update(backbone="resnet18"))
+    for name, backbone in (("0", "resnet18"), ("4", "vgg16")):
+        forge(
+            saved_path,
+            tmp_path / name,
+            lambda t, backbone=backbone: t["network_params"].update(backbone=backbone),
+        )
     (tmp_path / "1").write_bytes(
         struct.pack("<Q", len(text)) + text + content[8 + size :]
     )
     (tmp_path / "2").write_bytes(struct.pack("<Q", 2**62) + content[8:])
     forge(saved_path, tmp_path / "3", lambda t: t.update(image_shape=[10**8, 64, 64]))
-    forge(saved_path, tmp_path / "4", lambda t: t["params"].update(backbone="vgg16"))
     peaks = []
     for path in sorted(tmp_path.iterdir()):
         read_peak_memory()
