@@ -461,7 +461,8 @@ def double(batch):
         ({}, {"image_shape": (1, 4, 16)}),
         ({"resize": "crop"}, {"resize": "pad"}),
     ],
-    ids=str,
+    # The text of a function holds its address, which differs between processes.
+    ids=lambda params: ", ".join(params),
 )
 def test_warm_start_with_another_network_raises(images, first, second):
     model = quick(warm_start=True, max_iter=1, epochs_per_iter=0.1, **first)

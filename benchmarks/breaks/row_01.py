@@ -1,4 +1,4 @@
-"""Row 1: features and decoded images on a full disk."""
+"""Features and decoded images on a full disk."""
 
 import numpy as np
 from PIL import Image

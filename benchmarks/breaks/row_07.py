@@ -1,4 +1,4 @@
-"""Row 7: fits in several threads."""
+"""Fits in several threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 

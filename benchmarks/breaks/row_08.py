@@ -1,4 +1,4 @@
-"""Row 8: an unfinished file of embeddings beside files of the user."""
+"""An unfinished file of embeddings beside files of the user."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Row 9: an error of the disk that passes while images are decoded."""
+"""An error of the disk that passes while images are decoded."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Row 14: names that are not UTF-8."""
+"""Names that are not UTF-8."""
 
 import os
 

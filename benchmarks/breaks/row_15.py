@@ -1,4 +1,4 @@
-"""Row 15: names of the greatest length."""
+"""Names of the greatest length."""
 
 import numpy as np
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Row 17: truncated images in an export."""
+"""Truncated images in an export."""
 
 import numpy as np
 from PIL import Image

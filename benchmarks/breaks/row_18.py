@@ -1,4 +1,4 @@
-"""Row 18: embeddings of few images by networks with fully connected layers."""
+"""Embeddings of few images by networks with fully connected layers."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Row 20: settings of torch and numpy that the caller has changed."""
+"""Settings of torch and numpy that the caller has changed."""
 
 import contextlib
 from functools import partial

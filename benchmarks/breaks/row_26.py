@@ -1,4 +1,4 @@
-"""Row 26: damaged caches, names that look like formulas, exports among images."""
+"""Damaged caches, names that look like formulas, exports among images."""
 
 import numpy as np
 from PIL import Image, features

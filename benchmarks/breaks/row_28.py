@@ -1,4 +1,4 @@
-"""Row 28: full disks, in each function that writes."""
+"""Full disks, in each function that writes."""
 
 import numpy as np
 from PIL import Image

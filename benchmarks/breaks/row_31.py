@@ -1,4 +1,4 @@
-"""Row 31: a forked child of a process with several threads."""
+"""A forked child of a process with several threads."""
 
 import os
 import time

@@ -100,6 +100,10 @@ class FolderContent:
         Folders with images that are left out, though the user may have made them.
     skipped : list of str
         Hidden folders, folders that only tools make, and exports.
+    outside : list of str
+        Links to images and folders that are not inside the folder.
+    n_inside : int
+        Number of images inside the folder.
     """
 
     images: list[str] = field(default_factory=list)
@@ -107,6 +111,8 @@ class FolderContent:
     unlisted: dict[str, str] = field(default_factory=dict)
     ambiguous: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    n_inside: int = 0
 
 
 def list_image_files(folder: str | os.PathLike, on_error: str = "raise") -> list[str]:
@@ -157,6 +163,13 @@ def list_image_files(folder: str | os.PathLike, on_error: str = "raise") -> list
         )
     for report in reports:
         warn(report)
+    # A folder of links alone is a collection that somebody has made on purpose.
+    if content.outside and content.n_inside:
+        warn(
+            f"X={os.fspath(folder)!r} holds {len(content.outside):,} links that lead "
+            f"out of it, such as {min(content.outside)!r}. The images behind them are "
+            "read. Remove the links if they are not yours."
+        )
     return sorted(content.images)
 
 
@@ -202,6 +215,7 @@ def _walk(root: str) -> FolderContent:
         if real_path in visited:
             continue
         visited.add(real_path)
+        is_inside = real_path == real_root or _is_inside(real_path, real_root)
         try:
             with os.scandir(folder) as iterator:
                 entries = list(iterator)
@@ -211,12 +225,13 @@ def _walk(root: str) -> FolderContent:
         is_export = any(entry.name == EXPORT_MARK for entry in entries)
         if is_link and (is_export or _lies_in_export(real_path, real_root)):
             # The user has made the link. The images may be nowhere else in X.
-            is_in_root = real_path.startswith(os.path.join(real_root, ""))
-            (content.skipped if is_in_root else content.ambiguous).append(folder)
+            (content.skipped if is_inside else content.ambiguous).append(folder)
             continue
         if is_export and folder != root:
             content.skipped.append(folder)
             continue
+        if is_link and not is_inside:
+            content.outside.append(folder)
         for entry in entries:
             if is_export and entry.name == EXPORT_THUMBNAILS:
                 content.skipped.append(entry.path)
@@ -228,6 +243,11 @@ def _walk(root: str) -> FolderContent:
                 heapq.heappush(links, subfolder)
             elif subfolder:
                 folders.append(subfolder)
+            elif content.images and content.images[-1] == entry.path:
+                leads_out = entry.is_symlink() and not _is_inside(entry.path, real_root)
+                if leads_out and os.path.exists(entry.path):
+                    content.outside.append(entry.path)
+                content.n_inside += is_inside and not leads_out
     # The order of the entries of a folder depends on the file system.
     content.ambiguous.sort()
     content.skipped.sort()
@@ -274,6 +294,11 @@ def _add_entry(
     else:
         content.endings[_find_ending(name)] += 1
     return None
+
+
+def _is_inside(path: str, real_root: str) -> bool:
+    """Return whether a path leads into a folder, which is not itself a link."""
+    return os.path.realpath(path).startswith(os.path.join(real_root, ""))
 
 
 def _is_tool_folder(name: str) -> bool:

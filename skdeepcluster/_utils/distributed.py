@@ -25,7 +25,7 @@ T = TypeVar("T")
 GLOO_SOURCE_LINE = re.compile(r"[/\\]gloo[/\\][\w/\\]+\.(cc|h):\d+")
 
 # Seconds that a process waits at the start of a call for the remaining processes.
-MEETING_SECONDS = 30.0
+MEETING_SECONDS = 45.0
 
 
 @dataclass(frozen=True)
