@@ -1,22 +1,26 @@
-"""Check that `load` either loads a file or raises ValueError, for mutated files.
+"""Check that mutated files are read, refused or written again, and nothing else.
 
     python benchmarks/fuzz.py --files 20000
 
-Saved estimators are mutated in three ways:
+Models, which `load` reads, and checkpoints, which `recover` reads, are mutated in three
+ways:
 
 damaged  bytes change, as on a failing disk or in a failing transfer
 forged   any value in the header and any tensor changes, with a matching checksum, as an
          attacker would write the file
 foreign  the file is of another type, or its header claims enormous sizes
 
+Caches of decoded images are damaged. A fit has to notice it: its result is the same.
+
 Print the number of files for each outcome. "loaded" means that the content of the file
-is a consistent estimator (with a forged number of rounds, for example), and that
-`predict` works or raises ValueError. "memory" is the growth of the peak memory of this
-process over all files.
+is consistent (with a forged number of rounds, for example), and that `predict` works or
+raises ValueError. "memory" is the growth of the peak memory of this process over all
+files. For images, see fuzz_images.py.
 """
 
 import argparse
 import collections
+import contextlib
 import copy
 import io
 import json
@@ -31,7 +35,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
+from torch import nn
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._utils.tensors import read_tensors, write_tensors
@@ -109,7 +115,8 @@ def damage(content, rng, path):
     """Change, remove, insert or clear bytes."""
     mutated = bytearray(content)
     # The format is the size of the header, the header, and the tensors.
-    header_end = 8 + struct.unpack("<Q", content[:8])[0]
+    # A cache has another format, in which these bytes are part of a longer header.
+    header_end = min(8 + struct.unpack("<Q", content[:8])[0], len(content))
     # Most bytes are tensors, so damage is aimed at the header in two of three cases.
     end = [8, header_end, len(mutated)][rng.integers(3)]
     start, size = int(rng.integers(end)), int(rng.integers(1, 200))
@@ -257,6 +264,91 @@ def load_outcome(path, X):
     return "loaded"
 
 
+class Stop(Exception):
+    """Ends a fit."""
+
+
+def fuzz_models(n_files, folder, rng, counts):
+    """Load mutated models, and count the outcomes."""
+    path = folder / "mutated"
+    saved = save_estimators(path)
+    names = list(MUTATIONS)
+    for number in range(n_files):
+        content, X = saved[number % len(saved)]
+        name = names[number // len(saved) % len(names)]
+        mutated = MUTATIONS[name](content, rng, path)
+        # Some mutations change nothing, such as clearing bytes that are zero.
+        if mutated != content:
+            path.write_bytes(mutated)
+            counts["model", name, load_outcome(path, X)] += 1
+
+
+def fuzz_checkpoints(n_files, folder, rng, counts):
+    """Recover a fit from mutated checkpoints, and count the outcomes."""
+    images = load_digits().images[:60].astype(np.uint8)
+
+    def stop(history, fitted):
+        if len(history) == 2:
+            raise Stop
+
+    model = DeepClusterEstimator(
+        3,
+        backbone="mlp",
+        max_iter=3,
+        epochs_per_iter=1,
+        random_state=0,
+        checkpoint_dir=folder / "checkpoints",
+        callbacks=stop,
+    )
+    with contextlib.suppress(Stop):
+        model.fit(images)
+    (path,) = folder.glob("checkpoints/*/round_000001.safetensors")
+    content = path.read_bytes()
+    names = list(MUTATIONS)
+    for number in range(n_files):
+        name = names[number % len(names)]
+        mutated = MUTATIONS[name](content, rng, folder / "mutated")
+        if mutated == content:
+            continue
+        path.write_bytes(mutated)
+        try:
+            model.recover(images)
+            outcome = "loaded"
+        except ValueError:
+            outcome = "ValueError"
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}"
+        counts["checkpoint", name, outcome] += 1
+
+
+def fuzz_caches(n_files, folder, rng, counts):
+    """Fit with damaged caches of decoded images, and count the outcomes."""
+    photos, cache_dir = folder / "photos", folder / "cache"
+    photos.mkdir()
+    for row, values in enumerate(load_digits().images[:60].astype(np.uint8)):
+        Image.fromarray(values * 15).save(photos / f"{row:02d}.png")
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+    model = DeepClusterEstimator(
+        3, backbone=module, max_iter=1, epochs_per_iter=1, random_state=0, n_jobs=1
+    )
+    expected = model.fit(photos).transform(photos)
+    model.set_params(cache_dir=cache_dir).fit(photos)
+    contents = {path: path.read_bytes() for path in cache_dir.iterdir()}
+    paths = list(contents)
+    for number in range(n_files):
+        path = paths[number % len(paths)]
+        mutated = damage(contents[path], rng, None)
+        if mutated == contents[path]:
+            continue
+        path.write_bytes(mutated)
+        try:
+            is_same = np.array_equal(model.fit(photos).transform(photos), expected)
+            outcome = "same result" if is_same else "another result"
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}"
+        counts["cache", "damaged", outcome] += 1
+
+
 def peak_mib():
     """Return the largest resident memory of this process so far, in MiB (Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -266,7 +358,10 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--files", type=int, default=20_000, help="number of files")
+    parser.add_argument("--files", type=int, default=20_000, help="number of models")
+    parser.add_argument(
+        "--fits", type=int, default=2000, help="number of checkpoints, and of caches"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
     parser.add_argument("--json", default="fuzz.json", help="file to write")
     return parser.parse_args()
@@ -279,36 +374,42 @@ def main():
     torch.set_num_threads(1)
     counts = collections.Counter()
     start = time.perf_counter()
+    growth = {}
+    kinds = {
+        "model": (fuzz_models, arguments.files),
+        "checkpoint": (fuzz_checkpoints, arguments.fits),
+        "cache": (fuzz_caches, arguments.fits),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "mutated"
-        saved = save_estimators(path)
-        sizes = [len(content) // 1024 for content, _ in saved]
-        peak_at_start = peak_mib()
-        rng = np.random.default_rng(arguments.seed)
-        names = list(MUTATIONS)
-        for number in range(arguments.files):
-            content, X = saved[number % len(saved)]
-            name = names[number // len(saved) % len(names)]
-            mutated = MUTATIONS[name](content, rng, path)
-            # Some mutations change nothing, such as clearing bytes that are zero.
-            if mutated == content:
-                continue
-            path.write_bytes(mutated)
-            counts[name, load_outcome(path, X)] += 1
-    for (name, outcome), count in sorted(counts.items()):
-        print(f"{name:10s}{count:8d}  {outcome[:200]}")
-    growth, seconds = peak_mib() - peak_at_start, time.perf_counter() - start
+        for kind, (fuzz, n_files) in kinds.items():
+            rng = np.random.default_rng(arguments.seed)
+            # The first files of a kind fill caches and pools of memory.
+            fuzz(n_files // 20, make_folder(folder, f"{kind} first"), rng, counts)
+            peak_at_start = peak_mib()
+            fuzz(n_files, make_folder(folder, kind), rng, counts)
+            growth[kind] = peak_mib() - peak_at_start
+    for (kind, name, outcome), count in sorted(counts.items()):
+        print(f"{kind:12s}{name:10s}{count:8d}  {outcome[:200]}")
+    changes = ", ".join(
+        f"{change:+.0f} MiB ({kind})" for kind, change in growth.items()
+    )
     print(
-        f"{counts.total()} files of {min(sizes)} to {max(sizes)} KiB in "
-        f"{seconds:.0f} s; memory {growth:+.0f} MiB; "
-        f"code executed: {EVIDENCE.exists()}"
+        f"{counts.total()} files in {time.perf_counter() - start:.0f} s; memory "
+        f"{changes}; code executed: {EVIDENCE.exists()}"
     )
     rows = [
-        {"mutation": name, "outcome": outcome, "count": count}
-        for (name, outcome), count in counts.items()
+        {"kind": kind, "mutation": name, "outcome": outcome, "count": count}
+        for (kind, name, outcome), count in counts.items()
     ]
     content = {"rows": rows, "growth_mib": growth, "executed": EVIDENCE.exists()}
     Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def make_folder(parent, name):
+    """Return a new folder."""
+    folder = Path(parent) / name
+    folder.mkdir()
+    return folder
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .._utils.workers import map_in_workers
 from .collection import ImageCollection
@@ -38,6 +40,12 @@ def read_each(
     return failures
 
 
+def _read_with_limit(read: Callable, max_pixels: int | None, rows: np.ndarray):
+    """Read rows with a limit of the number of pixels of an image."""
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    return read(rows)
+
+
 @dataclass(frozen=True)
 class RowReader:
     """Reader of some rows of a collection, whose values are the same in a worker.
@@ -62,7 +70,9 @@ class RowReader:
         self, batch_rows: Sequence[np.ndarray], n_workers: int
     ) -> Iterator[tuple[Any, ReadFailures]]:
         """Return values and failures of one batch after another, read in workers."""
-        return map_in_workers(self.read, [*batch_rows], n_workers, self._isolate)
+        # A worker that is not forked does not know a limit that the user has set.
+        function = partial(_read_with_limit, self.read, Image.MAX_IMAGE_PIXELS)
+        return map_in_workers(function, [*batch_rows], n_workers, self._isolate)
 
     def _isolate(self, rows: np.ndarray, cause: str) -> tuple[Any, ReadFailures]:
         """Read rows one by one, since one of them has killed its worker.
@@ -71,7 +81,7 @@ class RowReader:
         """
         if len(rows) > 1:
             tasks = [rows[i : i + 1] for i in range(len(rows))]
-            results = list(map_in_workers(self.read, tasks, 1, self._isolate))
+            results = list(self.map(tasks, n_workers=1))
             failures = ReadFailures()
             for _, row_failures in results:
                 failures.update(row_failures)
