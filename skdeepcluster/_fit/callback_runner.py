@@ -51,9 +51,9 @@ def check_callbacks(callbacks) -> list[Callback]:
 
 
 def copy_history(history: list[dict]) -> list[dict]:
-    """Return a copy of `history_`, in which all numbers are those of Python.
+    """Return a copy of `history_`, in which all numbers are plain Python numbers.
 
-    Callbacks and users may change what they get. The history of a fit decides its
+    Callbacks and users may change the copy. The history of a fit decides its
     course, and goes into checkpoints and files.
 
     Raises
@@ -108,7 +108,7 @@ class CallbackRunner:
             self.round_context.call_on_fit_task_begin(**self.task)
 
     def end_round(self, history: list[dict], fitted: MakeFitted) -> bool:
-        """Run all callbacks after a round; return whether one of them ends the fit.
+        """Run all callbacks after a round; return whether any callback ends the fit.
 
         Each callback gets a copy of the history.
         """

@@ -245,14 +245,14 @@ class _OtherFormat(ValueError):
 
 
 def _list_files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """Return the files of a folder whose names fit, the latest first."""
+    """Return the files of a folder with fitting names, the latest first."""
     names = (path for path in folder.glob("*") if pattern.fullmatch(path.name))
     # Opening a pipe would wait for ever.
     return sorted(filter(Path.is_file, names), reverse=True)
 
 
 def _read_identity(folder: Path) -> dict | None:
-    """Return the identity of the fit whose checkpoints a folder holds, or None."""
+    """Return the identity of the fit with checkpoints in a folder, or None."""
     for path in _list_files(folder, FILE):
         with contextlib.suppress(Exception):
             return dict(read_metadata(path)["fit"])
@@ -273,7 +273,7 @@ def _is_in_use(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def explain_content(path: str) -> Iterator[None]:
-    """Name the checkpoint whose content does not belong to the fit."""
+    """Name the checkpoint if its content does not belong to the fit."""
     try:
         yield
     except InvalidContent as error:

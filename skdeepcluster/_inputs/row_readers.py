@@ -48,7 +48,7 @@ def _read_with_limit(read: Callable, max_pixels: int | None, rows: np.ndarray):
 
 @dataclass(frozen=True)
 class RowReader:
-    """Reader of some rows of a collection, whose values are the same in a worker.
+    """Reader of some rows of a collection, in this process or in workers.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class RowReader:
         return map_in_workers(function, [*batch_rows], n_workers, self._isolate)
 
     def _isolate(self, rows: np.ndarray, cause: str) -> tuple[Any, ReadFailures]:
-        """Read rows one by one, since one of them has killed its worker.
+        """Read rows one by one, since one row has killed its worker.
 
         Each row is a task of its own, so that the failure names the image.
         """

@@ -114,6 +114,8 @@ def _read_checked(
         file.seek(values.offset)
         while n_bytes:
             block = file.read(min(n_bytes, BLOCK_BYTES))
+            if not block:
+                raise ValueError("its end is missing")
             checksum = zlib.crc32(block, checksum)
             n_bytes -= len(block)
         trailer = json.loads(file.read())[KEY]

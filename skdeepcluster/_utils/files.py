@@ -191,7 +191,7 @@ def reserve_space(file: IO[bytes], n_bytes: int) -> bool:
 
 
 class _TemporaryFile(io.FileIO):
-    """New file, locked by this process, whose failed writes name an argument."""
+    """New file, locked by this process. Failed writes name an argument."""
 
     def __init__(self, path: Path, argument: str):
         super().__init__(path, "xb")

@@ -30,7 +30,7 @@ class FolderLock:
     def is_alone(self) -> bool:
         """Return whether nobody else holds the lock.
 
-        If so, all others wait until this lock is released.
+        If so, all other users wait until this lock is released.
         """
         return fcntl is None or self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -58,7 +58,7 @@ class _SharedSettings:
     """Settings that all threads of the process share.
 
     They are neutral as long as one block needs them. The last block that ends restores
-    what the first block has found, since blocks of several threads end in any order.
+    the settings of the caller, since blocks of several threads end in any order.
     """
 
     def __init__(self):
