@@ -38,6 +38,8 @@ except ImportError:
 # Seconds after which a silent worker is checked to be alive. Its pipe says so at once,
 # unless another process has inherited the other end.
 SECONDS_BETWEEN_CHECKS = 1.0
+# Size of a pipe: 1 MiB is the largest size that Linux grants to each user.
+PIPE_BYTES = 2**20
 # Seconds that an ended worker may take until the system has removed it.
 SECONDS_TO_EXIT = 5.0
 
@@ -134,6 +136,7 @@ class _WorkerPool:
             if context.get_start_method() == "fork":
                 inherited = [pipe for _, pipe in self.workers.values()]
             pipe, worker_pipe = context.Pipe(duplex=False)
+            _enlarge(worker_pipe)
             tasks = self.tasks[task :: self.n_workers]
             # torch and numpy start with the same random numbers in each worker of a
             # pool, but not in two workers.
@@ -189,6 +192,13 @@ class _WorkerPool:
         with delay_interrupts():
             for task in [*self.workers]:
                 self.stop_worker(task)
+
+
+def _enlarge(pipe: Connection) -> None:
+    """Let a pipe hold a result, so that its worker can go on with the next task."""
+    # Linux alone has this operation, and may refuse it if a user has many pipes.
+    with contextlib.suppress(AttributeError, OSError):
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _map_in_processes(
