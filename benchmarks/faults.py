@@ -328,6 +328,8 @@ def _call_with_interrupt(call, model, X, path, seconds):
 
 def _interrupt_calls(n, folder):
     """Return the clean ends of n interrupted calls each, and what the others left."""
+    # A shell in the background lets its programs ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     temporary = folder / "temporary"
     temporary.mkdir()
     tempfile.tempdir = str(temporary)

@@ -16,7 +16,9 @@ from skdeepcluster import DeepClusterEstimator
 joblib.cpu_count = lambda *args, **kwargs: 8
 backbone = torch.nn.Sequential(torch.nn.AvgPool2d(56), torch.nn.Flatten())
 model = DeepClusterEstimator(
-    2, image_size=448, n_jobs=8, fine_tune=False, backbone=backbone, random_state=0
+    2, image_size=448, n_jobs=8, fine_tune=False, backbone=backbone, random_state=0,
+    # torchvision, which resizes, cannot be imported without a temporary folder.
+    preprocess=torch.nn.Identity(),
 )
 assert len(model.fit("photos").labels_) == 96
 """

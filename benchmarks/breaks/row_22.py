@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 SCRIPT = """
-import sys
+import signal, sys
 from skdeepcluster import DeepClusterEstimator
+# A shell in the background lets its programs ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 model = DeepClusterEstimator(3, max_iter=2, random_state=0, n_jobs=2)
 print("ready", flush=True)
 try:

@@ -17,6 +17,7 @@ from torch import nn
 
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._fit import checkpoints as checkpoints_module
+from skdeepcluster._utils.files import TEMPORARY_MARK
 from skdeepcluster._utils.tensors import read_tensors, write_tensors
 
 # Fits this short may warn about their symptoms.
@@ -643,9 +644,9 @@ def test_files_that_the_fit_did_not_write_are_kept(images, tmp_path, copy_checkp
     other = folder / "round_000000.safetensors"
     write_tensors(other, metadata | {"fit": {"X": "another"}}, tensors)
     # Parts of files that this fit was writing when it was killed.
-    unfinished = folder / f".{path.name}-{16 * 'a'}"
+    unfinished = folder / f".{path.name}-{16 * 'a'}{TEMPORARY_MARK}"
     unfinished.write_bytes(path.read_bytes()[:-99])
-    (folder / f".{path.name}-{16 * 'b'}").write_bytes(b"")
+    (folder / f".{path.name}-{16 * 'b'}{TEMPORARY_MARK}").write_bytes(b"")
     with pytest.warns(UserWarning, match="round_000007.* cannot be read"):
         quick(augment=Interrupt(), checkpoint_dir=tmp_path).fit(images)
     kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -403,6 +403,7 @@ def test_endings_that_the_user_registers_are_read(tmp_path, registry, ending):
     assert read_header(path).shape == (3, 16, 16)
 
 
+@pytest.mark.filterwarnings("ignore:.* links that lead out of it")
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "link to a pipe"])
 def test_what_is_no_regular_file_is_not_opened(tmp_path, kind, monkeypatch):
     images = save_images(tmp_path / "images")

@@ -82,8 +82,10 @@ from PIL import Image
 from skdeepcluster import DeepClusterEstimator
 joblib.cpu_count = lambda *args, **kwargs: 8
 model = DeepClusterEstimator(
-    2, image_size=448, n_jobs=8, fine_tune=False, random_state=0,
-    backbone=torch.nn.Sequential(torch.nn.AvgPool2d(56), torch.nn.Flatten()),
+    2, image_size=96, n_jobs=8, fine_tune=False, random_state=0,
+    backbone=torch.nn.Sequential(torch.nn.AvgPool2d(12), torch.nn.Flatten()),
+    # torchvision, which resizes, cannot be imported without a temporary folder.
+    preprocess=torch.nn.Identity(),
 )
 print(len(model.fit("photos").labels_))
 """
@@ -108,7 +110,7 @@ def test_workers_need_no_shared_memory(tmp_path_factory, kind):
     work = os.path.join(folder, f"skdeepcluster-test-{os.getpid()}")
     os.makedirs(os.path.join(work, "photos"))
     try:
-        values = RNG.integers(0, 256, (448, 448, 3), dtype=np.uint8)
+        values = RNG.integers(0, 256, (96, 96, 3), dtype=np.uint8)
         for row in range(96):
             path = os.path.join(work, "photos", f"{row}.bmp")
             Image.fromarray(np.roll(values, row)).save(path)

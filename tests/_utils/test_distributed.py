@@ -905,12 +905,13 @@ def test_fit_resumes_with_any_number_of_processes(
     assert not [*whole_folder.iterdir()]
     for error in run_processes(2, _fit_with_checkpoints, folder, parameters, 2):
         assert isinstance(error, KeyboardInterrupt)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert [*files] == ["round_000001.safetensors"]
+    files = {path: path.read_bytes() for path in folder.glob("*/*")}
+    assert [path.name for path in files] == ["round_000001.safetensors"]
 
     def restore_files():
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
+        for path, content in files.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
 
     for size in sizes:
         restore_files()
@@ -967,7 +968,7 @@ def test_fit_resumes_inside_a_round(run_processes, tmp_path, head):
     folder = tmp_path / "interrupted"
     for error in run_processes(2, _fit_until, folder, head, 6):
         assert isinstance(error, KeyboardInterrupt)
-    names = sorted(path.stem for path in folder.iterdir())
+    names = sorted(path.stem for path in folder.glob("*/*"))
     assert names[-1] == "round_000001_000000005"
     resumed = run_processes(2, _fit_until, folder, head, 0)
     for (embedding, loss), (expected_embedding, expected_loss) in zip(

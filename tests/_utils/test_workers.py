@@ -171,7 +171,16 @@ class InterruptAtLine:
         return self
 
 
-def test_interrupt_at_each_line_leaves_no_worker(no_new_processes):
+@pytest.fixture
+def heard_interrupts():
+    """Ctrl-C raises KeyboardInterrupt, also where a shell lets processes ignore it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("heard_interrupts", "no_new_processes")
+def test_interrupt_at_each_line_leaves_no_worker():
     n, has_ended = 0, False
     while not has_ended:
         n += 1
