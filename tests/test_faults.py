@@ -31,7 +31,9 @@ TRIALS = {
     "disk full": lambda faults, folder: faults.fill_disk(1, folder),
     "damaged": lambda faults, folder: faults.damage_checkpoints(2, folder),
     "worker killed": lambda faults, folder: faults.kill_workers(1, folder, n_kills=1),
-    "out of memory": lambda faults, folder: faults.exhaust_memory(folder),
+    "out of memory": lambda faults, folder: faults.exhaust_memory(
+        folder, ["training", "images"]
+    ),
     "poisoned": lambda faults, folder: faults.poison_weights(1, folder),
     "raising": lambda faults, folder: faults.raise_errors(1, folder),
     "soak": lambda faults, folder: faults.repeat_fits(16, folder),
