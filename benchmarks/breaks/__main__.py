@@ -44,6 +44,8 @@ def run_attempt(name, source):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, name, folder],
+            # Python imports modules of the present folder first.
+            cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -5,6 +5,7 @@ import warnings
 from multiprocessing import get_context
 
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skdeepcluster import DeepClusterEstimator
@@ -32,8 +33,9 @@ def score(model, images, y=None):
 
 def fit_beside_another(folder, meeting, name, learning_rate):
     """Fit, and wait in the second round until the other fit has reached it as well."""
+    # A warning would say that another fit is unfinished, but not that it is running.
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
+    warnings.simplefilter("ignore", ConvergenceWarning)
 
     def meet(history, fitted):
         if len(history) == 2:
