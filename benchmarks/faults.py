@@ -577,7 +577,7 @@ def _fit_losing_workers(n_kills, seed):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = fit_and_hash(SlowDataset(), NEVER, n_jobs=2)
-    return result, sum("was killed" in str(w.message) for w in caught)
+    return result, sum("ended early" in str(w.message) for w in caught)
 
 
 def kill_workers(n, folder, n_kills=2) -> Result:

@@ -72,6 +72,8 @@ def save(estimator, path: str | os.PathLike) -> None:
     feature_names = getattr(estimator, "feature_names_in_", None)
     network_parameters = estimator._network_parameters
     image_format = estimator._input_format.image_format
+    # A file with parameters that were set to invalid values could not be loaded.
+    estimator._validate_params()
     metadata = {
         "format": FORMAT,
         "params": {

@@ -132,7 +132,7 @@ def test_chunks_survive_an_error_of_the_disk(
 def test_other_descriptions_are_not_overwritten(model, images, path, partial, content):
     partial.mkdir()
     (partial / _embeddings.DESCRIPTION_NAME).write_text(content)
-    with pytest.raises(ValueError, match=r"partial holds an unfinished file of other"):
+    with pytest.raises(ValueError, match="damaged, or was not written by"):
         write_embeddings(model, images, path)
     assert (partial / _embeddings.DESCRIPTION_NAME).read_text() == content
 

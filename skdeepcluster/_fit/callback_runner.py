@@ -110,7 +110,8 @@ class CallbackRunner:
     def end_round(self, history: list[dict], fitted: MakeFitted) -> bool:
         """Run all callbacks after a round; return whether any callback ends the fit.
 
-        Each callback gets a copy of the history.
+        Each callback gets a copy of the history. A callback ends the fit if it returns
+        True: a number or an array is the result of a function that means no end.
         """
         # Several callbacks share one copy of the network.
         fitted = cache(fitted)
@@ -122,4 +123,4 @@ class CallbackRunner:
                 **self.task, reconstruction_attributes=lambda: vars(fitted())
             )
             stop_requests.append(stop_request)
-        return any(stop_requests)
+        return any(isinstance(r, bool | np.bool_) and bool(r) for r in stop_requests)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import time
+import zlib
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .._inputs.sources import Source
+from .._inputs.sources import Source, holds_array
 from .._utils.content import (
     Anything,
     DictOf,
@@ -20,7 +21,12 @@ from .._utils.content import (
     Number,
     check_content,
 )
-from .._utils.files import TEMPORARY_MARK, escape_path, make_folder
+from .._utils.files import (
+    TEMPORARY_MARK,
+    escape_path,
+    explain_write_errors,
+    make_folder,
+)
 from .._utils.hashing import hash_content
 from .._utils.locks import FolderLock
 from .._utils.messages import is_called_by_search, warn
@@ -31,7 +37,7 @@ from .state import CHECKPOINT_FORMAT
 # Number of last files that are kept, besides the last complete round.
 MAX_FILES = 2
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
-# Number of images that a fingerprint of X compares.
+# Number of images that a fingerprint of X compares if all would have to be decoded.
 COMPARED_IMAGES = 64
 # Number of letters of a fit's fingerprint that name its folder.
 FOLDER_LETTERS = 16
@@ -102,54 +108,60 @@ class Checkpoints:
         """
         paths = _list_files(self.folder, ROUND if only_complete_rounds else FILE)
         for path, older in zip(paths, [*paths[1:], None], strict=False):
+            file_format: int | None = CHECKPOINT_FORMAT
+            cause: str | None = None
             try:
                 metadata, tensors = read_tensors(path)
-                if metadata["format"] != CHECKPOINT_FORMAT:
-                    raise _OtherFormat(
-                        f"{escape_path(path)} was written by another version of "
-                        f"skdeepcluster, in format {metadata['format']!r:.40}, not "
-                        f"{CHECKPOINT_FORMAT}. Resume with that version, or pass "
-                        "another checkpoint_dir."
-                    )
-                if metadata["fit"] != self.identity:
+                identity, state = metadata["fit"], metadata["state"]
+                file_format = metadata["format"]
+                if identity != self.identity:
                     raise InvalidContent("it belongs to another fit")
-                content = unpack(metadata["state"], tensors)
+                content = unpack(state, tensors)
                 check_content(content, CONTENT, "state")
-            except (MemoryError, _OtherFormat):
+            except MemoryError:
                 raise
             except Exception as error:
-                # Reading a damaged file may raise anything.
-                fallback = "The fit starts from the beginning"
-                if older is not None:
-                    fallback = f"Using {older.name} instead"
-                reason = f"{error or type(error).__name__}"
-                warn(f"{path} cannot be read: {reason}. {fallback}.")
-                continue
-            return content | {"path": os.fspath(path)}
+                # Reading a damaged file, or one of another version, may raise anything.
+                cause = (str(error) or type(error).__name__).rstrip(".")
+            if file_format != CHECKPOINT_FORMAT:
+                raise ValueError(
+                    f"{escape_path(path)} was written by another version of "
+                    f"skdeepcluster, in format {file_format!r:.40}, not "
+                    f"{CHECKPOINT_FORMAT}. Resume with that version, or pass another "
+                    "checkpoint_dir."
+                )
+            if cause is None:
+                return content | {"path": os.fspath(path)}
+            fallback = "The fit starts from the beginning"
+            if older is not None:
+                fallback = f"Using {older.name} instead"
+            elif only_complete_rounds:
+                fallback = "There is no earlier round"
+            warn(f"{escape_path(path)} cannot be read: {cause}. {fallback}.")
         if not paths:
-            self._report_other_fits(is_error=only_complete_rounds)
+            self._report_other_fits(raises=only_complete_rounds)
         return None
 
-    def _report_other_fits(self, is_error: bool) -> None:
+    def _report_other_fits(self, raises: bool) -> None:
         """Name the differences to the most similar fit that has checkpoints.
 
         A user who resumes a fit with a parameter that differs by mistake should learn
         that the fit starts from the beginning.
         """
         # The fits of a search differ on purpose.
-        if not is_error and is_called_by_search():
+        if not raises and is_called_by_search():
             return
         differences = []
         for folder in self.parent.iterdir():
             identity = _read_identity(folder)
-            if identity is None or (not is_error and _is_in_use(folder)):
+            if identity is None or (not raises and _is_in_use(folder)):
                 continue
             names = [
                 n for n, value in self.identity.items() if identity.get(n) != value
             ]
             differences.append(names)
         nearest = min(differences, key=len, default=[])
-        if is_error and nearest:
+        if raises and nearest:
             raise ValueError(
                 f"checkpoint_dir={os.fspath(self.parent)!r} holds checkpoints of "
                 f"another fit: {', '.join(nearest)} differ. Pass the same values, or "
@@ -185,21 +197,23 @@ class Checkpoints:
             "state": pack(content, tensors),
         }
         name = f"round_{n_rounds:06d}" + ("" if n_steps is None else f"_{n_steps:09d}")
+        argument = f"checkpoint_dir={os.fspath(self.parent)!r}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self.lock is None:
-                self.lock = FolderLock(self.folder)
+            with explain_write_errors(argument, self.parent):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if self.lock is None:
+                    self.lock = FolderLock(self.folder)
             path = self.folder / f"{name}.safetensors"
-            argument = f"checkpoint_dir={os.fspath(self.parent)!r}"
             write_tensors(path, metadata, tensors, argument)
             self._prune()
         except (OSError, MemoryError) as error:
             # Losing the fit would be worse than losing a checkpoint.
-            warn(f"No checkpoint {name} in {self.folder}: {error}. The fit continues.")
+            cause = str(error).rstrip(".")
+            warn(f"No checkpoint {name} in {self.folder}: {cause}. The fit continues.")
         self.last_write = time.monotonic()
 
     def _prune(self) -> None:
-        """Remove all files of this fit but the last ones."""
+        """Remove the files of this fit, but the last ones and the last round."""
         files = [p for p in _list_files(self.folder, FILE) if self._wrote(p)]
         rounds = [path for path in files if ROUND.fullmatch(path.name)]
         for path in {*files} - {*files[:MAX_FILES], *rounds[:1]}:
@@ -229,7 +243,7 @@ class Checkpoints:
             )
 
     def _wrote(self, path: Path) -> bool:
-        """Return whether this fit wrote a file, by its metadata."""
+        """Return whether this fit wrote a file, by its metadata or its ending."""
         try:
             # A fit that is killed while it writes leaves a file without metadata.
             if UNFINISHED.fullmatch(path.name):
@@ -238,10 +252,6 @@ class Checkpoints:
         except Exception:
             # A damaged file, or a file of the user, may raise anything.
             return False
-
-
-class _OtherFormat(ValueError):
-    """A checkpoint of another version of the package."""
 
 
 def _list_files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
@@ -288,11 +298,17 @@ def fingerprint(
 ) -> dict:
     """Return the identity of a fit: one value for X and one for each parameter.
 
-    The value for X covers all paths, but only a sample of the images.
+    The value for X covers all paths and all images that lie in an array. Images that
+    are decoded in each pass are compared by a sample, so that a change of other images
+    goes unnoticed.
     """
     rows = np.linspace(0, len(source) - 1, COMPARED_IMAGES).astype(int)
     images = source.take(rows).values
-    identity = {"X": hash_content(len(source), source.shape, images, paths)}
+    checksum = 0
+    if parameters.checkpoint_dir is not None and holds_array(source):
+        for batch in source.batches(source.split(np.arange(len(source)))):
+            checksum = zlib.crc32(np.ascontiguousarray(batch.numpy()).data, checksum)
+    identity = {"X": hash_content(len(source), source.shape, images, paths, checksum)}
     for name, value in vars(parameters).items():
         if name not in FREE_PARAMETERS:
             identity[name] = hash_content(_normalize(value))

@@ -66,7 +66,13 @@ def describe_failure(image, error: Exception) -> str:
     """Return the cause for which an image cannot be read, with the path of a file."""
     image = drop_label(image)
     if not isinstance(image, str | os.PathLike):
-        return str(error).removesuffix(".") or type(error).__name__
+        name = type(error).__name__
+        # Errors of a dataset's own code, such as KeyError, say little without a name.
+        is_explained = isinstance(
+            error, ValueError | TypeError | OSError | RuntimeError
+        )
+        text = str(error).removesuffix(".")
+        return text if is_explained and text else f"{name}: {text}".removesuffix(": ")
     if isinstance(error, UnidentifiedImageError):
         is_empty = os.path.getsize(image) == 0
         cause = "the file is empty" if is_empty else "the file is not an image"

@@ -43,14 +43,19 @@ class ReadFailures:
     ) -> None:
         """Add rows, with the cause for each row, and the error of the first one."""
         self._messages.update(messages)
-        if error is not None and self._error is None:
-            self._error, self._error_row = error, min(messages)
+        if error is not None:
+            self._keep_first(error, min(messages))
 
     def update(self, other: "ReadFailures") -> None:
         """Add the rows of another record."""
         self._messages.update(other._messages)
-        if self._error is None:
-            self._error, self._error_row = other._error, other._error_row
+        if other._error is not None and other._error_row is not None:
+            self._keep_first(other._error, other._error_row)
+
+    def _keep_first(self, error: Exception, row: int) -> None:
+        """Keep an error if it belongs to the first row with an error."""
+        if self._error_row is None or row < self._error_row:
+            self._error, self._error_row = error, row
 
     @property
     def messages(self) -> Mapping[int, str]:

@@ -223,3 +223,10 @@ class RowsSource(Source):
     ) -> Iterator[torch.Tensor]:
         """Return one batch after another, each as `batch` does."""
         return self.source.batches([self.rows[rows] for rows in batch_rows])
+
+
+def holds_array(source: Source) -> bool:
+    """Return whether a source reads an array, rather than decoding images."""
+    if isinstance(source, RowsSource):
+        return holds_array(source.source)
+    return isinstance(source, ArraySource)

@@ -653,9 +653,15 @@ def _call(module: nn.Module, batch: torch.Tensor, name: str) -> torch.Tensor:
     except Exception as error:
         # A user's module may raise anything.
         shape = ", ".join(map(str, batch.shape[1:]))
+        cure = (
+            "If the size is the reason, set image_size or image_shape to one that it "
+            "takes"
+        )
+        dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
+        if dtypes - {torch.float32}:
+            cure = "Its weights are not float32: call backbone.float() first"
         raise ValueError(
-            f"{name} rejects a batch of shape (n, {shape}): {error}. If the size is "
-            "the reason, set image_size or image_shape to one that it takes."
+            f"{name} rejects a batch of shape (n, {shape}): {error}. {cure}."
         ) from error
     finally:
         module.train(was_training)

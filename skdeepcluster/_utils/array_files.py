@@ -102,7 +102,11 @@ def read_array(
 def _read_checked(
     path: Path, shape: tuple[int, ...], dtype: type
 ) -> tuple[np.memmap, dict[str, Any]]:
-    values = np.load(path, mmap_mode="r")
+    try:
+        values = np.load(path, mmap_mode="r")
+    except ValueError as error:
+        # numpy advises to load what may be an unsafe file.
+        raise ValueError("it is damaged: its header is no header of numpy") from error
     if not isinstance(values, np.memmap):
         raise ValueError("it holds no array")
     if values.shape != shape or values.dtype != dtype:

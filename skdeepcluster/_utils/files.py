@@ -161,6 +161,7 @@ def make_folder(path: str | os.PathLike, name: str) -> Path:
     """
     folder = Path(path)
     argument = f"{name}={os.fspath(path)!r}"
+    _check_characters(path, argument)
     try:
         with explain_write_errors(argument, folder.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -169,6 +170,12 @@ def make_folder(path: str | os.PathLike, name: str) -> Path:
             f"{argument} is, or lies in, a file. Name a folder."
         ) from error
     return folder
+
+
+def _check_characters(path: str | os.PathLike, argument: str) -> None:
+    """Raise ValueError if a path holds a character that no path can hold."""
+    if "\0" in os.fsdecode(path):
+        raise ValueError(f"{argument} holds a null character. Choose another name.")
 
 
 def reserve_space(file: IO[bytes], n_bytes: int) -> bool:
@@ -273,6 +280,7 @@ def write_atomically(
     """
     folder = path.parent
     argument = argument or f"path={os.fspath(path)!r}"
+    _check_characters(path, argument)
     # The files of the module tempfile can be read by their owner only. The name stays
     # short, because the target's name may have the greatest possible length.
     prefix = shorten_name(path.name, TEMPORARY_NAME_BYTES)

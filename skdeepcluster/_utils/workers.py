@@ -1,10 +1,10 @@
 """Calls of a function in worker processes, in order.
 
-All work in other processes goes through `map_in_workers`. Each worker computes every
-n-th task and sends its results through a pipe of its own, which has no name in any file
-system. The pipe bounds the memory: a worker waits with one result until this process
-has read the result before it. Nothing is placed in shared memory, which containers
-limit to 64 MB.
+All work in other processes goes through `map_in_workers`. With n workers, worker i
+computes the tasks i, i + n, i + 2n, ... and sends the results through a pipe of its
+own, which has no name in any file system. The pipe bounds the memory: a worker waits
+with one result until this process has read the result before it. Nothing is placed in
+shared memory, which containers limit to 64 MB.
 """
 
 import contextlib
@@ -38,12 +38,13 @@ except ImportError:
 # Seconds after which a silent worker is checked to be alive. Its pipe says so at once,
 # unless another process has inherited the other end.
 SECONDS_BETWEEN_CHECKS = 1.0
-# Size of a pipe: 1 MiB is the largest size that Linux grants to each user.
+# Size of a pipe: 1 MiB is the largest size that Linux grants to each user by default
+# (fs.pipe-max-size).
 PIPE_BYTES = 2**20
 # Seconds that an ended worker may take until the system has removed it.
 SECONDS_TO_EXIT = 5.0
 
-# Maps in progress, for each thread. See `stop_workers_at_end`.
+# Pools that a block of `stop_workers_at_end` stops, for each thread.
 _THREAD = threading.local()
 
 
@@ -108,26 +109,27 @@ class WorkerDeath(Exception):
 
 
 class _WorkerPool:
-    """Processes that compute tasks: worker i computes every n-th task, from task i.
+    """Processes that compute tasks, see above.
 
     Parameters
     ----------
     function : callable
     tasks : list
     n_workers : int
+        Largest number of processes. There are no more than tasks and processors.
     """
 
     def __init__(self, function: Callable, tasks: list, n_workers: int):
         self.function = function
         self.tasks = tasks
-        self.n_workers = n_workers
+        self.n_workers = min(n_workers, len(tasks), joblib.cpu_count())
         self.workers: dict[int, tuple[BaseProcess, Connection]] = {}
         pools = getattr(_THREAD, "pools", None)
         if pools is not None:
             pools.add(self)
 
     def start(self, task: int) -> None:
-        """Start the worker of a task, which begins with this task."""
+        """Start the worker that computes a task and its later tasks."""
         context = multiprocessing.get_context()
         with delay_interrupts():
             # A forked worker closes the ends of the pipes of other workers. If it kept
@@ -138,8 +140,8 @@ class _WorkerPool:
             pipe, worker_pipe = context.Pipe(duplex=False)
             _enlarge(worker_pipe)
             tasks = self.tasks[task :: self.n_workers]
-            # torch and numpy start with the same random numbers in each worker of a
-            # pool, but not in two workers.
+            # The number of its first task seeds each worker, so that no two workers
+            # draw the same numbers.
             arguments = (self.function, tasks, worker_pipe, [*inherited, pipe], task)
             process = context.Process(target=_work, args=arguments, daemon=True)
             try:
@@ -168,7 +170,7 @@ class _WorkerPool:
                 if not process.is_alive() and not pipe.poll():
                     raise EOFError
             error, result = pickle.loads(pipe.recv_bytes())
-        # A result may end in its middle.
+        # The worker may die while it sends a result.
         except (EOFError, OSError) as end:
             process.join(SECONDS_TO_EXIT)
             raise WorkerDeath(_describe_exit(process.exitcode)) from end
@@ -190,8 +192,8 @@ class _WorkerPool:
     def stop(self) -> None:
         """Stop all workers."""
         with delay_interrupts():
-            for task in [*self.workers]:
-                self.stop_worker(task)
+            for worker in [*self.workers]:
+                self.stop_worker(worker)
 
 
 def _enlarge(pipe: Connection) -> None:
@@ -204,7 +206,7 @@ def _enlarge(pipe: Connection) -> None:
 def _map_in_processes(
     function: Callable, tasks: list, n_workers: int, on_death: Callable | None
 ) -> Iterator:
-    pool = _WorkerPool(function, tasks, min(n_workers, len(tasks), joblib.cpu_count()))
+    pool = _WorkerPool(function, tasks, n_workers)
     try:
         try:
             try:
@@ -232,7 +234,7 @@ def _receive_all(pool: _WorkerPool, on_death: Callable | None) -> Iterator:
         try:
             result = pool.receive(task)
         except WorkerDeath as death:
-            warn(f"A worker process was killed ({death}). It is replaced.")
+            warn(f"A worker process has ended early ({death}). It is replaced.")
             pool.stop_worker(task)
             pool.start(task)
             try:
@@ -264,15 +266,16 @@ def _work(
     function: Callable,
     tasks: list,
     pipe: Connection,
-    inherited: list[Connection],
+    pipes_to_close: list[Connection],
     seed: int,
 ) -> None:
     """Compute tasks and send their results. This is the life of a worker process."""
     # Ctrl-C reaches all processes of a terminal, and this one is stopped by its parent.
+    # Before this line it ends this process, and the parent hears it as well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A handler of the parent is not meant for this process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for other in inherited:
+    for other in pipes_to_close:
         other.close()
     _separate_file_positions()
     # A forked process cannot use the threads that its parent had.
@@ -313,6 +316,7 @@ def _separate_file_positions() -> None:
         return
     for name in os.listdir(folder):
         # The list contains the descriptor of the folder itself, which is closed by now.
+        # A file that cannot be opened again keeps its shared position.
         with contextlib.suppress(OSError):
             descriptor = int(name)
             flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)

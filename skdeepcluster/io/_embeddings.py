@@ -240,6 +240,12 @@ class _Chunks:
                 "chunks beside it are kept. Try again, or choose another path",
             ) from error
         existing = _parse_description(content)
+        if not existing:
+            raise ValueError(
+                f"{escape_path(path)} is damaged, or was not written by this function. "
+                f"Remove it to go on with {escape_path(self.folder)}, or choose "
+                "another path."
+            )
         differing = [
             name for name, value in description.items() if existing.get(name) != value
         ]

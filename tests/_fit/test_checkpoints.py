@@ -743,3 +743,13 @@ def test_weights_of_16_bits(images, tmp_path, dtype):
     model.save(tmp_path / "model")
     loaded = DeepClusterEstimator.load(tmp_path / "model", backbone=Half())
     assert_array_equal(loaded.transform(images), model.transform(images))
+
+
+@pytest.mark.parametrize("row", [1, 17, 149])
+def test_a_change_of_any_image_is_another_fit(images, tmp_path, copy_checkpoints, row):
+    copy_checkpoints(tmp_path, n_rounds=2)
+    changed = images.copy()
+    changed[row] = changed[row][::-1] + 1
+    model = quick(augment=Interrupt(), checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="another fit: X differ"):
+        model.recover(changed)

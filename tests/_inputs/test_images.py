@@ -222,7 +222,7 @@ def test_error_of_a_dataset_names_the_row():
             return super().__getitem__(row)
 
     source = make_source(find_images(BrokenDataset()), n_workers=2)
-    with pytest.raises(ValueError, match=r"row 3: 'no such image'"):
+    with pytest.raises(ValueError, match=r"row 3: KeyError: 'no such image'"):
         list(source.batches([slice(0, 2), slice(2, 4)]))
 
 

@@ -56,7 +56,7 @@ def quick(**params):
     return DeepClusterEstimator(2, **options | params)
 
 
-@pytest.mark.filterwarnings("ignore:A worker process was killed")
+@pytest.mark.filterwarnings("ignore:A worker process has ended early")
 def test_image_that_ends_workers_is_named(folder):
     with pytest.raises(
         ValueError, match=rf"row {BROKEN_ROW}: .*{BROKEN_ROW:03d}.png: "
@@ -64,7 +64,7 @@ def test_image_that_ends_workers_is_named(folder):
         quick().fit(folder)
 
 
-@pytest.mark.filterwarnings("ignore:A worker process was killed")
+@pytest.mark.filterwarnings("ignore:A worker process has ended early")
 def test_image_that_ends_workers_is_skipped(folder):
     with pytest.warns(UserWarning, match=r"1 of 80 .*it ends the process .*"):
         model = quick(on_error="skip").fit(folder)

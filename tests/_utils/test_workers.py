@@ -87,12 +87,12 @@ def test_waiting_workers_hold_one_result_each(tmp_path, no_new_processes):
 @pytest.mark.parametrize("n_deaths", [{5: 1}, {0: 1, 8: 1}, {3: 1, 4: 1, 5: 1}])
 def test_killed_worker_is_replaced(tmp_path, n_deaths, no_new_processes):
     function = KilledFunction(tmp_path, n_deaths)
-    with pytest.warns(UserWarning, match=r"worker process was killed \(SIGKILL\)"):
+    with pytest.warns(UserWarning, match=r"worker process has ended early \(SIGKILL\)"):
         results = list(map_in_workers(function, [*range(9)], 2))
     assert results == [*range(9)]
 
 
-@pytest.mark.filterwarnings("ignore:A worker process was killed")
+@pytest.mark.filterwarnings("ignore:A worker process has ended early")
 def test_task_that_kills_two_workers(tmp_path, no_new_processes):
     function = KilledFunction(tmp_path, {1: 9, 4: 9, 8: 9})
     with pytest.raises(RuntimeError, match=r"again and again.* Lower n_jobs"):
