@@ -37,7 +37,7 @@ from .state import CHECKPOINT_FORMAT
 # Number of last files that are kept, besides the last complete round.
 MAX_FILES = 2
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
-# Number of images that a fingerprint of X compares if all would have to be decoded.
+# Number of images that a fingerprint of X compares.
 COMPARED_IMAGES = 64
 # Number of letters of a fit's fingerprint that name its folder.
 FOLDER_LETTERS = 16
@@ -298,21 +298,28 @@ def fingerprint(
 ) -> dict:
     """Return the identity of a fit: one value for X and one for each parameter.
 
-    The value for X covers all paths and all images that lie in an array. Images that
-    are decoded in each pass are compared by a sample, so that a change of other images
-    goes unnoticed.
+    The value for X covers all paths, but only a sample of the images.
     """
     rows = np.linspace(0, len(source) - 1, COMPARED_IMAGES).astype(int)
     images = source.take(rows).values
-    checksum = 0
-    if parameters.checkpoint_dir is not None and holds_array(source):
-        for batch in source.batches(source.split(np.arange(len(source)))):
-            checksum = zlib.crc32(np.ascontiguousarray(batch.numpy()).data, checksum)
-    identity = {"X": hash_content(len(source), source.shape, images, paths, checksum)}
+    identity = {"X": hash_content(len(source), source.shape, images, paths)}
     for name, value in vars(parameters).items():
         if name not in FREE_PARAMETERS:
             identity[name] = hash_content(_normalize(value))
     return identity
+
+
+def checksum_images(source: Source) -> int:
+    """Return a checksum of all images that lie in an array, and otherwise 0.
+
+    Images that are decoded in each pass would take as long as a pass, so that a change
+    of images outside the sample of `fingerprint` goes unnoticed.
+    """
+    checksum = 0
+    if holds_array(source):
+        for batch in source.batches(source.split(np.arange(len(source)))):
+            checksum = zlib.crc32(np.ascontiguousarray(batch.numpy()).data, checksum)
+    return checksum
 
 
 def _normalize(value):

@@ -20,12 +20,18 @@ from .._training.network import BackboneSetup, Network, build_network
 from .._training.pixel_statistics import find_pixel_range
 from .._utils.content import check_content
 from .._utils.distributed import SINGLE_PROCESS, Processes, Sharded
+from .._utils.hashing import hash_content
 from .._utils.messages import warn
 from .._utils.process_lock import hold_process_lock
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
 from .._utils.threads import limit_threads, release_threads
 from .callback_runner import CallbackRunner, copy_history
-from .checkpoints import Checkpoints, explain_content, fingerprint
+from .checkpoints import (
+    Checkpoints,
+    checksum_images,
+    explain_content,
+    fingerprint,
+)
 from .frozen import read_changed_features, read_features
 from .loop import FitSetup, cluster, extract_points, resume, run_rounds
 from .progress import progress_bar
@@ -127,6 +133,8 @@ class Fit:
             processes.run_on_first(lambda: self._open_checkpoints(identity))
 
     def _open_checkpoints(self, identity: dict) -> None:
+        all_images = hash_content(identity["X"], checksum_images(self.source))
+        identity = identity | {"X": all_images}
         self.checkpoints = Checkpoints(self.parameters.checkpoint_dir, identity)
 
     def run(
