@@ -8,6 +8,7 @@ size in the header with Pillow's limit.
 
 import contextlib
 import errno
+import io
 import os
 import stat
 import struct
@@ -165,13 +166,29 @@ def open_image(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
     if not stat.S_ISREG(mode):
         raise ValueError("it is a device, a pipe or a socket, not a regular file")
     try:
-        with open(path, "rb") as file:
+        with _CappedReader(path) as file:
             image = _identify(file, path)
             _check_size(image.size)
             with _limit_nested(image.format):
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(_describe_limit("it holds an image of")) from error
+
+
+class _CappedReader(io.BufferedReader):
+    """File that allocates no more memory for a read than its own size.
+
+    A damaged header may ask for any number of bytes. Python would allocate them before
+    it reads, and a lack of memory ends a fit.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return at most `size` bytes, or all if it is negative or None."""
+        return super().read(-1 if size is None else min(size, self.size))
 
 
 def _identify(file: BinaryIO, path: str | os.PathLike) -> ImageFile.ImageFile:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import socket
+import struct
 import subprocess
 import sys
 import warnings
@@ -430,3 +431,13 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, kind, monkeypatch):
 def test_a_folder_in_a_list_of_paths_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"row 0: .*it is a folder"):
         read_all([tmp_path])
+
+
+@pytest.mark.parametrize("size", [2**40, 2**62])
+def test_sizes_in_headers_do_not_decide_the_memory(tmp_path, size):
+    """A box of JPEG 2000 may say that it holds any number of bytes."""
+    box = struct.pack(">I4sQ", 1, b"jp2h", size + 16)
+    start = b"\0\0\0\x0cjP  \r\n\x87\n"
+    (tmp_path / "a.jp2").write_bytes(start + box + bytes(100))
+    with pytest.raises((OSError, ValueError)), open_image(tmp_path / "a.jp2"):
+        pass
