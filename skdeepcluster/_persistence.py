@@ -1,5 +1,6 @@
 """Save a fitted estimator to one file without pickle, and load it."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -32,6 +33,8 @@ from ._utils.tensors import read_tensors, write_tensors
 
 # Version of the file. A release that changes it keeps a reader for each older version.
 FORMAT = 1
+# Largest number of values of an image, such as those of 9,000x9,000 pixels in color.
+MAX_IMAGE_VALUES = 2**28
 # Start of the names of weights among the tensors of a file.
 WEIGHT_PREFIX = "module."
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -280,6 +283,9 @@ def _set_fitted(estimator, metadata: dict, tensors: dict[str, torch.Tensor]) -> 
         shape = tuple(_check_integer(side) for side in shape)
         if len(shape) != 3:
             raise ValueError("its image_shape should have three sides")
+        # A batch of such images would exceed any memory.
+        if math.prod(shape) > MAX_IMAGE_VALUES:
+            raise ValueError(f"its image_shape={shape} is too large")
     n_features_in = _check_integer(n_features_in)
     parameters = Parameters(
         **estimator.get_params(deep=False) | estimator._network_parameters
