@@ -10,16 +10,24 @@ skdeepcluster    decoding as in `DeepClusterEstimator` without a cache; each bat
 bare DataLoader  PIL opens, converts and resizes; no augmentation
 torchvision      the augmentation of skdeepcluster, image by image in the workers
 
-Print images per second, as medians of three alternating passes, and write JSON.
+The same batches without augmentation compare the ways to run workers: `map_in_workers`,
+concurrent.futures on forked processes, and joblib's generator on loky.
+
+Print images per second, as medians of five alternating passes, and write JSON.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from PIL import Image
@@ -29,8 +37,9 @@ from torchvision import transforms
 
 from skdeepcluster._inputs.collection import find_images
 from skdeepcluster._inputs.image_format import ImageFormat
-from skdeepcluster._inputs.images import DecodedSource
+from skdeepcluster._inputs.images import DecodedSource, _decode_rows
 from skdeepcluster._training.augment import RandomCrop
+from skdeepcluster._utils.workers import map_in_workers
 
 # Batch size and image size that a default fit of large photographs has.
 BATCH_SIZE = 64
@@ -38,7 +47,9 @@ IMAGE_SIZE = 64
 # Processes that decode.
 N_WORKERS = 2
 # Number of passes of each way to read.
-N_PASSES = 3
+N_PASSES = 5
+# Number of batches that a library computes ahead.
+N_AHEAD = 8
 
 
 def write_images(folder, n, size):
@@ -107,6 +118,40 @@ def data_loader_pass(images, *steps):
     return read_all
 
 
+def map_in_futures(function, tasks):
+    """Return the results of concurrent.futures in order, a few of them ahead."""
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(N_WORKERS, mp_context=context) as pool:
+        pending = deque()
+        for task in tasks:
+            pending.append(pool.submit(function, task))
+            if len(pending) > N_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def map_in_loky(function, tasks):
+    """Return the results of joblib's generator in order, a few of them ahead."""
+    parallel = joblib.Parallel(
+        n_jobs=N_WORKERS, return_as="generator", pre_dispatch=N_AHEAD, batch_size=1
+    )
+    return parallel(joblib.delayed(function)(task) for task in tasks)
+
+
+def worker_pass(images, map_tasks):
+    """Return a function that decodes all images by a way to run workers."""
+    image_format = ImageFormat((3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    function = partial(_decode_rows, images, image_format)
+
+    def read_all():
+        rows = np.random.default_rng(0).permutation(len(images))
+        for _ in map_tasks(function, np.array_split(rows, -(-len(rows) // BATCH_SIZE))):
+            pass
+
+    return read_all
+
+
 def measure_rates(folder, n):
     """Return images per second of each way to read the files of a folder."""
     images = find_images(folder)
@@ -123,6 +168,11 @@ def measure_rates(folder, n):
             transforms.RandomHorizontalFlip(),
             transforms.ColorJitter(0.3, 0.3),
         ),
+        "map_in_workers": worker_pass(
+            images, partial(map_in_workers, n_workers=N_WORKERS)
+        ),
+        "concurrent.futures": worker_pass(images, map_in_futures),
+        "joblib, loky": worker_pass(images, map_in_loky),
     }
     seconds = {name: [] for name in passes}
     # Passes alternate, so that a slow minute of the machine affects each equally.
@@ -155,9 +205,9 @@ def main():
         f"{N_WORKERS} workers, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}\n"
     )
-    print(f"{'':18s}{'images/s':>10s}{'speed of skdeepcluster, relative':>36s}")
+    print(f"{'':20s}{'images/s':>10s}{'speed of skdeepcluster, relative':>36s}")
     for name, rate in rates.items():
-        print(f"{name:18s}{rate:10.0f}{rates['skdeepcluster'] / rate:36.2f}")
+        print(f"{name:20s}{rate:10.0f}{rates['skdeepcluster'] / rate:36.2f}")
     content = {"arguments": vars(arguments), "images_per_second": rates}
     Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
 

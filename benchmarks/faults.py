@@ -144,7 +144,7 @@ def fit_and_hash(X, checkpoint_seconds, **params):
 
 def _run_in_child(pipe, function, args, kwargs):
     warnings.simplefilter("ignore")
-    # Data loaders in this process fork, as in a process without a fork server.
+    # Workers of this process are forked, as in a process without a fork server.
     multiprocessing.set_start_method("fork", force=True)
     try:
         pipe.send(function(*args, **kwargs))
@@ -587,12 +587,10 @@ def kill_workers(n, folder, n_kills=2) -> Result:
     for seed in range(n):
         result = Job(_fit_losing_workers, n_kills, seed).result()
         if isinstance(result, str):
-            return Result(
-                "data-loader worker killed", n, n_recovered, loss=last_line(result)
-            )
+            return Result("worker killed", n, n_recovered, loss=last_line(result))
         n_recovered += result[0] == expected
         n_restarts += result[1]
-    return Result(f"data-loader worker killed ({n_restarts} restarts)", n, n_recovered)
+    return Result(f"worker killed ({n_restarts} restarts)", n, n_recovered)
 
 
 class WideNetwork(nn.Module):

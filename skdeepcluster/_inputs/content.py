@@ -13,7 +13,7 @@ from PIL import Image, features
 from .._utils.workers import map_in_workers
 from .collection import ImageCollection
 from .images import DecodedSource
-from .sources import Source
+from .sources import DerivedSource, Source
 
 # Number of files that a worker hashes at once.
 HASHED_ROWS = 256
@@ -25,7 +25,7 @@ DIGEST_BYTES = 16
 DECODERS = ("pil", "jpg", "libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif")
 
 
-class HashingSource(Source):
+class HashingSource(DerivedSource):
     """Source that hashes its images while they are read once, in order.
 
     Parameters
@@ -42,16 +42,6 @@ class HashingSource(Source):
     def __len__(self) -> int:
         """Return the number of images or rows."""
         return len(self.source)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image, (C, H, W), or of one row, (d,)."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> type:
-        """Data type of the batches, np.uint8 or np.float32."""
-        return self.source.dtype
 
     def subset(self, rows: slice) -> Source:
         """Return consecutive rows as a source, which does not hash."""

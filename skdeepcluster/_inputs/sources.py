@@ -182,8 +182,24 @@ class ArraySource(Source):
         )
 
 
+class DerivedSource(Source):
+    """Source that reads the images of another source, `source`."""
+
+    source: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one image, (C, H, W), or of one row, (d,)."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> type:
+        """Data type of the batches, np.uint8 or np.float32."""
+        return self.source.dtype
+
+
 @dataclass(frozen=True)
-class RowsSource(Source):
+class RowsSource(DerivedSource):
     """Some rows of another source.
 
     Parameters
@@ -199,16 +215,6 @@ class RowsSource(Source):
     def __len__(self) -> int:
         """Return the number of images or rows."""
         return len(self.rows)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image, (C, H, W), or of one row, (d,)."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> type:
-        """Data type of the batches, np.uint8 or np.float32."""
-        return self.source.dtype
 
     def subset(self, rows: slice) -> "RowsSource":
         """Return consecutive rows as a source, without reading them."""

@@ -89,8 +89,8 @@ def map_in_workers(
 def stop_workers_at_end() -> Iterator[None]:
     """Stop the workers that this thread has started in the block, at its end.
 
-    The traceback of an error, such as Ctrl-C, keeps iterators alive, and so would their
-    workers.
+    The traceback of an error, such as Ctrl-C, keeps variables alive. An iterator among
+    them would keep its workers.
     """
     outer = getattr(_THREAD, "pools", None)
     # Finished pools are not kept.

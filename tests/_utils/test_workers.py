@@ -143,14 +143,20 @@ def test_daemon_starts_no_workers(monkeypatch):
     assert results == {os.getpid()}
 
 
-def test_iterator_in_a_traceback_keeps_no_workers(no_new_processes):
+def test_iterator_in_a_traceback_keeps_no_workers():
+    before = list_children()
+
     def fail():
-        for _ in map_in_workers(abs, [*range(9)], 2):
+        # A variable of the traceback holds the iterator.
+        results = map_in_workers(abs, [*range(9)], 2)
+        for _ in results:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught, stop_workers_at_end():
         fail()
+    # The traceback is still alive.
     assert caught.tb is not None
+    assert list_children() <= before
 
 
 class InterruptAtLine:
