@@ -1,5 +1,14 @@
 """DeepCluster as a scikit-learn estimator: clusters and features without labels."""
 
+import os
+import sys
+
+# Idle threads of GNU OpenMP keep a processor busy while they wait, for so long that two
+# fits on the same processors take ten times as long as one. They read this limit when
+# torch is imported first. It does not replace a setting of the user.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import torch  # noqa: F401  before faiss: on macOS both carry an OpenMP runtime
 
 from . import callbacks, datasets, evaluation, inspection, io, metrics, presets

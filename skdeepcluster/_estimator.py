@@ -340,9 +340,10 @@ class DeepClusterEstimator(
 
     n_jobs : int, default=None
         Number of CPU threads, and of worker processes that decode images. -1 uses all
-        processors. With None, torch and faiss keep their settings, and one worker per
-        torch thread decodes images where processes are forked (Linux), else this
-        process. With None, this process reads a `Dataset`, too.
+        processors. With None, a fit uses as many threads as its images and batches
+        have work for, at most torch's number of threads: one for 1,000 images of 8x8
+        pixels. One worker per torch thread decodes images where processes are forked
+        (Linux), else this process. With None, this process reads a `Dataset`, too.
 
     random_state : int, RandomState instance or None, default=None
         Seed of all random numbers. The same int gives the same result, bit for bit, on
@@ -350,11 +351,11 @@ class DeepClusterEstimator(
         advanced.
 
     verbose : int, default=0
-        1 prints one line per round: loss, NMI with the previous pseudo-labels and with
-        `y`, number of empty clusters, size of the largest cluster, images per second,
-        and remaining time. 2 also shows a progress bar inside rounds, if tqdm is
-        installed (``pip install 'skdeepcluster[progress]'``), else a line every ten
-        seconds.
+        1 prints the expected time of the fit after a few steps, and one line per round:
+        loss, NMI with the previous pseudo-labels and with `y`, number of empty
+        clusters, size of the largest cluster, images per second, and remaining time. 2
+        also shows a progress bar inside rounds, if tqdm is installed (``pip install
+        'skdeepcluster[progress]'``), else a line every ten seconds.
 
     callbacks : callable, list of callables or None, default=None
         Functions ``callback(history, fitted)`` that are called after each round.
@@ -746,7 +747,9 @@ class DeepClusterEstimator(
         """End an interrupted fit at its last complete round.
 
         Use it after Ctrl-C or a diverged training, if the fit is not to be resumed. The
-        checkpoints are kept, so that `fit` can still resume.
+        checkpoints are kept, so that `fit` can still resume. A fit that was interrupted
+        in its first round ends with the clusters of images as they are, without any
+        training.
 
         Parameters
         ----------
@@ -758,12 +761,13 @@ class DeepClusterEstimator(
         Returns
         -------
         self : DeepClusterEstimator
-            Fitted estimator, with the complete rounds in `history_`.
+            Fitted estimator, with the complete rounds in `history_`, which is empty
+            after an interrupted first round.
 
         Raises
         ------
         ValueError
-            If `checkpoint_dir` holds no complete round, or a round of another fit.
+            If `checkpoint_dir` holds no checkpoint, or checkpoints of another fit.
         """
         self._fit(X, None, "recover")
         return self

@@ -26,6 +26,7 @@ from torch import nn
 from skdeepcluster import DeepClusterEstimator, FaissKMeans, _estimator
 from skdeepcluster._fit import loop as loop_module
 from skdeepcluster._training.network import small_convnet
+from skdeepcluster._utils.threads import limit_threads
 
 QUICK = {
     "n_clusters": 5,
@@ -489,6 +490,21 @@ def test_verbose_prints_one_line_per_round(images, capfd):
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == 2
     assert err == ""
+
+
+def test_small_images_take_one_thread(images):
+    n_threads = []
+
+    def augment(batch):
+        n_threads.append(torch.get_num_threads())
+        return batch
+
+    with limit_threads(2):
+        quick(augment=augment).fit(images)
+        assert set(n_threads) == {1}
+        n_threads.clear()
+        quick(augment=augment, n_jobs=2).fit(images)
+        assert set(n_threads) == {2}
 
 
 def test_n_jobs_limits_threads(images):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ from .._utils.hashing import hash_content
 from .._utils.messages import warn
 from .._utils.process_lock import hold_process_lock
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
-from .._utils.threads import limit_threads, release_threads
+from .._utils.threads import choose_threads, limit_threads, release_threads
 from .callback_runner import CallbackRunner, copy_history
 from .checkpoints import (
     Checkpoints,
@@ -32,6 +33,7 @@ from .checkpoints import (
     explain_content,
     fingerprint,
 )
+from .forecast import Forecast
 from .frozen import read_changed_features, read_features
 from .loop import FitSetup, cluster, extract_points, resume, run_rounds
 from .progress import progress_bar
@@ -169,13 +171,19 @@ class Fit:
                 resumed = self._resume(setup, saved)
                 # Problems of the rounds in the checkpoint have been reported already.
                 self._skip_symptoms(resumed)
+            forecast = Forecast(
+                setup.recipe,
+                n_images=len(self.source),
+                shape=self.source.shape,
+                first_round=resumed.n_rounds if resumed is not None else 0,
+            )
             for state, finished in run_rounds(setup, self.previous_history, resumed):
                 if finished is None:
-                    if state.training is None:
-                        self._warn_of_repeats(state.labels)
+                    self._handle_step(setup, state)
                     show_progress(len(state.history) + 1, state)
-                    if self.has_checkpoints and self._is_checkpoint_due():
-                        self._write_checkpoint(setup, state)
+                    forecast_line = forecast.count_step(state)
+                    if verbose and forecast_line is not None:
+                        print(forecast_line, flush=True)
                     continue
                 self._record_classes(finished, y)
                 n_remaining = setup.recipe.max_iter - state.n_rounds
@@ -199,25 +207,41 @@ class Fit:
             assert finished is not None  # the loop ends with a complete round
             return self._finish(setup, state, finished, setup.network)
 
+    def _handle_step(self, setup: FitSetup, state: FitState) -> None:
+        """Warn of repeated images, and write a checkpoint if it is due.
+
+        Parameters
+        ----------
+        setup : FitSetup
+        state : FitState
+            State before the first round, or after a batch.
+        """
+        is_start = state.training is None
+        if is_start:
+            self._warn_of_repeats(state.labels)
+        # With the first pseudo-labels, `recover` can return clusters.
+        if self.has_checkpoints and (is_start or self._is_checkpoint_due()):
+            self._write_checkpoint(setup, state)
+
     def recover(self) -> FitResult:
         """Return the result of the last complete round in the checkpoints.
+
+        Before the end of the first round, the result has the clusters of the images as
+        they are, without any training.
 
         Raises
         ------
         ValueError
-            If there is no complete round.
+            If there is no checkpoint.
         """
         saved = self._read_checkpoint(only_complete_rounds=True)
-        nothing_to_recover = ValueError(
-            f"checkpoint_dir={self.parameters.checkpoint_dir!r} holds no complete "
-            "round of a fit, so there is nothing to recover. Call fit."
-        )
         if saved is None:
-            raise nothing_to_recover
+            raise ValueError(
+                f"checkpoint_dir={self.parameters.checkpoint_dir!r} holds no "
+                "checkpoint of a fit, so there is nothing to recover. Call fit."
+            )
         with self._prepare(saved) as setup:
             state = self._resume(setup, saved)
-            if not state.n_rounds:
-                raise nothing_to_recover
             features = self._extract_features(setup, setup.network)
             # Checkpoints hold no clusters, since clustering again with the same seed
             # gives the same clusters.
@@ -403,7 +427,15 @@ class Fit:
             is_given=self.backbone_setup.is_given,
         )
         device = recipe.compute.device
-        with isolated_torch_rng(self.streams.seed("torch"), device):
+        n_threads = self.parameters.n_jobs
+        if n_threads is None:
+            # All channels of a pixel are one step of a convolution.
+            batch_pixels = recipe.batch_size * math.prod(self.source.shape[-2:])
+            n_threads = choose_threads(len(self.source), batch_pixels)
+        with (
+            isolated_torch_rng(self.streams.seed("torch"), device),
+            limit_threads(n_threads),
+        ):
             network = self._new_network().to(device)
             generators = torch_generators(device)
             if processes.rank:

@@ -169,7 +169,7 @@ def test_resumed_fit_equals_uninterrupted_fit(
     images, tmp_path, uninterrupted, copy_checkpoints, name, n_rounds
 ):
     copy_checkpoints(tmp_path, n_rounds, name)
-    complete_rounds = range(max(1, n_rounds - 1), n_rounds + 1)
+    complete_rounds = range(max(0, n_rounds - 1), n_rounds + 1)
     assert [path.name for path in list_files(tmp_path)] == [
         f"round_{number:06d}.safetensors" for number in complete_rounds
     ]
@@ -305,7 +305,7 @@ def test_older_checkpoint_replaces_damaged_one(
 def test_fit_without_intact_checkpoint_starts_from_the_beginning(
     images, tmp_path, uninterrupted, copy_checkpoints
 ):
-    copy_checkpoints(tmp_path, n_rounds=1)
+    copy_checkpoints(tmp_path, n_rounds=0)
     (path,) = list_files(tmp_path)
     path.write_bytes(b"")
     with pytest.warns(UserWarning, match=rf"{path} .*starts from the beginning"):
@@ -316,7 +316,7 @@ def test_fit_without_intact_checkpoint_starts_from_the_beginning(
 def test_other_format_raises_and_keeps_the_file(
     images, tmp_path, copy_checkpoints, monkeypatch
 ):
-    copy_checkpoints(tmp_path, n_rounds=1)
+    copy_checkpoints(tmp_path, n_rounds=0)
     (path,) = list_files(tmp_path)
     format_of_file = checkpoints_module.CHECKPOINT_FORMAT
     monkeypatch.setattr(checkpoints_module, "CHECKPOINT_FORMAT", 99)
@@ -488,7 +488,10 @@ def test_two_files_and_the_last_complete_round_are_kept(tmp_path, copy_checkpoin
 
 def test_files_inside_a_round_are_rare(tmp_path, copy_checkpoints):
     copy_checkpoints(tmp_path, n_rounds=1, seconds=1e9)
-    assert [path.stem for path in list_files(tmp_path)] == ["round_000001"]
+    assert [path.stem for path in list_files(tmp_path)] == [
+        "round_000000",
+        "round_000001",
+    ]
 
 
 # Recovery of the last complete round.
@@ -517,18 +520,19 @@ def test_recover_equals_fit_that_ended_with_the_round(
 
 
 def test_recover_without_checkpoint_dir_raises(images):
-    with pytest.raises(ValueError, match="checkpoint_dir=None holds no complete"):
+    with pytest.raises(ValueError, match="checkpoint_dir=None holds no"):
         quick().recover(images)
 
 
-def test_recover_without_complete_round_raises(images, tmp_path, copy_checkpoints):
-    copy_checkpoints(tmp_path, n_rounds=0, seconds=-1.0)
-    # There are checkpoints, but only inside the first round.
-    assert list_files(tmp_path)
-    model = quick(augment=Interrupt(), checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="holds no complete round"):
-        model.recover(images)
-    assert not [name for name in vars(model) if name.endswith("_")]
+def test_recover_before_the_first_round_returns_clusters(images, tmp_path):
+    model = quick(checkpoint_dir=tmp_path)
+    with pytest.raises(Interruption):
+        model.set_params(augment=Interrupt(2)).fit(images)
+    model.recover(images)
+    assert model.n_iter_ == 0
+    assert model.history_ == []
+    assert len(np.unique(model.labels_)) == model.n_clusters
+    assert_array_equal(model.predict(images), model.labels_)
 
 
 def test_recover_of_another_fit_raises(images, tmp_path, copy_checkpoints):
@@ -616,6 +620,7 @@ def test_old_checkpoints_that_cannot_be_removed_are_a_warning(
 
     monkeypatch.setattr(Path, "unlink", raise_read_only)
     with (
+        pytest.warns(UserWarning, match="No checkpoint round_000002 .*not permitted"),
         pytest.warns(UserWarning, match="No checkpoint round_000003 .*not permitted"),
         pytest.warns(UserWarning, match="cannot be removed"),
     ):

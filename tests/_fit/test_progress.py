@@ -9,6 +9,7 @@ import pytest
 from skdeepcluster import DeepClusterEstimator
 from skdeepcluster._fit import checkpoints as checkpoints_module
 from skdeepcluster._fit import progress as progress_module
+from skdeepcluster._fit.forecast import Forecast
 from skdeepcluster._fit.progress import progress_bar
 
 # 130 images are 3 batches a pass, so a round has 6 steps.
@@ -128,3 +129,26 @@ def test_progress_of_a_resumed_fit_starts_at_the_checkpoint(
     DeepClusterEstimator(**params).fit(images)
     steps = re.findall(r"round +1: step (\d) of 6", capsys.readouterr().out)
     assert steps == ["5", "6"]
+
+
+def test_forecast_comes_before_the_first_round(digits_images, capsys):
+    images = digits_images[0][:130]
+    # 40 steps in a round, of which the first 13 give the forecast.
+    model = DeepClusterEstimator(
+        5, max_iter=2, epochs_per_iter=8, batch_size=26, random_state=0, verbose=1
+    )
+    model.fit(images)
+    first_line, *round_lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"2 rounds of 40 steps: about \d:\d\d:\d\d \(", first_line)
+    assert len(round_lines) == model.n_iter_
+
+
+def test_forecast_of_a_long_fit_names_what_shortens_it():
+    recipe = SimpleNamespace(steps_per_round=200, batch_size=64, max_iter=6)
+    forecast = Forecast(recipe, n_images=6400, shape=(3, 64, 64))
+    line = forecast.describe(seconds_per_step=0.3, n_rounds=6)
+    # 6 rounds of 200 steps, and of 100 batches that are embedded.
+    assert "about 0:07:00" in line
+    assert "max_iter=3" in line
+    assert "32x32 pixels" in line
+    assert "max_iter" not in forecast.describe(seconds_per_step=0.001, n_rounds=6)

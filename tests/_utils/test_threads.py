@@ -1,5 +1,8 @@
 """Blocks limit threads, and end with the numbers of before."""
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +13,11 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from skdeepcluster._utils.process_lock import hold_process_lock
-from skdeepcluster._utils.threads import limit_threads, release_threads
+from skdeepcluster._utils.threads import (
+    choose_threads,
+    limit_threads,
+    release_threads,
+)
 
 
 def count_threads():
@@ -54,6 +61,53 @@ def test_limit_threads_works_in_each_backend_of_joblib(backend):
 def test_zero_threads_are_refused():
     with pytest.raises(ValueError, match=r"n_jobs=0 .*-1 for all"), limit_threads(0):
         pass
+
+
+@pytest.mark.parametrize(
+    ("n_images", "batch_pixels", "expected"),
+    [
+        # Batches of 64 images of 8x8, 28x28 and 64x64 pixels.
+        (1_797, 64 * 8**2, 1),
+        (1_797, 64 * 28**2, 4),
+        (1_797, 64 * 64**2, 4),
+        # Many images are clustered by several threads.
+        (60_000, 64 * 8**2, 4),
+    ],
+)
+def test_threads_are_chosen_by_the_work(monkeypatch, n_images, batch_pixels, expected):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    assert choose_threads(n_images, batch_pixels) == expected
+
+
+@pytest.mark.parametrize(("n_torch", "n_processors"), [(4, 2), (2, 4)])
+def test_no_more_threads_than_the_process_may_use(monkeypatch, n_torch, n_processors):
+    monkeypatch.setattr("torch.get_num_threads", lambda: n_torch)
+    monkeypatch.setattr("joblib.cpu_count", lambda: n_processors)
+    assert choose_threads(n_images=10**6, batch_pixels=10**6) == 2
+
+
+def print_spin_count(code, **variables):
+    """Return what a new process prints for the spinning of idle threads."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
+    code += "import os, skdeepcluster; print(os.environ.get('GOMP_SPINCOUNT'))"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, env=environment | variables, capture_output=True, check=True, text=True
+    )
+    return result.stdout.strip()
+
+
+def test_idle_threads_spin_briefly():
+    assert print_spin_count("") == "1000"
+    assert print_spin_count("", GOMP_SPINCOUNT="7") == "7"
+    assert print_spin_count("", OMP_WAIT_POLICY="passive") == "None"
+    # torch has read the variable already.
+    assert print_spin_count("import torch; ") == "None"
 
 
 def run_in_thread(function):
