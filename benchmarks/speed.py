@@ -15,6 +15,7 @@ import functools
 import json
 import math
 import multiprocessing
+import os
 import platform
 import resource
 import statistics
@@ -27,10 +28,13 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
+from data_sets import load_data_set
 from PIL import Image
+from quality import measure_probes
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.datasets import load_digits
-from sklearn.model_selection import GridSearchCV
+from sklearn.metrics import normalized_mutual_info_score
+from sklearn.model_selection import GridSearchCV, train_test_split
 from torch import nn
 from torchvision import transforms
 
@@ -529,6 +533,112 @@ def measure_search(is_quick):
     return [make_row(name, seconds, sequential)]
 
 
+# Program of one fit in a process of its own. It waits for a line, so that several
+# processes start their fits at once, and prints the seconds of the fit.
+TIMED_FIT = """
+import sys, time
+from skdeepcluster import DeepClusterEstimator
+from data_sets import load_data_set
+images = load_data_set(sys.argv[1], limit=int(sys.argv[2])).images
+model = DeepClusterEstimator(n_clusters=10, random_state=0)
+print("ready", flush=True)
+sys.stdin.readline()
+start = time.perf_counter()
+model.fit(images)
+print(time.perf_counter() - start)
+"""
+
+
+def time_fits(n_processes, data_set, limit):
+    """Return the seconds of the slowest of several fits that start at once."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", TIMED_FIT, data_set, str(limit)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # The data sets are a module beside this script.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        for _ in range(n_processes)
+    ]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("start\n")
+        process.stdin.flush()
+    return max(float(process.communicate()[0]) for process in processes)
+
+
+def measure_side_by_side(is_quick):
+    """Compare two fits at once, each in its process, with one fit alone."""
+    rows = []
+    for data_set, limit in [("digits", 1797), ("fashion-mnist", 4000)]:
+        limit = limit // 4 if is_quick else limit
+        alone = time_fits(1, data_set, limit)
+        together = time_fits(2, data_set, limit)
+        rows.append(make_row(f"{data_set}, {limit:,}: two fits / one", together, alone))
+    return rows
+
+
+# Settings that trade quality for time, one at a time.
+KNEE_SETTINGS = {
+    "defaults": {},
+    "1 round": {"max_iter": 1},
+    "2 rounds": {"max_iter": 2},
+    "3 rounds": {"max_iter": 3},
+    "4 rounds": {"max_iter": 4},
+    "10 rounds": {"max_iter": 10},
+    "batches of 128": {"batch_size": 128},
+    "2 crops": {"n_crops": 2},
+}
+KNEE_DATA_SETS = {
+    "digits": {},
+    "shapes": {},
+    "color": {},
+    "clip-art": {"image_size": 64},
+    "fashion-mnist": {"limit": 10_000},
+}
+
+
+def measure_knee(is_quick):
+    """Compare quality and seconds of fits with a default setting changed."""
+    rows = []
+    names = ["digits"] if is_quick else KNEE_DATA_SETS
+    for name in names:
+        data = load_data_set(name, **KNEE_DATA_SETS[name])
+        n_clusters = len(np.unique(data.classes))
+        default_seconds = None
+        for setting, params in KNEE_SETTINGS.items():
+            model = DeepClusterEstimator(n_clusters, random_state=0, **params)
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                embedding = model.fit_transform(data.images)
+            seconds = time.perf_counter() - start
+            if default_seconds is None:
+                default_seconds = seconds
+            rows.append(
+                make_row(
+                    f"{name}: {setting} / defaults",
+                    seconds,
+                    default_seconds,
+                    nmi=normalized_mutual_info_score(data.classes, model.labels_),
+                    linear=score_linear(embedding, data.classes),
+                )
+            )
+    return rows
+
+
+def score_linear(embedding, classes):
+    """Return the accuracy of a logistic regression on a fifth of the images."""
+    parts = train_test_split(
+        embedding, classes, test_size=0.2, stratify=classes, random_state=0
+    )
+    train, test, train_classes, test_classes = parts
+    return measure_probes(train, train_classes, test, test_classes)[0]
+
+
 SECTIONS = {
     "training": measure_training,
     "features": measure_features,
@@ -538,6 +648,8 @@ SECTIONS = {
     "memory": measure_memory,
     "small": measure_small,
     "search": measure_search,
+    "side-by-side": measure_side_by_side,
+    "knee": measure_knee,
 }
 
 
