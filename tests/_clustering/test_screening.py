@@ -46,7 +46,7 @@ def check_nearest(points, centers, labels, spherical):
 
 
 def make_inputs(name):
-    """Return points and centers, float32 (N, D) and (K, D)."""
+    """Return points and centers, float32 (N, D) and (K or 2 K, D)."""
     rng = np.random.default_rng(0)
     points = rng.standard_normal((N, D)).astype(np.float32)
     centers = points[:K].copy()
@@ -63,6 +63,12 @@ def make_inputs(name):
         centers[:] = centers[0]
     elif name == "integers":
         points, centers = points.round(), centers.round()
+    elif name == "exact in bfloat16":
+        # Integers up to 256 with mean zero. Their squares have more than 8 bits.
+        near = np.clip(60 * points[: K // 2], -200, 200).round()
+        centers = np.concatenate([near, near + centers[: len(near)].round()])
+        centers = np.concatenate([centers, -centers])
+        points = near[np.arange(N) % len(near)] + points.round()
     elif name == "outlier":
         centers[7] *= 1e4
     elif name == "far from zero":
@@ -81,6 +87,7 @@ INPUTS = [
     "equal points",
     "equal centers",
     "integers",
+    "exact in bfloat16",
     "outlier",
     "far from zero",
     "huge",
