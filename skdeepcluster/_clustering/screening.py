@@ -13,7 +13,7 @@ import torch
 # Larger batches do not fit into the caches of a processor core.
 BATCH_VALUES = 2**20
 # A batch has at least as many points, since each product first reorders the centers.
-MIN_BATCH_ROWS = 128
+MIN_BATCH_ROWS = 256
 # Candidates of a point whose distances are computed one by one. Matrix products are
 # faster for more candidates.
 MAX_CANDIDATES = 8
