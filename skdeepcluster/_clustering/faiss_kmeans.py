@@ -49,9 +49,10 @@ class FaissKMeans(
     """K-means on faiss, without empty clusters.
 
     Lloyd's algorithm on all rows, in float32 after a shift of columns that lie far from
-    zero. The nearest centers are exact and come
-    from faiss, or from torch on accelerators that faiss does not support. Use it for
-    many rows and many clusters, where :class:`sklearn.cluster.KMeans` is slow.
+    zero. The nearest centers are exact. They come from faiss, from products in bfloat16
+    that float32 checks where the processor has instructions for bfloat16, or from torch
+    on accelerators that faiss does not support. Use it for many rows and many clusters,
+    where :class:`sklearn.cluster.KMeans` is slow.
 
     Parameters
     ----------

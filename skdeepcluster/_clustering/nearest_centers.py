@@ -6,11 +6,18 @@ import faiss
 import numpy as np
 import torch
 
+from .._utils.device import multiplies_bfloat16
 from .._utils.memory import check_faiss_memory
 from .._utils.pages import row_blocks
+from .screening import ScreenedCenters
 from .sums import cluster_sums
 
 CPU = torch.device("cpu")
+# Smallest centers for which products in bfloat16 save time. The number of points does
+# not count, so that the label of a point does not depend on the other points.
+MIN_CLUSTERS = 64
+MIN_FEATURES = 48
+MIN_VALUES = 2**13
 # Rows in one search of faiss. The limit bounds the copy of shifted points.
 SEARCH_ROWS = 65_536
 # Products of a point and a center that torch holds in memory.
@@ -75,6 +82,37 @@ class FaissSearch:
         return cluster_sums(self.points, labels, n_clusters)
 
 
+class ScreenedSearch(FaissSearch):
+    """Search for the nearest centers on the CPU by products in bfloat16.
+
+    Labels equal those of `FaissSearch` wherever float32 can tell which center is the
+    nearest. Elsewhere float64 decides, so that the label of a point does not depend on
+    the other points. Of centers that are equally near, the first one is taken. For few
+    or short centers faiss is faster, and does the search.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, d), float32
+    spherical : bool
+        Search for the largest inner product instead of the smallest distance.
+    """
+
+    def __init__(self, points: np.ndarray, spherical: bool):
+        super().__init__(points, spherical, None)
+
+    def nearest(self, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels, int32 (n,), and squared distances, float32 (n,)."""
+        k, d = centers.shape
+        if k < MIN_CLUSTERS or d < MIN_FEATURES or k * d < MIN_VALUES:
+            return super().nearest(centers)
+        screened = ScreenedCenters(centers, self.spherical)
+        labels = np.empty(len(self.points), dtype=np.int32)
+        distances = np.empty(len(self.points), dtype=np.float32)
+        for rows in row_blocks(self.points, SEARCH_ROWS):
+            labels[rows], distances[rows] = screened.nearest(self.points[rows])
+        return labels, distances
+
+
 class TorchSearch:
     """Search for the nearest centers of fixed points by matrix products of torch.
 
@@ -133,12 +171,32 @@ def nearest_tensors(
 
 
 def make_search(
-    points: np.ndarray, spherical: bool, backend: str, device: torch.device
+    points: np.ndarray,
+    spherical: bool,
+    backend: str,
+    device: torch.device,
+    *,
+    screens: bool | None = None,
 ) -> FaissSearch | TorchSearch:
-    """Return the search for the nearest centers that the backend provides."""
+    """Return the search for the nearest centers that the backend provides.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, d), float32
+    spherical : bool
+    backend : {"auto", "faiss", "torch"}
+    device : torch.device
+    screens : bool or None, default=None
+        Whether the CPU multiplies in bfloat16 before faiss is asked. None means that
+        it does if it has instructions for bfloat16.
+    """
     resolved = resolve_kmeans_backend(backend, device)
     if resolved == "torch":
         return TorchSearch(points, spherical, device)
+    if screens is None:
+        screens = multiplies_bfloat16(device)
+    if screens and resolved == "faiss":
+        return ScreenedSearch(points, spherical)
     return FaissSearch(points, spherical, device if resolved == "faiss-gpu" else None)
 
 

@@ -50,23 +50,28 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for products in bfloat16.
+
+    These are AVX-512 BF16 or AMX, CUDA compute capability 8 or higher, and XPU.
+    """
+    if device.type == "cpu":
+        return (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "xpu"
+
+
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of convolutions and products for the `precision` parameter.
 
-    "auto" is bfloat16 if the processor supports it (AVX-512 BF16, AMX, CUDA compute
-    capability 8 or higher), otherwise float32.
+    "auto" is bfloat16 if the device has instructions for it, otherwise float32.
     """
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    if device.type == "cpu":
-        is_supported = (
-            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        )
-    elif device.type == "cuda":
-        is_supported = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        is_supported = device.type == "xpu"
-    return torch.bfloat16 if is_supported else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -5,6 +5,7 @@ import torch
 
 from skdeepcluster._utils.device import (
     autocast,
+    multiplies_bfloat16,
     resolve_device,
     resolve_precision,
 )
@@ -99,6 +100,7 @@ def test_auto_precision_on_the_cpu(monkeypatch, avx512, amx, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert resolve_precision("auto", CPU) == expected
+    assert multiplies_bfloat16(CPU) == (avx512 or amx)
 
 
 @pytest.mark.parametrize(

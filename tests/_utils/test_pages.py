@@ -9,7 +9,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from skdeepcluster._clustering.leaves import LinearClassifier
-from skdeepcluster._clustering.nearest_centers import assign
+from skdeepcluster._clustering.nearest_centers import ScreenedSearch, assign
 from skdeepcluster._clustering.sums import cluster_sums
 from skdeepcluster._clustering.whitening import principal_components
 from skdeepcluster._fit.loop import sum_values
@@ -74,6 +74,9 @@ PASSES = {
     "PCA": lambda values: principal_components(Sharded.whole(values)),
     "sums of clusters": lambda values: cluster_sums(values, LABELS, 3),
     "assignment": lambda values: assign(values, np.eye(3, D, dtype=np.float32)),
+    "screened assignment": lambda values: ScreenedSearch(values, False).nearest(
+        np.eye(D, dtype=np.float32)
+    ),
     "classifier": LinearClassifier(np.zeros((D, 2)), np.zeros(2)).predict,
     "check": lambda values: check_finite(ArraySource(values)),
 }
