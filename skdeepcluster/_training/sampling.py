@@ -6,10 +6,10 @@ import numpy as np
 
 from .._utils.distributed import SINGLE_PROCESS, Processes, Shard
 
-# Each process uses the statistics of its own images from so many images of a batch on.
-# Sharing them sends two messages for each batch norm, which takes longer than the
-# step itself in small batches. Batches are of nearly equal size, so that the default
-# of 64 images gives two processes 24 images or more, unless there are fewer than 200.
+# Processes use the statistics of their own images with so many images of a batch each.
+# Statistics of all images take two messages for each batch norm, as long as half of the
+# computation at 32 images. Batches are of nearly equal size, so that the default of 64
+# images gives two processes at least 24 each, except for fewer than 192 images.
 MIN_LOCAL_ROWS = 24
 
 

@@ -489,6 +489,22 @@ def test_processes_with_local_statistics_have_the_same_model(run_processes, name
     assert_same_fits(raise_errors(run_processes(2, _fit, parameters)))
 
 
+def _measure_digits():
+    images, classes = load_digits(return_X_y=True)
+    images, classes = images[:600].reshape(-1, 8, 8), classes[:600]
+    model = DeepClusterEstimator(
+        n_clusters=10, max_iter=2, epochs_per_iter=8, random_state=0
+    ).fit(images)
+    nmi = normalized_mutual_info_score(classes, model.labels_)
+    return [nmi, model.history_[-1]["gain"]]
+
+
+def test_local_statistics_give_clusters_of_the_same_quality(run_processes):
+    (expected,) = raise_errors(run_processes(1, _measure_digits))
+    for measured in raise_errors(run_processes(2, _measure_digits)):
+        assert measured == pytest.approx(expected, abs=0.1)
+
+
 def _count_messages(batch_size):
     """Return how often a step of training calls the operations of `Processes`."""
     names = []
