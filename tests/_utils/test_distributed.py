@@ -572,7 +572,13 @@ def test_frozen_network_has_the_same_clusters_in_two_processes(
 
 
 def test_fine_tuning_in_two_processes(run_processes):
-    parameters = {"backbone": _given_backbone(), "fine_tune": True, "max_iter": 1}
+    parameters = {
+        "backbone": _given_backbone(),
+        "fine_tune": True,
+        "max_iter": 1,
+        # Small enough for the processes to share batch statistics.
+        "batch_size": 41,
+    }
     ((single, _),) = raise_errors(run_processes(1, _fit, parameters))
     (model, embedding), (_, other) = raise_errors(run_processes(2, _fit, parameters))
     assert_array_equal(embedding, other)
