@@ -1,7 +1,9 @@
-"""Estimate the cost of 100 million images, and of a billion.
+"""Estimate the cost of 100 million images and of a billion; time two processes.
 
     python benchmarks/scale.py            (ten minutes on two cores)
     python benchmarks/scale.py --plan     (the estimate alone, a minute)
+    python benchmarks/scale.py --speed    (one and two processes, ten minutes)
+    python benchmarks/scale.py --speed --images 2000 --rounds 1
 
 First measure the traffic and the memory of 1, 2 and 4 processes on this machine, and
 compare them with formulas. Then apply the formulas to the size of YFCC100M, and to ten
@@ -13,6 +15,10 @@ Traffic is measured on the loopback device (Linux), and includes packet headers.
 processes, a ring sends 2 S (n - 1) bytes for an all-reduce of S bytes, S n (n - 1) for
 an all-gather of S bytes per process, and S (n - 1) for a broadcast, in total over all
 processes.
+
+`--speed` fits Fashion-MNIST in one process and in two, on one thread each. "seconds"
+and "training" are the time of the fit and of its SGD steps. The fit gains
+less than its training, since the first process merges pseudo-labels by itself.
 """
 
 import argparse
@@ -28,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.metrics import normalized_mutual_info_score
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +45,12 @@ from skdeepcluster._fit.reporting import mean_nmi
 from skdeepcluster._fit.stability import STABILITY_ROWS
 from skdeepcluster._training.batch_norm import CALIBRATION_ROWS
 from skdeepcluster._training.network import build_network
-from skdeepcluster._training.sampling import count_steps, sample_rows
+from skdeepcluster._training.sampling import (
+    MIN_LOCAL_ROWS,
+    count_steps,
+    sample_rows,
+)
+from skdeepcluster.datasets import load_fashion_mnist
 from skdeepcluster.presets import deepcluster_uncurated
 
 # Largest number of iterations of k-means.
@@ -58,6 +70,8 @@ MEASURED_FIT = {
     "epochs_per_iter": STEPS_PER_ROUND / count_steps(N_ROWS, BATCH_SIZE),
     "random_state": 0,
 }
+# Batch sizes of `--speed`: the default, and the smallest that the docs recommend.
+SPEED_BATCH_SIZES = (64, 512)
 # With the defaults, each of the clusters has five pseudo-labels.
 N_PSEUDO_LABELS = 50
 
@@ -131,6 +145,9 @@ class Plan:
         # Batch norm exchanges float64 sums: two a channel forward, one backward.
         forward = self.all_gather(8 * (2 * self.n_channels + self.n_norms))
         backward = self.all_gather(8 * self.n_channels)
+        # Large shares of a batch have statistics of their own, except in calibration.
+        is_shared = self.batch_size // self.n_processes < MIN_LOCAL_ROWS
+        n_shared_steps = self.n_steps if is_shared else 0
         calibration_steps = count_steps(
             min(self.n_images, CALIBRATION_ROWS), self.batch_size
         )
@@ -150,9 +167,8 @@ class Plan:
             merging += self.broadcast(4 * map_width * n_merged)
         return {
             "gradients": gradients * self.n_steps,
-            "network": state * n_epochs
-            + self.broadcast(4 * self.n_buffers) * self.n_steps,
-            "batch norm": (forward + backward) * self.n_steps
+            "network": state * n_epochs,
+            "batch norm": (forward + backward) * n_shared_steps
             + forward * calibration_steps,
             "PCA": self.all_reduce(8 * (d * d + d)) + self.broadcast(8 * (d * d + d)),
             "k-means": kmeans + initial_centers,
@@ -255,6 +271,66 @@ def measure_fit(n_rounds):
     print_json({"bytes": peak_bytes() - peak_at_start})
 
 
+def measure_speed(n_images, n_rounds, batch_size):
+    """Fit images in one or several processes; print the time and the quality."""
+    warnings.simplefilter("ignore")
+    images, classes = load_fashion_mnist()
+    images, classes = images[:n_images], classes[:n_images]
+    model = DeepClusterEstimator(
+        n_clusters=10, batch_size=batch_size, n_jobs=1, random_state=0
+    )
+    # The first fit of a process imports modules and allocates memory.
+    model.set_params(max_iter=1, epochs_per_iter=0.2).fit(images[:500])
+    model.set_params(max_iter=n_rounds, epochs_per_iter="auto")
+    start = time.perf_counter()
+    model.fit(images)
+    seconds = time.perf_counter() - start
+    if os.environ.get("RANK", "0") == "0":
+        print_json(
+            {
+                "seconds": seconds,
+                "training": sum(record["seconds_train"] for record in model.history_),
+                "nmi": normalized_mutual_info_score(classes, model.labels_),
+            }
+        )
+
+
+def compare_speed(n_images, n_rounds):
+    """Time fits in one process and in two, and print the ratios.
+
+    Returns
+    -------
+    figures : list of dict
+        Seconds and NMI with the classes, one record for each batch size.
+    """
+    figures = []
+    options = ["--images", str(n_images), "--rounds", str(n_rounds)]
+    for batch_size in SPEED_BATCH_SIZES:
+        arguments = ["--timed-fit", str(batch_size), *options]
+        (one,) = run_script(arguments)
+        (two,) = run_script(arguments, launcher=torchrun(2))
+        figures.append({"batch_size": batch_size, "one": one, "two": two})
+        rows = [("", "one", "two", "ratio")]
+        for key in ("seconds", "training"):
+            ratio = one[key] / two[key]
+            rows.append((key, f"{one[key]:.1f}", f"{two[key]:.1f}", f"{ratio:.2f}"))
+        rows.append(("NMI with the classes", f"{one['nmi']:.3f}", f"{two['nmi']:.3f}"))
+        print_table(
+            f"{n_images:,} images, {n_rounds} rounds, batches of {batch_size}", rows
+        )
+    return figures
+
+
+def torchrun(n_processes):
+    """Return the arguments of Python that start a script in several processes."""
+    return [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={n_processes}",
+    ]
+
+
 def loopback_bytes():
     """Return the bytes that the loopback device has sent so far."""
     lines = Path("/proc/net/dev").read_text().splitlines()
@@ -265,15 +341,7 @@ def loopback_bytes():
 def measure_processes(n_processes, n_rounds):
     """Return the bytes that a fit sends, and the memory of its largest process."""
     sent_at_start = loopback_bytes()
-    fits = run_script(
-        ["--fit", str(n_rounds)],
-        launcher=[
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={n_processes}",
-        ],
-    )
+    fits = run_script(["--fit", str(n_rounds)], launcher=torchrun(n_processes))
     return loopback_bytes() - sent_at_start, max(fit["bytes"] for fit in fits)
 
 
@@ -414,6 +482,10 @@ def main():
     parser.add_argument("--fit", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--labels", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--plan", action="store_true", help="measure no fits")
+    parser.add_argument("--timed-fit", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--speed", action="store_true", help="time two processes")
+    parser.add_argument("--images", type=int, default=24_000, help="for --speed")
+    parser.add_argument("--rounds", type=int, default=6, help="for --speed")
     parser.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
     if arguments.fit:
@@ -423,6 +495,20 @@ def main():
         measure_labels()
         return
 
+    if arguments.timed_fit:
+        measure_speed(arguments.images, arguments.rounds, arguments.timed_fit)
+        return
+
+    if arguments.speed:
+        content = {"speed": compare_speed(arguments.images, arguments.rounds)}
+    else:
+        content = estimate_cost(arguments.plan)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def estimate_cost(only_plan):
+    """Print the cost of fits of many images; return all figures."""
     (label_cost,) = run_script(["--labels"])
     print(
         f"For each image, every process takes {label_cost['bytes']:.0f} bytes, "
@@ -430,14 +516,13 @@ def main():
         f"{1e6 * label_cost['nmi_seconds']:.2f} us for the NMI"
     )
     content = {"labels": label_cost}
-    if not arguments.plan:
+    if not only_plan:
         content["measured"] = compare_with_formulas(label_cost["bytes"])
     content["plans"] = [
         print_plan(n_images, n_processes, label_cost)
         for n_images, n_processes in ((10**8, 64), (10**9, 64), (10**9, 512))
     ]
-    if arguments.json:
-        arguments.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return content
 
 
 if __name__ == "__main__":

@@ -313,7 +313,8 @@ class DeepClusterEstimator(
 
     batch_size : int, default=64
         Number of images in one SGD step, at least 2. Under torchrun it is the total of
-        all processes, with at least 2 images for each.
+        all processes, with at least 2 images for each. With 24 or more for each, they
+        send one message in a step.
 
     learning_rate : "auto" or float, default="auto"
         Step size of SGD. Lower it if training diverges. "auto" is 0.03 for fresh

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-from .._utils.distributed import SINGLE_PROCESS, Shard
+from .._utils.distributed import SINGLE_PROCESS, Processes, Shard
+from .sampling import choose_statistics_processes
 
 # An augmentation takes a batch, float32 in the units of X, a generator and optionally a
 # shard: the rows of a larger batch that this process holds. It returns a new batch.
@@ -81,7 +82,9 @@ class RandomCrop:
         common, tints = draws[6:8], draws[8:]
         contrast = 1 + self._random_changes(common[0], tints[:channels])
         brightness = self._random_changes(common[1], tints[channels:])
-        mean, deviation = _mean_and_deviation(images, shard)
+        mean, deviation = _mean_and_deviation(
+            images, choose_statistics_processes(shard)
+        )
         return (crops - mean) * contrast + (mean + deviation * brightness)
 
     def _random_changes(
@@ -116,10 +119,9 @@ class RandomCrop:
 
 
 def _mean_and_deviation(
-    images: torch.Tensor, shard: Shard
+    images: torch.Tensor, processes: Processes
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of a batch that processes share."""
-    processes = shard.processes
+    """Return mean and standard deviation of the images of all processes."""
     if processes.size == 1:
         return images.mean(), images.std()
     values = images.double()

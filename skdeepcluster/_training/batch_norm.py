@@ -13,7 +13,7 @@ from .._inputs.sources import Source
 from .._utils.compute import Compute
 from .._utils.distributed import SINGLE_PROCESS, Processes
 from .._utils.memory import explain_memory_error
-from .network import TrainableNetwork
+from .network import Sobel, Standardize, TrainableNetwork
 from .sampling import split_batches
 
 # Number of images that batch-norm statistics are computed from.
@@ -60,6 +60,33 @@ def calibrate_batch_norm(
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+    if processes.size > 1 and has_changing_buffers(network):
+        # Each process has updated the buffers from its own images.
+        _copy_buffers_of_first(network, processes)
+
+
+def has_changing_buffers(network: TrainableNetwork) -> bool:
+    """Return whether training may change buffers besides running statistics.
+
+    Training does not read the running statistics of batch norm, and calibration
+    computes them anew before anything else does. They may differ between processes.
+    """
+    known_classes = nn.modules.batchnorm._BatchNorm, Standardize, Sobel
+    return any(
+        True
+        for module in network.modules()
+        if not isinstance(module, known_classes)
+        for _ in module.buffers(recurse=False)
+    )
+
+
+def _copy_buffers_of_first(network: TrainableNetwork, processes: Processes) -> None:
+    """Set the buffers of all processes to the buffers of the first process."""
+    modules = list(network.modules())
+    buffers = [buffer for m in modules for buffer in m.buffers(recurse=False)]
+    values = processes.run_on_first(lambda: [buffer.cpu() for buffer in buffers])
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer.copy_(value)
 
 
 def synchronized_batch_norm(

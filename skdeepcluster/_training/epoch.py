@@ -24,13 +24,16 @@ from .._utils.distributed import SINGLE_PROCESS, Processes, Shard, Sharded
 from .._utils.memory import explain_memory_error
 from .._utils.pages import PageReleaser
 from .augment import Augment, make_views
-from .batch_norm import synchronized_batch_norm
+from .batch_norm import has_changing_buffers, synchronized_batch_norm
 from .heads import Head
 from .network import TrainableNetwork
-from .sampling import split_batches
+from .sampling import choose_statistics_processes, split_batches
 
 # Rounding may raise a constant learning rate by less than this factor.
 MAX_GROWTH = 1.001
+# Megabytes of gradients in one message between processes. Smaller networks send all
+# gradients at once. In larger ones, messages overlap with the backward pass.
+BUCKET_MB = 25
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,10 @@ def _average_gradients(batch_loss: BatchLoss, processes: Processes) -> nn.Module
         batch_loss,
         device_ids=None if device.index is None else [device],
         process_group=processes.group if device.type == "cpu" else None,
+        # Buffers would be sent in each step.
+        broadcast_buffers=has_changing_buffers(batch_loss.network),
+        bucket_cap_mb=BUCKET_MB,
+        gradient_as_bucket_view=True,
         # A user's module may have parameters that the loss does not depend on.
         static_graph=True,
     )
@@ -324,7 +331,7 @@ def train_epoch(
                 f"training on batches of {options.batch_size}",
                 f"Lower batch_size={options.batch_size}.",
             ),
-            synchronized_batch_norm(processes),
+            synchronized_batch_norm(choose_statistics_processes(shard)),
         ):
             images = compute.move(images)
             batch_labels = labels[:, local_rows].astype(np.int64)

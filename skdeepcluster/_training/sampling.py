@@ -4,6 +4,14 @@ import math
 
 import numpy as np
 
+from .._utils.distributed import SINGLE_PROCESS, Processes, Shard
+
+# Processes use the statistics of their own images with so many images of a batch each.
+# Statistics of all images take two messages for each batch norm, as long as half of the
+# computation at 32 images. Batches are of nearly equal size, so that the default of 64
+# images gives two processes at least 24 each, except for fewer than 192 images.
+MIN_LOCAL_ROWS = 24
+
 
 def count_steps(n: int, batch_size: int) -> int:
     """Return the number of batches in one pass over `n` rows.
@@ -16,6 +24,17 @@ def count_steps(n: int, batch_size: int) -> int:
 def split_batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Split rows into batches of nearly equal size."""
     return np.array_split(rows, count_steps(len(rows), batch_size))
+
+
+def choose_statistics_processes(shard: Shard) -> Processes:
+    """Return the processes that compute the statistics of a batch together.
+
+    The choice is the same in each process. Few images have noisy statistics, so
+    processes with small shares of a batch share the statistics as well.
+    """
+    processes = shard.processes
+    smallest_share = shard.n_rows // processes.size
+    return SINGLE_PROCESS if smallest_share >= MIN_LOCAL_ROWS else processes
 
 
 def split_into_passes(n_steps: int, n: int, batch_size: int) -> list[int]:

@@ -30,6 +30,7 @@ from skdeepcluster import DeepClusterEstimator, io
 from skdeepcluster._clustering.kmeans import KMeansOptions, kmeans
 from skdeepcluster._clustering.whitening import principal_components
 from skdeepcluster._fit import checkpoints as checkpoints_module
+from skdeepcluster._fit import loop as loop_module
 from skdeepcluster._training.augment import RandomCrop
 from skdeepcluster._training.batch_norm import synchronized_batch_norm
 from skdeepcluster._utils import allocation
@@ -409,6 +410,22 @@ def _fit(parameters):
     return model, embedding
 
 
+def assert_same_fits(results):
+    """Check that all processes have fitted the same model, and return it."""
+    model, embedding = results[0]
+    for other_model, other_embedding in results:
+        assert_array_equal(other_model.labels_, model.labels_)
+        assert_array_equal(other_embedding, embedding)
+        assert other_model.history_ == model.history_
+        assert other_model.recipe_ == model.recipe_
+        weights = model.module_.state_dict()
+        other_weights = other_model.module_.state_dict()
+        assert weights.keys() == other_weights.keys()
+        for key, value in weights.items():
+            assert torch.equal(other_weights[key], value), key
+    return model, embedding
+
+
 FITS = {
     "default": {},
     "graph": {"n_neighbors": 10},
@@ -426,20 +443,11 @@ FITS = {
 
 @pytest.mark.parametrize("name", FITS)
 def test_fit_equals_fit_of_one_process(run_processes, name):
-    parameters = FITS[name] | {"max_iter": 1, "batch_size": 61}
+    # Each process has 21 or 20 images of a batch, so that batch statistics are shared.
+    parameters = FITS[name] | {"max_iter": 1, "batch_size": 41}
     results = raise_errors(run_processes(2, _fit, parameters))
     ((single, expected),) = raise_errors(run_processes(1, _fit, parameters))
-    model, embedding = results[0]
-    for other_model, other_embedding in results:
-        assert_array_equal(other_model.labels_, model.labels_)
-        assert_array_equal(other_embedding, embedding)
-        assert other_model.history_ == model.history_
-        assert other_model.recipe_ == model.recipe_
-        weights = model.module_.state_dict()
-        other_weights = other_model.module_.state_dict()
-        assert weights.keys() == other_weights.keys()
-        for key, value in weights.items():
-            assert torch.equal(other_weights[key], value), key
+    model, embedding = assert_same_fits(results)
     # A model that two processes have fitted is used in this process.
     assert_array_equal(model.transform(DIGITS), embedding)
     assert_array_equal(model.predict(DIGITS), model.labels_)
@@ -450,6 +458,92 @@ def test_fit_equals_fit_of_one_process(run_processes, name):
         assert model.history_[0]["inertia"] == pytest.approx(single_inertia, rel=1e-3)
         assert normalized_mutual_info_score(single.labels_, model.labels_) > 0.9
         assert np.mean(np.abs(embedding - expected)) < 0.01
+
+
+class OwnStatistics(nn.Module):
+    """A network with a buffer that training changes, and that its output depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 16)
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.training:
+            self.mean.lerp_(x.detach().mean(dim=0), 0.1)
+        return functional.relu(self.linear(x - self.mean))
+
+
+LOCAL_FITS = {
+    "default": {},
+    "centroids": {"head": "centroids", "n_crops": (2, 1)},
+    "own statistics": {"backbone": OwnStatistics()},
+}
+
+
+@pytest.mark.parametrize("name", LOCAL_FITS)
+def test_processes_with_local_statistics_have_the_same_model(run_processes, name):
+    # Batches of 61 are 31 and 30 images for two processes.
+    parameters = LOCAL_FITS[name] | {"batch_size": 61}
+    assert_same_fits(raise_errors(run_processes(2, _fit, parameters)))
+
+
+def _measure_digits():
+    images, classes = load_digits(return_X_y=True)
+    images, classes = images[:600].reshape(-1, 8, 8), classes[:600]
+    model = DeepClusterEstimator(
+        n_clusters=10, max_iter=2, epochs_per_iter=8, random_state=0
+    ).fit(images)
+    nmi = normalized_mutual_info_score(classes, model.labels_)
+    return [nmi, model.history_[-1]["gain"]]
+
+
+def test_local_statistics_give_clusters_of_the_same_quality(run_processes):
+    (expected,) = raise_errors(run_processes(1, _measure_digits))
+    for measured in raise_errors(run_processes(2, _measure_digits)):
+        assert measured == pytest.approx(expected, abs=0.1)
+
+
+def _count_messages(batch_size):
+    """Return how often a step of training calls the operations of `Processes`."""
+    names = []
+
+    def record(name, operation):
+        def call(*args, **kwargs):
+            names.append(name)
+            return operation(*args, **kwargs)
+
+        return call
+
+    steps = []
+    train_epoch = loop_module.train_epoch
+
+    def count(*args, **kwargs):
+        for _ in train_epoch(*args, **kwargs):
+            steps.append(list(names))
+            names.clear()
+            yield
+
+    with (
+        patch.object(
+            distributed, "all_gather", record("gather", distributed.all_gather)
+        ),
+        patch.object(distributed, "broadcast", record("copy", distributed.broadcast)),
+        patch.object(distributed, "all_reduce", record("sum", distributed.all_reduce)),
+        patch.object(loop_module, "train_epoch", count),
+    ):
+        DeepClusterEstimator(**QUICK | {"max_iter": 1, "batch_size": batch_size}).fit(
+            DIGITS
+        )
+    return steps[-1]
+
+
+def test_large_shares_of_a_batch_send_nothing_but_gradients(run_processes):
+    # DistributedDataParallel sends the gradients by other functions.
+    assert raise_errors(run_processes(2, _count_messages, 61)) == [[], []]
+    for names in raise_errors(run_processes(2, _count_messages, 41)):
+        assert set(names) == {"gather"}
 
 
 def _given_backbone():
@@ -478,7 +572,13 @@ def test_frozen_network_has_the_same_clusters_in_two_processes(
 
 
 def test_fine_tuning_in_two_processes(run_processes):
-    parameters = {"backbone": _given_backbone(), "fine_tune": True, "max_iter": 1}
+    parameters = {
+        "backbone": _given_backbone(),
+        "fine_tune": True,
+        "max_iter": 1,
+        # Small enough for the processes to share batch statistics.
+        "batch_size": 41,
+    }
     ((single, _),) = raise_errors(run_processes(1, _fit, parameters))
     (model, embedding), (_, other) = raise_errors(run_processes(2, _fit, parameters))
     assert_array_equal(embedding, other)
