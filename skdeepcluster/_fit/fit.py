@@ -174,7 +174,6 @@ class Fit:
             forecast = Forecast(
                 setup.recipe,
                 n_images=len(self.source),
-                shape=self.source.shape,
                 first_round=resumed.n_rounds if resumed is not None else 0,
             )
             for state, finished in run_rounds(setup, self.previous_history, resumed):

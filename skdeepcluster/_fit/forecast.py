@@ -12,8 +12,8 @@ N_TIMED_STEPS = 10
 EMBEDDING_COST = 1 / 3
 # Shorter fits need no advice.
 PATIENCE_SECONDS = 60
-# Images that are smaller than this side lose the details that clusters need.
-MIN_ADVISED_SIDE = 32
+# Rounds of more images take longer than the rounds of a sample of this size.
+SAMPLE_SIZE = 10_000
 
 
 class Forecast:
@@ -25,20 +25,12 @@ class Forecast:
     ----------
     recipe : Recipe
     n_images : int
-    shape : tuple of int
-        Shape of an image or row.
     first_round : int, default=0
         Number of complete rounds at the first step.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        n_images: int,
-        shape: tuple[int, ...],
-        first_round: int = 0,
-    ):
-        self.recipe, self.n_images, self.shape = recipe, n_images, shape
+    def __init__(self, recipe: Recipe, n_images: int, first_round: int = 0):
+        self.recipe, self.n_images = recipe, n_images
         self.first_round = first_round
         self.n_steps = 0
         self.start = 0.0
@@ -85,11 +77,8 @@ class Forecast:
     def _advise(self) -> list[str]:
         """Return parameters that shorten the fit, each with its effect."""
         advice = []
-        max_iter = self.recipe.max_iter
-        if max_iter > 1:
-            advice.append(f"max_iter={max_iter // 2} (fewer rounds)")
-        shorter_side = min(self.shape[1:], default=0)
-        if shorter_side // 2 >= MIN_ADVISED_SIDE:
-            side = shorter_side // 2
-            advice.append(f"images of {side}x{side} pixels (a quarter of the time)")
+        if self.recipe.max_iter > 1:
+            advice.append(f"max_iter={self.recipe.max_iter // 2} (fewer rounds)")
+        if self.n_images >= 2 * SAMPLE_SIZE:
+            advice.append(f"fit {SAMPLE_SIZE:,} of the images and predict the rest")
         return advice

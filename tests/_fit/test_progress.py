@@ -145,10 +145,12 @@ def test_forecast_comes_before_the_first_round(digits_images, capsys):
 
 def test_forecast_of_a_long_fit_names_what_shortens_it():
     recipe = SimpleNamespace(steps_per_round=200, batch_size=64, max_iter=6)
-    forecast = Forecast(recipe, n_images=6400, shape=(3, 64, 64))
+    forecast = Forecast(recipe, n_images=6400)
     line = forecast.describe(seconds_per_step=0.3, n_rounds=6)
     # 6 rounds of 200 steps, and of 100 batches that are embedded.
     assert "about 0:07:00" in line
     assert "max_iter=3" in line
-    assert "32x32 pixels" in line
+    assert "predict the rest" not in line
+    many = Forecast(recipe, n_images=64_000)
+    assert "predict the rest" in many.describe(seconds_per_step=0.3, n_rounds=6)
     assert "max_iter" not in forecast.describe(seconds_per_step=0.001, n_rounds=6)
