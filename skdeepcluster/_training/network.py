@@ -29,6 +29,9 @@ from .pretrained import (
 
 # Number of channels of the small convnet's first stage.
 WIDTH = 32
+# Images with this shorter side are halved before the stages, which have most of their
+# work in the first layers: drawings of 64x64 pixels take a quarter of the time.
+MIN_HALVED_SIDE = 48
 # Largest standardized value. No image is this far from the images of the fit.
 MAX_STANDARDIZED = 1e6
 
@@ -482,16 +485,16 @@ def small_convnet(shape: tuple[int, ...], width: int = WIDTH) -> nn.Module:
 
     Each stage has two 3x3 convolutions. After each stage, 2x2 pooling halves the sides
     and the width doubles. Mean and maximum over positions come last. The shorter side
-    decides the number of stages: 1 below 4 pixels, 2 from 4, 3 from 16, 4 from 48.
-    Strided convolutions halve larger images until the shorter side is below 96.
+    decides the number of stages: 1 below 4 pixels, 2 from 4, 3 from 16. Strided
+    convolutions halve larger images until the shorter side is below 48.
     """
     channels, height, breadth = shape
     shorter_side = min(height, breadth)
     layers: list[nn.Module] = []
-    while shorter_side >= 96:
+    while shorter_side >= MIN_HALVED_SIDE:
         layers += _conv_block(channels, width, stride=2)
         channels, shorter_side = width, (shorter_side + 1) // 2
-    n_stages = 1 + (shorter_side >= 4) + (shorter_side >= 16) + (shorter_side >= 48)
+    n_stages = 1 + (shorter_side >= 4) + (shorter_side >= 16)
     for stage in range(n_stages):
         n_channels = width * 2**stage
         n_outputs = n_channels * 2 if stage == n_stages - 1 else n_channels
