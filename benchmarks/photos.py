@@ -194,7 +194,8 @@ def main():
     arguments = parser.parse_args()
     names = arguments.methods or METHODS
     methods = {name: (METHODS | SLOW_METHODS)[name] for name in names}
-    data = load_data_set(arguments.data_set, arguments.limit, image_size=IMAGE_SIZE)
+    size = arguments.image_size or IMAGE_SIZE
+    data = load_data_set(arguments.data_set, arguments.limit, image_size=size)
     print(
         f"{arguments.data_set}, {len(data.images)} images, {arguments.seeds} seeds; "
         f"{platform.machine()}, {torch.get_num_threads()} threads, "

@@ -4,6 +4,7 @@
     python benchmarks/quality.py --data-set digits --peers  (needs the extra "bench")
     python benchmarks/quality.py --data-set fashion-mnist --limit 20000
     python benchmarks/quality.py --data-set shapes
+    python benchmarks/quality.py --data-set clip-art --limit 800 --image-size 64
     python benchmarks/quality.py --data-set color           (needs the extra "bench")
     python benchmarks/quality.py --data-set FOLDER          (a subfolder for each class)
 
@@ -148,9 +149,12 @@ def peak_kib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def measure_fit(method, data_set, limit, seed):
-    """Run a method once, and return its figures in the order of `COLUMNS`."""
-    data = load_data_set(data_set, limit)
+def measure_fit(method, seed, selection):
+    """Run a method once, and return its figures in the order of `COLUMNS`.
+
+    `selection` holds the arguments of `load_data_set`.
+    """
+    data = load_data_set(**selection)
     n_clusters = len(np.unique(data.classes))
     has_test_set = data.test_images is not None
     # Methods embed a test set in any case; without one, a single image stands for it.
@@ -183,17 +187,17 @@ def measure_fit(method, data_set, limit, seed):
     ]
 
 
-def _send_figures(queue, method, data_set, limit, seed):
-    queue.put(measure_fit(method, data_set, limit, seed))
+def _send_figures(queue, method, seed, selection):
+    queue.put(measure_fit(method, seed, selection))
 
 
-def measure_in_process(name, method, data_set, limit, seed):
+def measure_in_process(name, method, seed, selection):
     """Run a method in a process of its own, so that its memory peak is its own."""
     # A spawned process shares no memory with this one.
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(
-        target=_send_figures, args=(queue, method, data_set, limit, seed)
+        target=_send_figures, args=(queue, method, seed, selection)
     )
     process.start()
     # A process that died puts nothing, and a plain queue.get() would wait forever.
@@ -206,10 +210,11 @@ def measure_in_process(name, method, data_set, limit, seed):
     return figures
 
 
-def measure_methods(methods, data_set, limit, seeds):
+def measure_methods(methods, seeds, selection):
     """Print a table with a row for each method, and return all figures by method."""
     print(
-        f"{data_set}, {limit or 'all'} images, {seeds} seeds; {platform.machine()}, "
+        f"{selection['name']}, {selection['limit'] or 'all'} images, {seeds} seeds; "
+        f"{platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
     width = max(map(len, methods)) + 1
@@ -217,8 +222,7 @@ def measure_methods(methods, data_set, limit, seeds):
     results = {}
     for name, method in methods.items():
         results[name] = [
-            measure_in_process(name, method, data_set, limit, seed)
-            for seed in range(seeds)
+            measure_in_process(name, method, seed, selection) for seed in range(seeds)
         ]
         cells = []
         for column, values in zip(COLUMNS, np.transpose(results[name]), strict=True):
@@ -238,6 +242,9 @@ def make_parser(description, json_file):
     parser.add_argument("--data-set", default="digits", help="see data_sets.py")
     parser.add_argument("--seeds", type=int, default=3, help="number of fits a row")
     parser.add_argument("--limit", type=int, help="largest number of training images")
+    parser.add_argument(
+        "--image-size", type=int, help="side of RGB squares that images are resized to"
+    )
     parser.add_argument("--methods", nargs="*", help="names of the rows to measure")
     parser.add_argument("--json", default=json_file, help="file to write")
     return parser
@@ -247,9 +254,12 @@ def run_benchmark(methods, arguments):
     """Measure the methods on the command line, and write the figures as JSON."""
     if arguments.methods:
         methods = {name: methods[name] for name in arguments.methods}
-    rows = measure_methods(
-        methods, arguments.data_set, limit=arguments.limit, seeds=arguments.seeds
-    )
+    selection = {
+        "name": arguments.data_set,
+        "limit": arguments.limit,
+        "image_size": arguments.image_size,
+    }
+    rows = measure_methods(methods, arguments.seeds, selection)
     content = {"columns": COLUMNS, "arguments": vars(arguments), "rows": rows}
     Path(arguments.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
