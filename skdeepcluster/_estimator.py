@@ -352,7 +352,7 @@ class DeepClusterEstimator(
         advanced.
 
     verbose : int, default=0
-        1 prints the expected time of the fit after a few steps, and one line per round:
+        1 prints the expected time of training after a few steps, and a line per round:
         loss, NMI with the previous pseudo-labels and with `y`, number of empty
         clusters, size of the largest cluster, images per second, and remaining time. 2
         also shows a progress bar inside rounds, if tqdm is installed (``pip install
@@ -762,8 +762,8 @@ class DeepClusterEstimator(
         Returns
         -------
         self : DeepClusterEstimator
-            Fitted estimator, with the complete rounds in `history_`, which is empty
-            after an interrupted first round.
+            Fitted estimator, with the complete rounds in `history_`. After an
+            interrupted first round, `history_` is an empty list and `n_iter_` is 0.
 
         Raises
         ------

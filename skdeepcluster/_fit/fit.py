@@ -237,7 +237,8 @@ class Fit:
         if saved is None:
             raise ValueError(
                 f"checkpoint_dir={self.parameters.checkpoint_dir!r} holds no "
-                "checkpoint of a fit, so there is nothing to recover. Call fit."
+                "checkpoint, so there is nothing to recover. Set the checkpoint_dir of "
+                "the stopped fit. A complete fit leaves no checkpoints."
             )
         with self._prepare(saved) as setup:
             state = self._resume(setup, saved)

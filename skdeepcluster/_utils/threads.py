@@ -1,4 +1,4 @@
-"""Number of threads of computations, as before after each block."""
+"""Limits of the number of threads, which end with a block."""
 
 import contextlib
 import ctypes
@@ -33,16 +33,16 @@ def choose_threads(n_images: int, batch_pixels: int) -> int:
     Returns
     -------
     n_threads : int
-        The same in each run, so that results are the same. It is at most torch's
-        number of threads, and the number of processors that this process may use:
-        affinity and limits of a container count.
+        Deterministic, so that results are reproducible. At most torch's number of
+        threads, and the number of processors that CPU affinity and the limits of a
+        container leave to this process.
     """
     n_useful = max(batch_pixels // PIXELS_PER_THREAD, n_images // IMAGES_PER_THREAD, 1)
     return min(n_useful, torch.get_num_threads(), joblib.cpu_count())
 
 
 def count_threads(n_jobs: int) -> int:
-    """Return the number of threads on this machine for `n_jobs`; -1 takes all.
+    """Return the number of threads for `n_jobs`. -1 means all processors.
 
     `joblib.effective_n_jobs` is no substitute: inside a search on a compute cluster it
     returns the number of the cluster's workers for any `n_jobs`.
@@ -54,7 +54,7 @@ def count_threads(n_jobs: int) -> int:
     """
     if n_jobs == 0:
         raise ValueError(
-            "n_jobs=0 leaves no thread to work. Use 1 or more, -1 for all processors, "
+            "n_jobs=0 is no number of threads. Use 1 or more, -1 for all processors, "
             "or None."
         )
     return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
@@ -64,10 +64,10 @@ def count_threads(n_jobs: int) -> int:
 def limit_threads(n_jobs: int | None) -> Iterator[None]:
     """Run a block on `n_jobs` CPU threads; None keeps the present settings.
 
-    torch, faiss and scikit-learn count per thread of this process. The BLAS libraries
-    of numpy and scipy have one setting for all threads. It is left to the thread that
-    holds the process lock, so that a fit has the same number throughout. A forked
-    process works on one thread.
+    The limits of torch, faiss and scikit-learn hold for this thread of Python alone.
+    The BLAS libraries of numpy and scipy have one limit for all threads of Python. Only
+    the thread that holds the process lock sets it, so that a fit has the same number
+    throughout. A forked process works on one thread.
     """
     if _IS_FORKED:
         n_jobs = 1
@@ -105,7 +105,7 @@ def release_threads() -> Iterator[None]:
 @contextlib.contextmanager
 def _limit_openmp(openmp: ThreadpoolController, n_threads: int) -> Iterator[None]:
     limiter = openmp.limit(limits=n_threads)
-    # As a context, it would keep BLAS libraries from other threads until its end.
+    # Inside a context of threadpoolctl, other threads cannot limit BLAS libraries.
     try:
         yield
     finally:
@@ -173,7 +173,7 @@ _IS_FORKED = False
 def _notice_fork() -> None:
     """Remember that the threads of OpenMP do not exist in this forked process.
 
-    It would wait for them for ever.
+    OpenMP would wait for them forever.
     """
     global _IS_FORKED
     _IS_FORKED = True

@@ -44,20 +44,23 @@ def test_log_has_lines(fit, monkeypatch, request, has_tqdm):
     out, err = fit()
     assert err == ""
     lines = out.splitlines()
-    steps = [line for line in lines if "step" in line]
+    steps = [line for line in lines if ": step " in line]
     # The rate of a round's first batch is unknown, except after the initial state.
     form = re.compile(r"round +(\d): step (\d) of 6, [\d,]+ images/s")
     counts = [form.fullmatch(line).groups() for line in steps]
     first = [("1", str(i)) for i in range(1, 7)]
     second = [("2", str(i)) for i in range(2, 7)]
     assert counts == first + second
-    assert len(lines) == len(steps) + 2
+    # The estimate, and the lines of two rounds.
+    assert len(lines) == len(steps) + 3
     assert lines[-1].startswith("round   2: loss ")
 
 
 def test_log_of_a_short_fit_has_one_line_per_round(fit):
     out, err = fit()
-    assert len(out.splitlines()) == 2
+    estimate, *rounds = out.splitlines()
+    assert "training takes about" in estimate
+    assert len(rounds) == 2
     assert err == ""
 
 
@@ -65,7 +68,7 @@ def test_terminal_has_a_bar(fit, terminal):
     pytest.importorskip("tqdm")
     out, err = fit()
     assert re.findall(r"round +(\d): loss", out) == ["1", "2"]
-    assert len(out.splitlines()) == 2
+    assert len(out.splitlines()) == 3
     for index in (1, 2):
         for step in range(1, 7):
             assert re.search(rf"round {index}: +\d+%\|.*\| {step}/6 steps", err)
@@ -133,24 +136,43 @@ def test_progress_of_a_resumed_fit_starts_at_the_checkpoint(
 
 def test_forecast_comes_before_the_first_round(digits_images, capsys):
     images = digits_images[0][:130]
-    # 40 steps in a round, of which the first 13 give the forecast.
+    # 40 steps in a round, of which the first 13 give the estimate.
     model = DeepClusterEstimator(
         5, max_iter=2, epochs_per_iter=8, batch_size=26, random_state=0, verbose=1
     )
     model.fit(images)
     first_line, *round_lines = capsys.readouterr().out.splitlines()
-    assert re.match(r"2 rounds of 40 steps: about \d:\d\d:\d\d \(", first_line)
+    assert re.match(
+        r"2 rounds of 40 steps: training takes about \d:\d\d:\d\d \(", first_line
+    )
     assert len(round_lines) == model.n_iter_
 
 
 def test_forecast_of_a_long_fit_names_what_shortens_it():
     recipe = SimpleNamespace(steps_per_round=200, batch_size=64, max_iter=6)
     forecast = Forecast(recipe, n_images=6400)
-    line = forecast.describe(seconds_per_step=0.3, n_rounds=6)
+    line = forecast.format_estimate(seconds_per_step=0.3, n_rounds=6)
     # 6 rounds of 200 steps, and of 100 batches that are embedded.
     assert "about 0:07:00" in line
     assert "max_iter=3" in line
     assert "predict the rest" not in line
     many = Forecast(recipe, n_images=64_000)
-    assert "predict the rest" in many.describe(seconds_per_step=0.3, n_rounds=6)
-    assert "max_iter" not in forecast.describe(seconds_per_step=0.001, n_rounds=6)
+    line = many.format_estimate(seconds_per_step=0.3, n_rounds=6)
+    assert "predict the rest" in line
+    line = forecast.format_estimate(seconds_per_step=0.001, n_rounds=6)
+    assert "max_iter" not in line
+    # Another max_iter would discard the rounds of a resumed fit.
+    resumed = Forecast(recipe, n_images=64_000, first_round=3)
+    line = resumed.format_estimate(seconds_per_step=0.3, n_rounds=3)
+    assert "To shorten it" not in line
+
+
+@pytest.mark.parametrize(("n_steps", "n_counted"), [(40, 13), (6, 5), (4, None)])
+def test_forecast_comes_inside_the_first_round(n_steps, n_counted):
+    recipe = SimpleNamespace(steps_per_round=n_steps, batch_size=64, max_iter=6)
+    forecast = Forecast(recipe, n_images=640)
+    start = SimpleNamespace(n_rounds=0, training=None)
+    step = SimpleNamespace(n_rounds=0, training=object())
+    lines = [forecast.count_step(state) for state in [start, *[step] * n_steps]]
+    counts = [i for i, line in enumerate(lines) if line is not None]
+    assert counts == ([] if n_counted is None else [n_counted])
