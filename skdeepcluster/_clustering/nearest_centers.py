@@ -1,5 +1,6 @@
 """Nearest centers of points: exhaustive search on faiss or torch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
@@ -9,6 +10,7 @@ import torch
 from .._utils.device import multiplies_bfloat16
 from .._utils.memory import check_faiss_memory
 from .._utils.pages import row_blocks
+from .._utils.threads import limit_threads
 from .screening import ScreenedCenters
 from .sums import cluster_sums
 
@@ -18,6 +20,8 @@ CPU = torch.device("cpu")
 MIN_CLUSTERS = 64
 MIN_FEATURES = 48
 MIN_VALUES = 2**13
+# Points for which another thread pays.
+MIN_PART_ROWS = 1_024
 # Rows in one search of faiss. The limit bounds the copy of shifted points.
 SEARCH_ROWS = 65_536
 # Products of a point and a center that torch holds in memory.
@@ -108,8 +112,23 @@ class ScreenedSearch(FaissSearch):
         screened = ScreenedCenters(centers, self.spherical)
         labels = np.empty(len(self.points), dtype=np.int32)
         distances = np.empty(len(self.points), dtype=np.float32)
-        for rows in row_blocks(self.points, SEARCH_ROWS):
-            labels[rows], distances[rows] = screened.nearest(self.points[rows])
+        n_threads = torch.get_num_threads()
+
+        def assign_part(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            # Each part is the work of one thread. More than half of it is numpy's,
+            # which has no threads of its own.
+            with limit_threads(1):
+                return screened.nearest(points)
+
+        with ThreadPoolExecutor(n_threads) as pool:
+            for rows in row_blocks(self.points, SEARCH_ROWS):
+                n_parts = min(n_threads, 1 + len(self.points[rows]) // MIN_PART_ROWS)
+                if n_parts == 1:
+                    labels[rows], distances[rows] = screened.nearest(self.points[rows])
+                    continue
+                parts = np.array_split(self.points[rows], n_parts)
+                results = zip(*pool.map(assign_part, parts), strict=True)
+                labels[rows], distances[rows] = map(np.concatenate, results)
         return labels, distances
 
 

@@ -73,15 +73,11 @@ class ScreenedCenters:
         self.matrix[:, d + 3] = 1
 
         self.batch_rows = max(MIN_BATCH_ROWS, BATCH_VALUES // max(k, d))
-        # Buffers of a batch. The ones in a row of points multiply the offsets of
-        # the centers.
-        self.shifted_points = np.empty((self.batch_rows, d), np.float32)
-        self.points = torch.ones(self.batch_rows, width, dtype=torch.bfloat16)
-        self.costs = torch.empty(self.batch_rows, k, dtype=torch.bfloat16)
-        self.is_candidate = np.empty((self.batch_rows, k), bool)
 
     def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return labels, int32 (n,), and squared distances, float32 (n,).
+
+        Several threads may call it at once.
 
         Parameters
         ----------
@@ -90,10 +86,11 @@ class ScreenedCenters:
         labels = np.empty(len(points), np.int32)
         distances = np.empty(len(points), np.float32)
         is_undecided = np.empty(len(points), bool)
+        buffers = _Buffers(min(self.batch_rows, len(points)), self.matrix, points)
         for start in range(0, len(points), self.batch_rows):
             batch = slice(start, start + self.batch_rows)
             labels[batch], distances[batch], is_undecided[batch] = (
-                self._assign_by_candidates(points[batch])
+                self._assign_by_candidates(points[batch], buffers)
             )
         undecided_rows = np.flatnonzero(is_undecided)
         for start in range(0, len(undecided_rows), self.batch_rows):
@@ -103,12 +100,12 @@ class ScreenedCenters:
         return labels, distances
 
     def _assign_by_candidates(
-        self, points: np.ndarray
+        self, points: np.ndarray, buffers: "_Buffers"
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return labels, distances, and which points have no certain label yet."""
         n = len(points)
         labels, distances = np.zeros(n, np.int32), np.zeros(n, np.float32)
-        rows, candidates = self._find_candidates(points)
+        rows, candidates = self._find_candidates(points, buffers)
         counts = np.bincount(rows, minlength=n)
         is_undecided = counts > MAX_CANDIDATES
         if is_undecided.any():
@@ -128,11 +125,13 @@ class ScreenedCenters:
         is_undecided |= np.bincount(rows[is_nearest], minlength=n) > 1
         return labels, distances, is_undecided
 
-    def _find_candidates(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _find_candidates(
+        self, points: np.ndarray, buffers: "_Buffers"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return pairs of rows and centers that include the nearest ones, sorted."""
         n, d = points.shape
-        shifted = np.subtract(points, self.origin, out=self.shifted_points[:n])
-        rounded = self.points[:n, :d].copy_(torch.from_numpy(shifted))
+        shifted = np.subtract(points, self.origin, out=buffers.shifted_points[:n])
+        rounded = buffers.rounded_points[:n, :d].copy_(torch.from_numpy(shifted))
         squares = _squared_norms(shifted)
         lengths = _norm_upper_bounds(squares)
         shifted -= rounded.float().numpy()
@@ -144,8 +143,10 @@ class ScreenedCenters:
         # Costs stay positive in spite of errors. Positive floats sort like their bits,
         # so that 16-bit integers can be compared instead.
         point_offsets = 1.01 * (squares / 2 + errors)
-        self.points[:n, d + 3] = torch.from_numpy(point_offsets)
-        products = torch.mm(self.points[:n], self.matrix.T, out=self.costs[:n])
+        buffers.rounded_points[:n, d + 3] = torch.from_numpy(point_offsets)
+        products = torch.mm(
+            buffers.rounded_points[:n], self.matrix.T, out=buffers.costs[:n]
+        )
         bits = products.view(torch.int16).numpy()
         smallest = (bits.min(axis=1).astype(np.int32) << 16).view(np.float32)
         # Two costs may be wrong by the error, and by their own rounding.
@@ -154,7 +155,7 @@ class ScreenedCenters:
         # If the limit overflows, all centers stay candidates.
         limit_bits[~np.isfinite(limits)] = np.iinfo(np.int16).max
         limit_bits = limit_bits.astype(np.int16)[:, None]
-        is_candidate = np.less_equal(bits, limit_bits, out=self.is_candidate[:n])
+        is_candidate = np.less_equal(bits, limit_bits, out=buffers.is_candidate[:n])
         return np.divmod(np.flatnonzero(is_candidate), len(self.centers))
 
     def _pair_costs(
@@ -189,6 +190,27 @@ class ScreenedCenters:
             length_bounds, d, FLOAT64
         )
         return (costs <= limits[:, None]).argmax(axis=1)
+
+
+class _Buffers:
+    """Memory for one batch after another.
+
+    Parameters
+    ----------
+    n_rows : int
+        Largest number of points in a batch.
+    matrix : tensor of shape (k, width), bfloat16
+        Matrix of the centers.
+    points : ndarray of shape (n, d), float32
+    """
+
+    def __init__(self, n_rows: int, matrix: torch.Tensor, points: np.ndarray):
+        k, width = matrix.shape
+        self.shifted_points = np.empty((n_rows, points.shape[1]), np.float32)
+        # The ones in a row multiply the offsets of the centers.
+        self.rounded_points = torch.ones(n_rows, width, dtype=torch.bfloat16)
+        self.costs = torch.empty(n_rows, k, dtype=torch.bfloat16)
+        self.is_candidate = np.empty((n_rows, k), bool)
 
 
 def _squared_norms(rows: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from skdeepcluster._clustering.nearest_centers import (
 )
 from skdeepcluster._clustering.screening import ScreenedCenters
 from skdeepcluster._utils.device import multiplies_bfloat16
+from skdeepcluster._utils.threads import limit_threads
 
 CPU = torch.device("cpu")
 N, D, K = 2000, 64, 150
@@ -220,3 +221,16 @@ def test_predict_returns_the_labels_of_fit_for_any_number_of_rows(spherical):
     if not spherical:
         centers = model.cluster_centers_.astype(np.float32)
         assert_array_equal(assign(points, centers)[0], model.labels_)
+
+
+def test_threads_do_not_change_the_labels():
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((5_000, D), np.float32)
+    search = ScreenedSearch(points, False)
+    with limit_threads(1):
+        expected_labels, expected_distances = search.nearest(points[:K])
+    # Each thread gets a part of the points.
+    with limit_threads(3):
+        labels, distances = search.nearest(points[:K])
+    assert_array_equal(labels, expected_labels)
+    assert_allclose(distances, expected_distances, rtol=1e-5)
