@@ -428,22 +428,22 @@ def measure_many_clusters(is_quick):
     rows = []
     for n, n_clusters, n_iter in sizes:
         comparison = KMeansComparison(n, 256, n_clusters, n_iter)
-        others = {
+        peers = {
             "KMeans, Lloyd": functools.partial(
                 comparison.fit_sklearn, "KMeans, Lloyd", KMeans(tol=0.0)
             )
         }
         if n_clusters < 10_000:
-            others["faiss.Kmeans"] = comparison.fit_faiss
-        for name, fit in others.items():
+            peers["faiss.Kmeans"] = comparison.fit_faiss
+        for name, fit in peers.items():
             # A machine's speed drifts, so the fastest one is timed before and after.
             seconds = time_once(comparison.fit_skdeepcluster)
-            other_seconds = time_once(fit)
+            peer_seconds = time_once(fit)
             seconds = (seconds + time_once(comparison.fit_skdeepcluster)) / 2
             rows.append(
                 make_row(
                     f"{n:,}x256, k={n_clusters:,}: {name} / FaissKMeans",
-                    other_seconds,
+                    peer_seconds,
                     seconds,
                     objective=comparison.objective_ratio(name, "FaissKMeans"),
                 )
