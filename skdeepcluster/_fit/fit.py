@@ -25,7 +25,13 @@ from .._utils.hashing import hash_content
 from .._utils.messages import warn
 from .._utils.process_lock import hold_process_lock
 from .._utils.random import RandomStreams, isolated_torch_rng, torch_generators
-from .._utils.threads import choose_threads, limit_threads, release_threads
+from .._utils.threads import (
+    IMAGES_PER_THREAD,
+    PIXELS_PER_THREAD,
+    choose_threads,
+    limit_threads,
+    release_threads,
+)
 from .callback_runner import CallbackRunner, copy_history
 from .checkpoints import (
     Checkpoints,
@@ -250,7 +256,8 @@ class Fit:
                 extract_points(setup)
                 points = setup.points
             seed = self.streams.seed("kmeans", len(state.history))
-            pseudo_labels = setup.clusterer.cluster_features(points, seed)
+            with limit_threads(setup.n_clustering_threads):
+                pseudo_labels = setup.clusterer.cluster_features(points, seed)
             return self._make_result(
                 setup,
                 state.history,
@@ -276,7 +283,8 @@ class Fit:
     def _cluster_frozen(self, setup: FitSetup) -> FitResult:
         """Return the clusters of the features of a network that is not trained."""
         features = read_features(setup)
-        pseudo_labels = cluster(setup, features, 0)
+        with limit_threads(setup.n_clustering_threads):
+            pseudo_labels = cluster(setup, features, 0)
         self._warn_of_repeats(pseudo_labels.labels)
         return self._make_result(setup, [], setup.network, features, pseudo_labels, [])
 
@@ -380,18 +388,19 @@ class Fit:
 
         # Only the first process merges.
         changed, pixels = self.processes.run_on_first(prepare_merge)
-        cluster_model = fit_cluster_model(
-            pseudo_labels,
-            features,
-            MergeInput(
-                rows=setup.merge_rows,
-                diffusion_maps=[m for m in diffusion_maps if m is not None],
-                pixels=pixels,
-                changed=ChangedImages(probe.rows, changed),
-            ),
-            setup.clusterer,
-            seed=self.streams.seed("groups"),
-        )
+        with limit_threads(setup.n_clustering_threads):
+            cluster_model = fit_cluster_model(
+                pseudo_labels,
+                features,
+                MergeInput(
+                    rows=setup.merge_rows,
+                    diffusion_maps=[m for m in diffusion_maps if m is not None],
+                    pixels=pixels,
+                    changed=ChangedImages(probe.rows, changed),
+                ),
+                setup.clusterer,
+                seed=self.streams.seed("groups"),
+            )
         return FitResult(
             network=network,
             recipe=setup.recipe,
@@ -427,11 +436,12 @@ class Fit:
             is_given=self.backbone_setup.is_given,
         )
         device = recipe.compute.device
-        n_threads = self.parameters.n_jobs
+        n_threads = n_clustering_threads = self.parameters.n_jobs
         if n_threads is None:
             # All channels of a pixel are one step of a convolution.
             batch_pixels = recipe.batch_size * math.prod(self.source.shape[-2:])
-            n_threads = choose_threads(len(self.source), batch_pixels)
+            n_threads = choose_threads(batch_pixels, PIXELS_PER_THREAD)
+            n_clustering_threads = choose_threads(len(self.source), IMAGES_PER_THREAD)
         with (
             isolated_torch_rng(self.streams.seed("torch"), device),
             limit_threads(n_threads),
@@ -455,7 +465,13 @@ class Fit:
                 for generator, state in zip(generators, states, strict=False):
                     generator.set_state(state)
             yield FitSetup.prepare(
-                self.source, network, recipe, clusterer, self.streams, processes
+                self.source,
+                network,
+                recipe,
+                clusterer,
+                self.streams,
+                processes,
+                n_clustering_threads,
             )
 
     def _new_network(self) -> Network:

@@ -32,6 +32,7 @@ from .._utils.distributed import Processes, Shard, Sharded
 from .._utils.hashing import hash_content
 from .._utils.pages import row_blocks
 from .._utils.random import RandomStreams
+from .._utils.threads import limit_threads
 from .reporting import PhaseTimer, make_record
 from .stability import STABILITY_ROWS, StabilityProbe
 from .state import FitState, Recipe, Round
@@ -67,6 +68,8 @@ class FitSetup:
         Rows of the images that batch-norm statistics are computed from.
     merge_rows : ndarray of int
         Rows of the images that the final clusters are made from.
+    n_clustering_threads : int or None, default=None
+        Number of threads of clusterings. None is the present number.
     """
 
     source: Source
@@ -78,6 +81,7 @@ class FitSetup:
     stability_probe: StabilityProbe
     calibration_rows: np.ndarray
     merge_rows: np.ndarray
+    n_clustering_threads: int | None = None
 
     @classmethod
     def prepare(
@@ -88,6 +92,7 @@ class FitSetup:
         clusterer: Clusterer,
         streams: RandomStreams,
         processes: Processes,
+        n_clustering_threads: int | None = None,
     ) -> "FitSetup":
         """Draw the samples, allocate the memory, and move the network to its device."""
         n = len(source)
@@ -116,6 +121,7 @@ class FitSetup:
             ),
             calibration_rows=streams.sample("calibration", n, CALIBRATION_ROWS),
             merge_rows=sample_merge_rows(n, clusterer.n_clusters, streams),
+            n_clustering_threads=n_clustering_threads,
         )
 
     @property
@@ -212,10 +218,12 @@ def run_rounds(
         timer.tick("embed")
 
         # Cluster the features: the clusters are the next pseudo-labels (equation 2).
-        pseudo_labels = cluster(setup, points, round_number)
+        with limit_threads(setup.n_clustering_threads):
+            pseudo_labels = cluster(setup, points, round_number)
         # The head's confusions show which of the pseudo-labels that it was trained on
         # belong together. They are computed now: the next round replaces the head.
-        merge_map = make_merge_map(setup, state.training.head, points)
+        with limit_threads(setup.n_clustering_threads):
+            merge_map = make_merge_map(setup, state.training.head, points)
         timer.tick("cluster")
 
         # Measure without labels whether the network has improved.
@@ -257,10 +265,11 @@ def start(setup: FitSetup, history: list[dict]) -> FitState:
     if setup.clusters_training_points or not from_pixels:
         extract_points(setup)
     seed = setup.streams.seed("kmeans", len(history))
-    if from_pixels:
-        pseudo_labels = cluster_pixels(setup, seed)
-    else:
-        pseudo_labels = setup.clusterer.cluster_features(setup.points, seed)
+    with limit_threads(setup.n_clustering_threads):
+        if from_pixels:
+            pseudo_labels = cluster_pixels(setup, seed)
+        else:
+            pseudo_labels = setup.clusterer.cluster_features(setup.points, seed)
     state = new_state(setup, initial_stability, pseudo_labels.labels)
     state.history = list(history)
     return state

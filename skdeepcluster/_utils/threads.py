@@ -12,23 +12,24 @@ from threadpoolctl import ThreadpoolController
 
 from .process_lock import hold_process_lock, release_process_lock
 
-# Fewest pixels of a batch per thread. With less work, threads wait for each other
-# longer than they compute: a second thread makes a fit on 64 images of 8x8 pixels
-# slower, and one on 64 images of 28x28 pixels faster.
+# Fewest pixels of a batch per thread of a network. With less work, threads wait for
+# each other longer than they compute: a second thread makes training on 64 images of
+# 8x8 pixels slower, and on 64 images of 28x28 pixels faster.
 PIXELS_PER_THREAD = 8_192
-# Fewest images of a fit per thread. Clusterings of many images are work for several
-# threads, however small the images are.
-IMAGES_PER_THREAD = 2_500
+# Fewest images per thread of a clustering, which has many short steps.
+IMAGES_PER_THREAD = 10_000
 
 
-def choose_threads(n_images: int, batch_pixels: int) -> int:
-    """Return the number of threads of a fit with `n_jobs=None`.
+def choose_threads(work: int, work_per_thread: int) -> int:
+    """Return the number of threads of a part of a fit with `n_jobs=None`.
 
     Parameters
     ----------
-    n_images : int
-    batch_pixels : int
-        Number of pixels of all images of a batch, or of values if images are rows.
+    work : int
+        Number of pixels of all images of a batch (or of values if images are rows), or
+        number of images to be clustered.
+    work_per_thread : int
+        `PIXELS_PER_THREAD` or `IMAGES_PER_THREAD`.
 
     Returns
     -------
@@ -37,7 +38,7 @@ def choose_threads(n_images: int, batch_pixels: int) -> int:
         threads, and the number of processors that CPU affinity and the limits of a
         container leave to this process.
     """
-    n_useful = max(batch_pixels // PIXELS_PER_THREAD, n_images // IMAGES_PER_THREAD, 1)
+    n_useful = max(work // work_per_thread, 1)
     return min(n_useful, torch.get_num_threads(), joblib.cpu_count())
 
 

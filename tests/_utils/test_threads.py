@@ -14,6 +14,8 @@ from threadpoolctl import ThreadpoolController
 
 from skdeepcluster._utils.process_lock import hold_process_lock
 from skdeepcluster._utils.threads import (
+    IMAGES_PER_THREAD,
+    PIXELS_PER_THREAD,
     choose_threads,
     limit_threads,
     release_threads,
@@ -64,27 +66,29 @@ def test_zero_threads_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("n_images", "batch_pixels", "expected"),
+    ("work", "work_per_thread", "expected"),
     [
-        # Batches of 64 images of 8x8, 28x28 and 64x64 pixels.
-        (1_797, 64 * 8**2, 1),
-        (1_797, 64 * 28**2, 4),
-        (1_797, 64 * 64**2, 4),
+        # Batches of 64 images of 8x8, 16x16, 28x28 and 64x64 pixels.
+        (64 * 8**2, PIXELS_PER_THREAD, 1),
+        (64 * 16**2, PIXELS_PER_THREAD, 2),
+        (64 * 28**2, PIXELS_PER_THREAD, 4),
+        (64 * 64**2, PIXELS_PER_THREAD, 4),
         # Many images are clustered by several threads.
-        (60_000, 64 * 8**2, 4),
+        (1_797, IMAGES_PER_THREAD, 1),
+        (60_000, IMAGES_PER_THREAD, 4),
     ],
 )
-def test_threads_are_chosen_by_the_work(monkeypatch, n_images, batch_pixels, expected):
+def test_threads_are_chosen_by_the_work(monkeypatch, work, work_per_thread, expected):
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
-    assert choose_threads(n_images, batch_pixels) == expected
+    assert choose_threads(work, work_per_thread) == expected
 
 
 @pytest.mark.parametrize(("n_torch", "n_processors"), [(4, 2), (2, 4)])
 def test_no_more_threads_than_the_process_may_use(monkeypatch, n_torch, n_processors):
     monkeypatch.setattr("torch.get_num_threads", lambda: n_torch)
     monkeypatch.setattr("joblib.cpu_count", lambda: n_processors)
-    assert choose_threads(n_images=10**6, batch_pixels=10**6) == 2
+    assert choose_threads(work=10**6, work_per_thread=1) == 2
 
 
 def print_spin_count(code, **variables):
