@@ -3,9 +3,9 @@
 import os
 import sys
 
-# Idle threads of GNU OpenMP keep a processor busy while they wait, for so long that two
-# fits on the same processors take ten times as long as one. They read this limit when
-# torch is imported first. It does not replace a setting of the user.
+# Idle threads of GNU OpenMP keep a processor busy while they wait, and slow down other
+# fits on the same processors. They read this limit when torch is imported first. A
+# setting of the user stays.
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

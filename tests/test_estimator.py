@@ -5,6 +5,7 @@ import copy
 import pickle
 import random
 import warnings
+from typing import ClassVar
 
 import joblib
 import numpy as np
@@ -505,6 +506,36 @@ def test_small_images_take_one_thread(images):
         n_threads.clear()
         quick(augment=augment, n_jobs=2).fit(images)
         assert set(n_threads) == {2}
+
+
+class ThreadCountingKMeans(KMeans):
+    """KMeans that notes the number of threads that it runs on."""
+
+    n_threads: ClassVar[set[int]] = set()
+
+    def fit(self, X, y=None, sample_weight=None):
+        self.n_threads.add(torch.get_num_threads())
+        return super().fit(X, y, sample_weight)
+
+
+@pytest.mark.parametrize(("n_jobs", "n_expected"), [(None, 1), (2, 2)])
+def test_few_images_are_clustered_by_one_thread(images, n_jobs, n_expected):
+    n_training_threads = set()
+
+    def augment(batch):
+        n_training_threads.add(torch.get_num_threads())
+        return batch
+
+    # 32x32 pixels are work for two threads.
+    large = images.repeat(4, axis=-1).repeat(4, axis=-2)
+    ThreadCountingKMeans.n_threads.clear()
+    model = quick(
+        augment=augment, n_jobs=n_jobs, clusterer=ThreadCountingKMeans(4, n_init=1)
+    )
+    with limit_threads(2):
+        model.fit(large[:60])
+    assert n_training_threads == {n_jobs or min(2, joblib.cpu_count())}
+    assert ThreadCountingKMeans.n_threads == {n_expected}
 
 
 def test_n_jobs_limits_threads(images):
